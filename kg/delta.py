@@ -1,0 +1,217 @@
+"""What an import, a request or an erasure adds up to, and the graph that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kg.errors import GraphError
+from kg.graph import Edges, KnowledgeGraph, empty_properties, read_edges, split_key
+from kg.schema import EdgeType
+from kg.tables import require_columns, to_table
+from kg.vectors import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class GraphDelta:
+    """Nodes and edges added, changed and removed.
+
+    A node is identified by its key, an edge by its two ends. Removals come first. A node that is
+    there gets the properties given and keeps the others; an edge that is there gets the new weight
+    and time. So the same delta applied twice is the same graph.
+
+    Args:
+        nodes: a table per node type, as in :meth:`KnowledgeGraph.from_tables`.
+        edges: a table per edge type with ``source``, ``target`` and optional weight and time.
+        removed_nodes: keys per node type; their edges go with them.
+        removed_edges: a table per edge type with ``source`` and ``target``.
+    """
+
+    nodes: Mapping[str, Any] = field(default_factory=dict)
+    edges: Mapping[EdgeType, Any] = field(default_factory=dict)
+    removed_nodes: Mapping[str, Any] = field(default_factory=dict)
+    removed_edges: Mapping[EdgeType, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        for name in ("nodes", "edges", "removed_edges"):
+            tables = {k: to_table(v, f"delta {name} {k}") for k, v in getattr(self, name).items()}
+            set_(self, name, MappingProxyType({k: t for k, t in tables.items() if t.num_rows}))
+        removed = {t: list(keys) for t, keys in self.removed_nodes.items()}
+        set_(self, "removed_nodes", MappingProxyType({t: k for t, k in removed.items() if k}))
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.edges or self.removed_nodes or self.removed_edges)
+
+
+def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
+    """The graph after the change; what did not change is shared with the old one.
+
+    Raises:
+        UnknownNodeError: a node to remove does not exist.
+        DanglingEdgeError: an edge to add or remove names a node that does not exist.
+        GraphError: an edge to remove does not exist, or a property changes its type.
+    """
+    vocabularies, attributes = dict(graph.vocabularies), dict(graph.attributes)
+    edges = dict(graph.edges)
+    _remove_nodes(graph, delta, vocabularies, attributes, edges)
+    for edge_type, table in delta.removed_edges.items():
+        if edge_type not in edges:
+            raise GraphError(f"no edges {edge_type} to remove; there are {list(edges)}")
+        edges[edge_type] = _without(edges[edge_type], table, edge_type, graph, vocabularies)
+    for node_type, table in delta.nodes.items():
+        nodes, properties = split_key(table, node_type, graph.schema)
+        if node_type not in vocabularies:
+            vocabularies[node_type], attributes[node_type] = nodes, properties
+            continue
+        vocabularies[node_type], attributes[node_type] = _upsert_nodes(
+            vocabularies[node_type], attributes[node_type], nodes, properties
+        )
+    for edge_type, table in delta.edges.items():
+        require_columns(table, ("source", "target"), f"{edge_type} edges")
+        for end, column in ((edge_type[0], "source"), (edge_type[2], "target")):
+            _add_bare_nodes(graph, delta, end, table[column], vocabularies, attributes)
+        new, _ = read_edges(table, edge_type, graph.schema, vocabularies.__getitem__)
+        old = edges.get(edge_type)
+        edges[edge_type] = _upsert_edges(old, new, edge_type) if old is not None else new
+    return KnowledgeGraph(graph.schema, vocabularies, attributes, edges, graph.skipped)
+
+
+def _remove_nodes(
+    graph: KnowledgeGraph,
+    delta: GraphDelta,
+    vocabularies: dict[str, Vocabulary],
+    attributes: dict[str, pa.Table],
+    edges: dict[EdgeType, Edges],
+) -> None:
+    new_rows: dict[str, np.ndarray] = {}
+    for node_type, keys in delta.removed_nodes.items():
+        if node_type not in vocabularies:
+            raise GraphError(f"no nodes of type {node_type!r}; there are {sorted(vocabularies)}")
+        keep = np.ones(len(vocabularies[node_type]), bool)
+        keep[vocabularies[node_type].rows(keys)] = False
+        new_rows[node_type] = np.where(keep, np.cumsum(keep) - 1, -1)
+        kept = np.flatnonzero(keep)
+        vocabularies[node_type] = vocabularies[node_type].take(kept)
+        attributes[node_type] = take_rows(attributes[node_type], kept)
+    for edge_type, old in graph.edges.items():
+        index = old.index
+        for axis, end in enumerate((edge_type[0], edge_type[2])):
+            if end in new_rows:
+                index = index if index is not old.index else index.copy()
+                index[axis] = new_rows[end][old.index[axis]]
+        if index is not old.index:
+            keep = (index >= 0).all(axis=0)
+            edges[edge_type] = Edges(index, old.weight, old.time).select(keep)
+
+
+def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Some rows of a table, which may have no columns."""
+    return table.take(pa.array(rows)) if table.num_columns else empty_properties(len(rows))
+
+
+def _upsert_nodes(
+    nodes: Vocabulary, properties: pa.Table, new: Vocabulary, given: pa.Table
+) -> tuple[Vocabulary, pa.Table]:
+    rows = new.rows if len(nodes) == 0 else nodes.rows
+    at = rows(new.keys, missing="mark") if len(nodes) else np.full(len(new), -1, np.int64)
+    fresh = np.flatnonzero(at < 0)
+    grown = nodes.extend(new.keys.take(pa.array(fresh)))
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name in dict.fromkeys((*properties.column_names, *given.column_names)):
+        kind = properties.schema.field(name).type if name in properties.column_names else None
+        if name not in given.column_names:
+            columns[name] = _followed_by(properties[name], pa.nulls(len(fresh), kind))
+            continue
+        try:
+            values = given[name] if kind is None else given[name].cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise GraphError(
+                f"{nodes.node_type}.{name} holds {kind}, the change has {given[name].type} "
+                f"({error}); convert it first"
+            ) from error
+        kind = values.type
+        old = properties[name] if name in properties.column_names else None
+        old = pa.chunked_array([pa.nulls(len(nodes), kind)]) if old is None else old
+        changed = np.flatnonzero(at >= 0)
+        if len(changed):
+            choice = np.arange(len(nodes))
+            choice[at[changed]] = len(nodes) + np.arange(len(changed))
+            both = _followed_by(old, values.take(pa.array(changed)))
+            old = both.take(pa.array(choice))
+        columns[name] = _followed_by(old, values.take(pa.array(fresh)))
+    return grown, pa.table(columns) if columns else empty_properties(len(grown))
+
+
+def _followed_by(first: pa.ChunkedArray, second: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    chunks = second.chunks if isinstance(second, pa.ChunkedArray) else [second]
+    return pa.chunked_array([*first.chunks, *chunks], first.type)
+
+
+def _add_bare_nodes(
+    graph: KnowledgeGraph,
+    delta: GraphDelta,
+    node_type: str,
+    keys: pa.ChunkedArray,
+    vocabularies: dict[str, Vocabulary],
+    attributes: dict[str, pa.Table],
+) -> None:
+    """A type that is new with this delta and has no table gets its nodes from the edges."""
+    if node_type in graph.vocabularies or node_type in delta.nodes:
+        return
+    old = vocabularies.get(node_type)
+    named = Vocabulary(node_type, keys.drop_null().unique())
+    if old is not None:
+        named = old.extend(named.keys.filter(pa.array(old.rows(named.keys, missing="mark") < 0)))
+    vocabularies[node_type] = named
+    attributes[node_type] = empty_properties(len(named))
+
+
+def _pair_ids(index: np.ndarray, num_targets: int) -> np.ndarray:
+    return index[0] * num_targets + index[1]
+
+
+def _without(
+    old: Edges,
+    table: pa.Table,
+    edge_type: EdgeType,
+    graph: KnowledgeGraph,
+    vocabularies: Mapping[str, Vocabulary],
+) -> Edges:
+    ends = table.select(["source", "target"]) if table.num_columns > 2 else table
+    gone, _ = read_edges(ends, edge_type, graph.schema, vocabularies.__getitem__)
+    num_targets = len(vocabularies[edge_type[2]])
+    old_ids, gone_ids = _pair_ids(old.index, num_targets), _pair_ids(gone.index, num_targets)
+    if absent := np.flatnonzero(~np.isin(gone_ids, old_ids)).tolist():
+        first = ends.slice(absent[0], 1).to_pylist()[0]
+        raise GraphError(f"{edge_type}: {len(absent)} edges to remove do not exist, e.g. {first}")
+    return old.select(~np.isin(old_ids, gone_ids))
+
+
+def _upsert_edges(old: Edges, new: Edges, edge_type: EdgeType) -> Edges:
+    for name in ("weight", "time"):
+        was, comes = getattr(old, name) is not None, getattr(new, name) is not None
+        if len(old) and was != comes:
+            raise GraphError(
+                f"{edge_type}: edges in the graph have {'a' if was else 'no'} {name}, those of the "
+                f"change have {'one' if comes else 'none'}; give both or neither"
+            )
+    num_targets = 1 + int(max(old.index[1].max(initial=0), new.index[1].max(initial=0)))
+    new_ids = _pair_ids(new.index, num_targets)
+    last = len(new) - 1 - np.unique(new_ids[::-1], return_index=True)[1]  # the last of equals holds
+    new = new.select(np.sort(last))
+    kept = old.select(~np.isin(_pair_ids(old.index, num_targets), new_ids))
+    return Edges(
+        np.concatenate([kept.index, new.index], axis=1),
+        None if new.weight is None else np.concatenate([_or_empty(kept.weight), new.weight]),
+        None if new.time is None else np.concatenate([_or_empty(kept.time), new.time]),
+    )
+
+
+def _or_empty(values: np.ndarray | None) -> np.ndarray:
+    return np.empty(0, np.int64) if values is None else values

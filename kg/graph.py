@@ -1,0 +1,312 @@
+"""The typed graph: nodes with keys and properties, edges with weights and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from kg.errors import AlignmentError, DanglingEdgeError, GraphError, SchemaError
+from kg.schema import EdgeType, Schema
+from kg.tables import MAX_ROWS_SHOWN, finite_array, require_columns, time_array, to_table
+from kg.vectors import Vocabulary
+
+if TYPE_CHECKING:
+    from kg.delta import GraphDelta
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The edges of one type.
+
+    Args:
+        index: int64 ``[2, num_edges]``, source rows above target rows.
+        weight: float64 ``[num_edges]``, finite, or ``None``.
+        time: int64 ``[num_edges]`` in the user's own unit, or ``None``.
+
+    Raises:
+        AlignmentError: the arrays differ in length.
+    """
+
+    index: np.ndarray
+    weight: np.ndarray | None = None
+    time: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        index = np.ascontiguousarray(self.index, dtype=np.int64)
+        if index.ndim != 2 or len(index) != 2:
+            raise AlignmentError(f"edge index: expected [2, num_edges], got {list(index.shape)}")
+        object.__setattr__(self, "index", index)
+        for name in ("weight", "time"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (index.shape[1],):
+                expected, got = [index.shape[1]], list(values.shape)
+                raise AlignmentError(f"edge {name}: expected {expected}, got {got}")
+
+    def __len__(self) -> int:
+        return self.index.shape[1]
+
+    def select(self, which: np.ndarray) -> Edges:
+        """The edges at these positions, or where a mask is true."""
+        return Edges(
+            self.index[:, which],
+            None if self.weight is None else self.weight[which],
+            None if self.time is None else self.time[which],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgeGraph:
+    """A typed graph with one vocabulary and one property table per node type.
+
+    A graph never changes; :meth:`apply` makes a new one that shares what did not change.
+
+    Args:
+        schema: the roles of types and properties; completed with every edge type of ``edges``.
+        vocabularies: keys of every node type.
+        attributes: Arrow table of every node type, one row per key, without the key column.
+        edges: edges of every edge type.
+        skipped: edges that :meth:`from_tables` left out because an end was missing, by edge type.
+
+    Raises:
+        AlignmentError: a table has not one row per key.
+        DanglingEdgeError: a row number of an edge is out of range.
+        SchemaError: an edge type leads to a node type that does not exist.
+    """
+
+    schema: Schema
+    vocabularies: Mapping[str, Vocabulary]
+    attributes: Mapping[str, pa.Table]
+    edges: Mapping[EdgeType, Edges]
+    skipped: Mapping[EdgeType, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "schema", self.schema.completed(self.edges))
+        for name in ("vocabularies", "attributes", "edges", "skipped"):
+            set_(self, name, MappingProxyType(dict(getattr(self, name))))
+        for role in (self.schema.user, self.schema.item):
+            if role not in self.vocabularies:
+                have = sorted(self.vocabularies)
+                raise SchemaError(f"no nodes of type {role!r} came, only {have}")
+        for node_type, nodes in self.vocabularies.items():
+            table = self.attributes.get(node_type)
+            if table is None or table.num_rows != len(nodes):
+                got = "none" if table is None else table.num_rows
+                raise AlignmentError(f"{node_type}: {len(nodes)} keys and {got} rows of properties")
+        for edge_type, edges in self.edges.items():
+            for end, rows in zip((edge_type[0], edge_type[2]), edges.index, strict=True):
+                if end not in self.vocabularies:
+                    have = sorted(self.vocabularies)
+                    raise SchemaError(f"{edge_type}: no nodes of type {end!r}, only {have}")
+                if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.vocabularies[end]):
+                    raise DanglingEdgeError(f"{edge_type}: a row of {end} is out of range")
+
+    @classmethod
+    def from_tables(
+        cls,
+        nodes: Mapping[str, Any],
+        edges: Mapping[EdgeType, Any],
+        schema: Schema,
+        *,
+        on_dangling: str = "error",
+    ) -> KnowledgeGraph:
+        """The graph in a set of tables.
+
+        Args:
+            nodes: a table per node type with its key column (``id`` unless the schema names
+                another). A type that only occurs in ``edges`` gets its nodes from there.
+            edges: a table per edge type with columns ``source`` and ``target`` and, optional,
+                the weight and time columns that the schema names.
+            schema: the roles of types and properties.
+            on_dangling: ``"error"``, or ``"skip"`` to leave out edges with a missing end and count
+                them in ``skipped``.
+
+        Raises:
+            DuplicateKeyError: two nodes of one type have the same key.
+            DanglingEdgeError: an end of an edge is not among the nodes.
+            GraphError: a key or weight is null, NaN or infinite.
+            MissingColumnError: a table lacks its key, source or target column.
+        """
+        if on_dangling not in ("error", "skip"):
+            raise ValueError(f"on_dangling must be 'error' or 'skip', got {on_dangling!r}")
+        vocabularies: dict[str, Vocabulary] = {}
+        attributes: dict[str, pa.Table] = {}
+        for node_type, value in nodes.items():
+            table = to_table(value, f"{node_type} nodes")
+            vocabularies[node_type], attributes[node_type] = split_key(table, node_type, schema)
+        tables = {_as_edge_type(e): to_table(t, f"{e} edges") for e, t in edges.items()}
+        for edge_type, table in tables.items():
+            require_columns(table, ("source", "target"), f"{edge_type} edges")
+        _add_nodes_of_edges(tables, vocabularies, attributes)
+        skipped: dict[EdgeType, int] = {}
+        read: dict[EdgeType, Edges] = {}
+        for edge_type, table in tables.items():
+            read[edge_type], skipped[edge_type] = read_edges(
+                table, edge_type, schema, vocabularies.__getitem__, on_dangling
+            )
+        skipped = {e: n for e, n in skipped.items() if n}
+        return cls(schema, vocabularies, attributes, read, skipped)
+
+    @property
+    def node_types(self) -> tuple[str, ...]:
+        """All node types, in the order of their tables."""
+        return tuple(self.vocabularies)
+
+    @property
+    def edge_types(self) -> tuple[EdgeType, ...]:
+        """All edge types, in the order of their tables."""
+        return tuple(self.edges)
+
+    @property
+    def users(self) -> Vocabulary:
+        """Keys of the users."""
+        return self.vocabularies[self.schema.user]
+
+    @property
+    def items(self) -> Vocabulary:
+        """Keys of the items."""
+        return self.vocabularies[self.schema.item]
+
+    @property
+    def interactions(self) -> Edges:
+        """All interactions, positive or not; empty where there are none."""
+        return self.edges.get(self.schema.interaction, Edges(np.empty((2, 0), np.int64)))
+
+    def num_nodes(self, node_type: str | None = None) -> int:
+        """Number of nodes of one type, or of all."""
+        if node_type is not None:
+            return len(self.vocabularies[node_type])
+        return sum(map(len, self.vocabularies.values()))
+
+    def num_edges(self, edge_type: EdgeType | None = None) -> int:
+        """Number of edges of one type, or of all."""
+        if edge_type is not None:
+            return len(self.edges[edge_type])
+        return sum(map(len, self.edges.values()))
+
+    def positives(self) -> np.ndarray:
+        """Distinct positive pairs, int64 ``[2, num_pairs]``, by user row and then item row.
+
+        Raises:
+            GraphError: the schema has a ``positive_weight`` and the interactions no weights.
+        """
+        edges, least = self.interactions, self.schema.positive_weight
+        index = edges.index
+        if least is not None and len(edges):
+            if edges.weight is None:
+                raise GraphError(
+                    f"positive_weight is {least}, and the interactions have no weights; "
+                    f"give the column {self.schema.weight!r} or set positive_weight=None"
+                )
+            index = index[:, edges.weight >= least]
+        return np.unique(index, axis=1)
+
+    def node_table(self, node_type: str) -> pa.Table:
+        """The key column, named as in the schema, followed by the properties."""
+        keys = self.vocabularies[node_type].keys
+        return self.attributes[node_type].add_column(0, self.schema.key_of(node_type), keys)
+
+    def edge_table(self, edge_type: EdgeType) -> pa.Table:
+        """Columns ``source``, ``target`` (keys) and, where there are any, weight and time."""
+        edges = self.edges[edge_type]
+        columns: dict[str, Any] = {}
+        for name, end, rows in zip(
+            ("source", "target"), (edge_type[0], edge_type[2]), edges.index, strict=True
+        ):
+            columns[name] = self.vocabularies[end].keys.take(pa.array(rows))
+        if edges.weight is not None:
+            columns[self.schema.weight] = edges.weight
+        if edges.time is not None:
+            columns[self.schema.time] = edges.time
+        return pa.table(columns)
+
+    def with_edges(self, edge_type: EdgeType, edges: Edges) -> KnowledgeGraph:
+        """This graph with the edges of one type replaced."""
+        return replace(self, edges={**self.edges, edge_type: edges})
+
+    def apply(self, delta: GraphDelta) -> KnowledgeGraph:
+        """This graph after a change; see :class:`kg.delta.GraphDelta` for its meaning."""
+        from kg.delta import apply_delta
+
+        return apply_delta(self, delta)
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(f"{t}: {len(v):,}" for t, v in self.vocabularies.items())
+        edges = ", ".join(f"{'-'.join(e)}: {len(v):,}" for e, v in self.edges.items())
+        return f"KnowledgeGraph(nodes {{{nodes}}}, edges {{{edges}}})"
+
+
+def split_key(table: pa.Table, node_type: str, schema: Schema) -> tuple[Vocabulary, pa.Table]:
+    """A node table as vocabulary and properties."""
+    key = schema.key_of(node_type)
+    require_columns(table, [key], f"{node_type} nodes")
+    return Vocabulary(node_type, table[key]), table.drop_columns([key])
+
+
+def read_edges(
+    table: pa.Table,
+    edge_type: EdgeType,
+    schema: Schema,
+    vocabulary: Callable[[str], Vocabulary],
+    on_dangling: str = "error",
+) -> tuple[Edges, int]:
+    """An edge table in rows, and how many edges were left out."""
+    what = f"{edge_type} edges"
+    require_columns(table, ("source", "target"), what)
+    rows = []
+    for column, end in (("source", edge_type[0]), ("target", edge_type[2])):
+        if table[column].null_count:
+            at = np.flatnonzero(table[column].is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
+            raise GraphError(f"{what}: {column} is null in rows {at}; fill or drop them")
+        rows.append(vocabulary(end).rows(table[column], missing="mark"))
+    index = np.stack(rows)
+    dangling = (index < 0).any(axis=0)
+    if dangling.any() and on_dangling == "error":
+        at = np.flatnonzero(dangling)[:MAX_ROWS_SHOWN]
+        first = table.slice(int(at[0]), 1).select(["source", "target"]).to_pylist()[0]
+        end = edge_type[0] if index[0, at[0]] < 0 else edge_type[2]
+        key = first["source" if index[0, at[0]] < 0 else "target"]
+        raise DanglingEdgeError(
+            f"{what}: {int(dangling.sum())} name a node that does not exist, in rows "
+            f"{at.tolist()} (for example {end} {key!r}); add the nodes or pass on_dangling='skip'"
+        )
+    weight = time = None
+    if schema.weight in table.column_names:
+        weight = finite_array(table[schema.weight], f"{what}, {schema.weight}")
+    if schema.time in table.column_names:
+        time = time_array(table[schema.time], f"{what}, {schema.time}")
+    edges = Edges(index, weight, time)
+    return (edges.select(~dangling), int(dangling.sum())) if dangling.any() else (edges, 0)
+
+
+def _add_nodes_of_edges(
+    tables: Mapping[EdgeType, pa.Table],
+    vocabularies: dict[str, Vocabulary],
+    attributes: dict[str, pa.Table],
+) -> None:
+    """Types without a node table get the keys that edges name, in order of appearance."""
+    named: dict[str, list[pa.ChunkedArray]] = {}
+    for (source, _, target), table in tables.items():
+        for end, column in ((source, "source"), (target, "target")):
+            if end not in vocabularies:
+                named.setdefault(end, []).append(table[column])
+    for node_type, columns in named.items():
+        keys = pa.chunked_array([c for column in columns for c in column.drop_null().chunks])
+        vocabularies[node_type] = Vocabulary(node_type, keys.unique())
+        attributes[node_type] = empty_properties(len(vocabularies[node_type]))
+
+
+def empty_properties(num_rows: int) -> pa.Table:
+    """A table of ``num_rows`` rows without columns, which Arrow only makes by a detour."""
+    return pa.table({"_": pa.nulls(num_rows)}).select([])
+
+
+def _as_edge_type(value: Any) -> EdgeType:
+    if not isinstance(value, tuple) or len(value) != 3:
+        raise SchemaError(f"edges are named (source, relation, target), got {value!r}")
+    return value

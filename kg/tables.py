@@ -1,0 +1,164 @@
+"""Arrow tables in: whatever speaks Arrow becomes columns of the types we work with, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg.errors import GraphError, MissingColumnError
+
+MAX_ROWS_SHOWN = 5
+
+
+def to_table(value: Any, what: str) -> pa.Table:
+    """The Arrow table of a value.
+
+    Args:
+        value: a pyarrow table, pandas or polars frame, DuckDB relation, record batch reader
+            (anything with ``__arrow_c_stream__``), or a mapping from column name to values.
+        what: what the table is, for messages.
+
+    Raises:
+        TypeError: ``value`` is none of these.
+        GraphError: a column holds values that have no common Arrow type, or a name comes twice.
+    """
+    if isinstance(value, pa.Table):
+        table = value
+    elif isinstance(value, pa.RecordBatch):
+        table = pa.Table.from_batches([value])
+    elif hasattr(value, "__arrow_c_stream__"):
+        try:
+            table = pa.table(value)
+        except pa.ArrowInvalid as error:
+            raise GraphError(f"{what}: a column has no single type ({error})") from error
+        except pa.ArrowTypeError as error:
+            raise GraphError(f"{what}: a column has no single type ({error})") from error
+    elif isinstance(value, Mapping):
+        try:
+            table = pa.table({str(k): _column(v) for k, v in value.items()})
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise GraphError(f"{what}: {error}") from error
+    else:
+        raise TypeError(
+            f"{what}: expected a table that speaks Arrow (pandas, polars, pyarrow, DuckDB) or a "
+            f"mapping of columns, got {type(value).__name__}"
+        )
+    if len(set(table.column_names)) != table.num_columns:
+        raise GraphError(f"{what}: column names repeat: {table.column_names}")
+    pandas_index = [n for n in table.column_names if n.startswith("__index_level_")]
+    return table.drop_columns(pandas_index).replace_schema_metadata(None)
+
+
+def require_columns(table: pa.Table, columns: Iterable[str], what: str) -> None:
+    """Raise unless every column is there.
+
+    Raises:
+        MissingColumnError: naming what is absent and what came.
+    """
+    if absent := [c for c in columns if c not in table.column_names]:
+        raise MissingColumnError(
+            f"{what}: expected the columns {absent}, got {table.column_names}; "
+            "rename or return them under these names"
+        )
+
+
+def key_array(keys: Any, what: str) -> pa.ChunkedArray:
+    """Keys as a chunked array of int64 or large strings, without nulls.
+
+    Raises:
+        GraphError: a key is null, or keys are neither all integers nor all strings.
+    """
+    array = keys if isinstance(keys, pa.ChunkedArray) else None
+    if array is None:
+        try:
+            one = keys if isinstance(keys, pa.Array) else _column(keys)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise GraphError(
+                f"{what}: keys must be all integers or all strings; a mixture came ({error})"
+            ) from error
+        array = one if isinstance(one, pa.ChunkedArray) else pa.chunked_array([one])
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if array.null_count:
+        rows = np.flatnonzero(array.is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
+        raise GraphError(f"{what}: {array.null_count} keys are null, in rows {rows}; fill or drop")
+    if pa.types.is_integer(array.type):
+        try:
+            return array.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise GraphError(f"{what}: a key does not fit into 64 bits ({error})") from error
+    if is_string(array.type):
+        return array.cast(pa.large_string())
+    if pa.types.is_null(array.type):
+        return pa.chunked_array([], pa.large_string())
+    raise GraphError(
+        f"{what}: keys must be integers or strings, got {array.type}; convert the column first"
+    )
+
+
+def finite_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A numeric column as float64 ``[n]``.
+
+    Raises:
+        GraphError: a value is null, NaN, infinite or not a number.
+    """
+    try:
+        values = pc.cast(column, pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise GraphError(f"{what}: expected numbers, got {column.type} ({error})") from error
+    bad = ~np.isfinite(values)
+    if bad.any():
+        rows = np.flatnonzero(bad)[:MAX_ROWS_SHOWN]
+        raise GraphError(
+            f"{what}: {int(bad.sum())} values are null, NaN or infinite, in rows {rows.tolist()} "
+            f"({values[rows[0]]}); fill or drop them"
+        )
+    return values
+
+
+def time_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A time column as int64 ``[n]``: integers as they are, Arrow times in microseconds since 1970.
+
+    Raises:
+        GraphError: a value is null or no time.
+    """
+    if column.null_count:
+        raise GraphError(f"{what}: {column.null_count} times are null; fill or drop them")
+    try:
+        if pa.types.is_temporal(column.type):
+            column = column.cast(pa.timestamp("us"))
+        return column.cast(pa.int64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise GraphError(f"{what}: expected times or integers, got {column.type}") from error
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of the string types."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+
+
+def text_column(column: pa.ChunkedArray) -> list[str | None]:
+    """A property as text: lists are joined by commas, numbers and dates written out, null is None."""
+    return [_written(value) for value in column.to_pylist()]
+
+
+def _written(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        return ", ".join(w for w in map(_written, value) if w)
+    if isinstance(value, float):
+        return "" if value != value else f"{value:g}"
+    return str(value)
+
+
+def _column(values: Any) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+        values = list(values)
+    return pa.array(values)

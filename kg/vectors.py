@@ -1,0 +1,217 @@
+"""Keys in row order, and one vector per key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg.errors import AlignmentError, DuplicateKeyError, UnknownNodeError
+from kg.tables import key_array
+
+Key = int | str
+"""A business key: the user's own, never a database's internal id."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The business keys of one node type, in row order.
+
+    Args:
+        node_type: what the keys identify.
+        keys: Arrow array or chunked array of int64 or strings, or anything that turns into one.
+
+    Raises:
+        DuplicateKeyError: a key occurs twice.
+        GraphError: a key is null, or the keys are neither all int nor all strings.
+    """
+
+    node_type: str
+    keys: pa.ChunkedArray
+    _rows: dict[Key, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        keys = key_array(self.keys, self.node_type)
+        object.__setattr__(self, "keys", keys)
+        if not self._rows and (num_distinct := pc.count_distinct(keys).as_py()) != len(keys):
+            counts = pc.value_counts(keys.combine_chunks())
+            first = next(c["values"] for c in counts.to_pylist() if c["counts"] > 1)
+            rows = np.flatnonzero(pc.equal(keys, first).to_numpy())[:5].tolist()
+            raise DuplicateKeyError(
+                f"{self.node_type}: {len(keys) - num_distinct} keys occur more than once, for "
+                f"example {first!r} in rows {rows}; keep one row per key"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys.to_pylist())
+
+    def __getitem__(self, row: int) -> Key:
+        return self.keys[row].as_py()
+
+    def __contains__(self, key: Key) -> bool:
+        return self._find(key) >= 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return self.node_type == other.node_type and self.keys.equals(other.keys)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def is_int(self) -> bool:
+        """Whether the keys are integers; otherwise they are strings."""
+        return pa.types.is_integer(self.keys.type)
+
+    def row(self, key: Key) -> int:
+        """The row of one key.
+
+        Raises:
+            UnknownNodeError: the key is not here.
+        """
+        if (row := self._find(key)) < 0:
+            raise self._unknown(key)
+        return row
+
+    def rows(self, keys: Any, *, missing: str = "error") -> np.ndarray:
+        """The rows of many keys, int64 ``[len(keys)]``.
+
+        Args:
+            keys: a sequence or Arrow array of keys of this vocabulary's type.
+            missing: ``"error"``, or ``"mark"`` to get -1 for a key that is not here.
+
+        Raises:
+            UnknownNodeError: a key is not here and ``missing`` is ``"error"``.
+        """
+        if isinstance(keys, str | bytes):
+            raise TypeError(f"expected a list of {self.node_type} keys, got the string {keys!r}")
+        if len(keys) <= 64 or isinstance(keys, list | tuple):
+            listed = keys.to_pylist() if isinstance(keys, pa.Array | pa.ChunkedArray) else keys
+            found = np.fromiter((self._find(k) for k in listed), np.int64, len(keys))
+        else:
+            array = key_array(keys, self.node_type)
+            if array.type != self.keys.type:
+                found = np.full(len(array), -1, np.int64)
+            else:
+                at = pc.index_in(array, value_set=self.keys.combine_chunks())
+                found = pc.fill_null(at, -1).to_numpy().astype(np.int64)
+        if missing == "error" and (found < 0).any():
+            first = int(np.argmax(found < 0))
+            key = keys[first]
+            raise self._unknown(key.as_py() if isinstance(key, pa.Scalar) else key)
+        return found
+
+    def take(self, rows: np.ndarray) -> Vocabulary:
+        """The vocabulary of some rows, in the order given."""
+        return Vocabulary(self.node_type, self.keys.take(pa.array(rows, pa.int64())))
+
+    def extend(self, keys: Any) -> Vocabulary:
+        """This vocabulary followed by further keys; rows that are here keep their number.
+
+        Raises:
+            DuplicateKeyError: a key is here already or comes twice.
+        """
+        more = Vocabulary(self.node_type, keys)
+        if len(more) == 0:
+            return self
+        if len(self) == 0:
+            return more
+        if more.keys.type != self.keys.type:
+            raise AlignmentError(
+                f"{self.node_type}: keys are {self._kind}, the new ones are {more._kind} "
+                f"(for example {more[0]!r}); convert them first"
+            )
+        new = more.keys.to_pylist()
+        known = [k for k in new if k in self]
+        if known:
+            raise DuplicateKeyError(f"{self.node_type}: {known[0]!r} is there already")
+        # The index is shared by everyone who grew out of the same keys; a row beyond a
+        # vocabulary's own length is not its own. Only the longest may grow it in place.
+        rows = self._index()
+        if len(rows) != len(self):
+            rows = {k: r for k, r in rows.items() if r < len(self)}
+        rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
+        chunks = [*self.keys.chunks, *more.keys.chunks]
+        return Vocabulary(self.node_type, pa.chunked_array(chunks), rows)
+
+    @property
+    def _kind(self) -> str:
+        return "int" if self.is_int else "str"
+
+    def _index(self) -> dict[Key, int]:
+        if not self._rows and len(self):
+            self._rows.update(zip(self.keys.to_pylist(), range(len(self)), strict=True))
+        return self._rows
+
+    def _find(self, key: Any) -> int:
+        if isinstance(key, np.generic):
+            key = key.item()
+        if not isinstance(key, int if self.is_int else str) or isinstance(key, bool):
+            return -1
+        row = self._index().get(key, -1)
+        return row if row < len(self) else -1
+
+    def _unknown(self, key: Any) -> UnknownNodeError:
+        hint = "add it first"
+        if not isinstance(key, int | np.integer if self.is_int else str):
+            hint = f"keys of {self.node_type} are {self._kind}, this is {type(key).__name__}"
+        return UnknownNodeError(
+            f"{self.node_type} {key!r} is not among the {len(self)} known; {hint}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NodeEmbeddings:
+    """One vector per node of one type, whoever made it: a text encoder or a GNN.
+
+    Args:
+        nodes: keys in row order.
+        matrix: float32 ``[num_nodes, dim]``, any length of row.
+
+    Raises:
+        AlignmentError: ``matrix`` has not exactly one row per key.
+    """
+
+    nodes: Vocabulary
+    matrix: np.ndarray
+
+    def __post_init__(self) -> None:
+        matrix = np.asarray(self.matrix, dtype=np.float32)
+        if matrix.ndim != 2 or len(matrix) != len(self.nodes):
+            expected, got = f"[{len(self.nodes)}, dim]", list(matrix.shape)
+            raise AlignmentError(f"{self.node_type} embeddings: expected {expected}, got {got}")
+        object.__setattr__(self, "matrix", matrix)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def node_type(self) -> str:
+        """The type of node that the rows belong to."""
+        return self.nodes.node_type
+
+    @property
+    def dim(self) -> int:
+        """Length of each vector."""
+        return self.matrix.shape[1]
+
+    def of(self, keys: Sequence[Key]) -> np.ndarray:
+        """The vectors of these keys, float32 ``[len(keys), dim]``.
+
+        Raises:
+            UnknownNodeError: a key has no vector.
+        """
+        return self.matrix[self.nodes.rows(keys)]
+
+    def to_table(self, column: str = "embedding") -> pa.Table:
+        """An Arrow table with the keys as ``id`` and the vectors as a fixed-size list column."""
+        flat = pa.array(self.matrix.reshape(-1), pa.float32())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, max(self.dim, 1))
+        return pa.table({"id": self.nodes.keys, column: vectors})
