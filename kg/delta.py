@@ -106,7 +106,7 @@ def _remove_nodes(
                 index = index if index is not old.index else index.copy()
                 index[axis] = new_rows[end][old.index[axis]]
         if index is not old.index:
-            keep = (index >= 0).all(axis=0)
+            keep = np.all(index >= 0, axis=0)
             edges[edge_type] = Edges(index, old.weight, old.time).select(keep)
 
 

@@ -265,7 +265,7 @@ def read_edges(
             raise GraphError(f"{what}: {column} is null in rows {at}; fill or drop them")
         rows.append(vocabulary(end).rows(table[column], missing="mark"))
     index = np.stack(rows)
-    dangling = (index < 0).any(axis=0)
+    dangling = np.any(index < 0, axis=0)
     if dangling.any() and on_dangling == "error":
         at = np.flatnonzero(dangling)[:MAX_ROWS_SHOWN]
         first = table.slice(int(at[0]), 1).select(["source", "target"]).to_pylist()[0]

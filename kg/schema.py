@@ -1,4 +1,4 @@
-"""What the node and edge types of a graph mean: who is a user, what is an item, which property says what."""
+"""What node types, edge types and properties of a graph mean: who is a user, what is an item."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ class Schema:
                     expected = sorted(by_field)
                     raise SchemaError(f"unknown entry {name!r} of {node_type!r}; known: {expected}")
                 by_field[name][node_type] = value
-        return cls(**values, **by_field)
+        entries: dict[str, Any] = values | by_field
+        return cls(**entries)
 
     @classmethod
     def read(cls, path: str | Path) -> Schema:

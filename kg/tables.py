@@ -142,7 +142,7 @@ def is_string(kind: pa.DataType) -> bool:
 
 
 def text_column(column: pa.ChunkedArray) -> list[str | None]:
-    """A property as text: lists are joined by commas, numbers and dates written out, null is None."""
+    """A property as text: lists joined by commas, numbers and dates written out, null is None."""
     return [_written(value) for value in column.to_pylist()]
 
 

@@ -1,5 +1,7 @@
 """Keys in row order, and one vector per key."""
 
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
