@@ -1,0 +1,624 @@
+"""The engine: a graph goes in, scores for users and items, seen or not, come out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from coldstart.calibration import simulated_cold_boost
+from coldstart.index import ExactIndex
+from coldstart.ranking import Recommendations
+from coldstart.scorer import CosineBiasScorer
+from gnn.data import Adjacency, NodeInputs, node_inputs
+from gnn.heads import Spectrum
+from gnn.infer import embedding_parts, posteriors, precisions, priors, reference_rows
+from gnn.train import TrainConfig, TrainedSide, train
+from kg.delta import GraphDelta
+from kg.errors import GraphError, UnknownNodeError
+from kg.graph import KnowledgeGraph
+from kg.schema import EdgeType
+from kg.vectors import Key, NodeEmbeddings
+
+if TYPE_CHECKING:
+    from encoders.base import TextEncoder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings of an engine; the defaults serve all graphs.
+
+    Args:
+        propagation: settings of features, heads and training.
+        cold_boost: added to the score of an item without history, in proportion to what it lacks;
+            it moves only the mixed ranking of known and new items. ``"auto"``: from training.
+    """
+
+    propagation: TrainConfig = field(default_factory=TrainConfig)
+    cold_boost: float | str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
+            raise ValueError(f"cold_boost must be a number or 'auto', got {self.cold_boost!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class ColdStartEngine:
+    """A trained engine. It never changes: :meth:`update` returns a new one.
+
+    No learnt parameter belongs to a user or item: the embeddings are cached rows that follow from
+    features, edges and the other side (see :meth:`recomputed`).
+
+    Args:
+        graph: everything known, interactions included.
+        config: settings.
+        texts: text vectors by node type, for users and items that have any.
+        users: how users are embedded.
+        items: how items are embedded.
+        user_vectors: float32 ``[num_users, dim]``.
+        item_vectors: float32 ``[num_items, dim]``.
+        cold_boost: lift of an item without history.
+        feature_edges: edge types that there were at training.
+        encoder: turns the texts of new nodes into vectors; the default encoder where it is ``None``.
+        cache: where text vectors are kept on disk; ``None``: the default place.
+    """
+
+    graph: KnowledgeGraph
+    config: EngineConfig
+    texts: Mapping[str, NodeEmbeddings]
+    users: TrainedSide
+    items: TrainedSide
+    user_vectors: torch.Tensor
+    item_vectors: torch.Tensor
+    cold_boost: float
+    feature_edges: tuple[EdgeType, ...]
+    encoder: TextEncoder | None = None
+    cache: Any = None
+
+    @classmethod
+    def fit(
+        cls,
+        graph: KnowledgeGraph,
+        config: EngineConfig | None = None,
+        *,
+        encoder: TextEncoder | None = None,
+        texts: Mapping[str, NodeEmbeddings] | None = None,
+        cache: Any = None,
+        rng: int | np.random.Generator = 0,
+        device: str = "auto",
+        progress: bool = False,
+    ) -> ColdStartEngine:
+        """Train on the positives of a graph.
+
+        Args:
+            graph: with at least one positive interaction.
+            config: settings.
+            encoder: of node texts; all-MiniLM-L6-v2 by default.
+            texts: ready text vectors by node type, instead of encoding.
+            cache: an ``encoders.VectorCache`` for text vectors; the default one in ``None``.
+            rng: seed or generator; the same seed and number of threads give the same engine.
+            device: ``"cpu"``, ``"cuda"``, ..., or ``"auto"`` for a GPU where there is one.
+            progress: whether to show bars.
+
+        Raises:
+            GraphError: the graph has no users, no items, or no positive interaction.
+        """
+        config = config or EngineConfig()
+        for role in (graph.schema.user, graph.schema.item):
+            if not graph.num_nodes(role):
+                raise GraphError(f"the graph has no nodes of type {role!r}; add some first")
+        positives = graph.positives()
+        if not positives.shape[1]:
+            least = graph.schema.positive_weight
+            raise GraphError(
+                f"the graph has {len(graph.interactions)} interactions, none of them positive "
+                f"(positive_weight is {least}); add interactions or lower positive_weight"
+            )
+        if texts is None:
+            from encoders.embed import embed_nodes
+
+            texts = embed_nodes(graph, encoder, _text_types(graph), cache=cache, progress=progress)
+        texts = _aligned(graph, texts)
+        user_inputs, item_inputs = _inputs(graph, texts, graph.edge_types)
+        where = _device(device)
+        rng = np.random.default_rng(rng)
+        with _Steps(progress) as steps:
+            trained = train(
+                user_inputs,
+                item_inputs,
+                positives,
+                config.propagation,
+                rng=rng,
+                device=where,
+                progress=steps,
+            )
+        user_vectors = priors(trained.users, user_inputs, user_inputs.rows, where)
+        item_vectors = priors(trained.items, item_inputs, item_inputs.rows, where)
+        boost = config.cold_boost
+        if isinstance(boost, str):
+            boost = simulated_cold_boost(trained, user_vectors, item_vectors, positives, rng)
+        user_vectors[torch.from_numpy(trained.users.warm).to(where)] = trained.user_embeddings
+        item_vectors[torch.from_numpy(trained.items.warm).to(where)] = trained.item_embeddings
+        return cls(
+            graph,
+            config,
+            texts,
+            trained.users,
+            trained.items,
+            user_vectors,
+            item_vectors,
+            float(boost),
+            graph.edge_types,
+            encoder,
+            cache,
+        )
+
+    # --- what comes out -------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.item_vectors.shape[1]
+
+    @cached_property
+    def item_bias(self) -> torch.Tensor:
+        """b_i = cold_boost (1 - omega_i), float32 ``[num_items]``; b_u is 0."""
+        rows = np.arange(len(self.graph.items))
+        degrees = np.bincount(self._positives[1], minlength=len(rows))
+        _, omega = precisions(self.items, rows, degrees)
+        return self.cold_boost * (1 - omega)
+
+    @property
+    def scorer(self) -> CosineBiasScorer:
+        """The scorer over rows, as baselines have it."""
+        return CosineBiasScorer(
+            self.user_vectors.cpu().numpy(),
+            self.item_vectors.cpu().numpy(),
+            self.item_bias.cpu().numpy(),
+        )
+
+    def score(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
+        """r_ui of every pair, float32 ``[len(users), len(items)]``; higher is better.
+
+        Raises:
+            UnknownNodeError: a user or item is not in the graph.
+        """
+        rows = self.graph.users.rows(users), self.graph.items.rows(items)
+        u, i = (torch.from_numpy(r).to(self.item_vectors.device) for r in rows)
+        return _dot(self.user_vectors[u], self.item_vectors[i], self.item_bias[i]).cpu().numpy()
+
+    def recommend(
+        self,
+        users: Sequence[Key],
+        k: int = 10,
+        *,
+        candidates: Sequence[Key] | None = None,
+        exclude_seen: bool = True,
+        where: Any = None,
+        evidence: bool = True,
+    ) -> Recommendations:
+        """The ``k`` best items of every user, best first; equal scores keep item order.
+
+        Args:
+            users: keys of users.
+            k: list length, at least 1; a list is shorter where there are fewer items to choose.
+            candidates: keys of the items to choose from; all by default.
+            exclude_seen: whether to leave out what a user has interacted with, positively or not.
+            where: only items with these properties: an Arrow expression
+                (``pc.field("year") > 1990``) or a mapping of property to value or values.
+            evidence: whether to say what stands behind each recommendation.
+
+        Raises:
+            UnknownNodeError: a user or candidate is not in the graph.
+            ValueError: ``k`` is below 1, or ``where`` names a property that items do not have.
+        """
+        rows = self.graph.users.rows(users)
+        pool = self._pool(self.graph.schema.item, candidates, where)
+        excluded = self._seen(rows, axis=0) if exclude_seen else None
+        index = ExactIndex.of(self.item_vectors, self.item_bias)
+        found = _search(index, self.user_vectors, rows, k, pool, excluded)
+        return self._recommendations(rows, *found, user_axis=True, evidence=evidence)
+
+    def audience(
+        self,
+        items: Sequence[Key],
+        k: int = 10,
+        *,
+        candidates: Sequence[Key] | None = None,
+        exclude_seen: bool = True,
+        where: Any = None,
+        evidence: bool = True,
+    ) -> Recommendations:
+        """The ``k`` users with the highest score for every item, best first.
+
+        Arguments and errors are those of :meth:`recommend` with users and items exchanged.
+        """
+        rows = self.graph.items.rows(items)
+        pool = self._pool(self.graph.schema.user, candidates, where)
+        excluded = self._seen(rows, axis=1) if exclude_seen else None
+        no_bias = self.user_vectors.new_zeros(len(self.user_vectors))
+        index = ExactIndex.of(self.user_vectors, no_bias)
+        others, scores = _search(index, self.item_vectors, rows, k, pool, excluded)
+        scores = scores + self.item_bias[torch.from_numpy(rows)].cpu().numpy()[:, None]
+        return self._recommendations(rows, others, scores, user_axis=False, evidence=evidence)
+
+    def embed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
+        """Embeddings of some users or items.
+
+        Raises:
+            UnknownNodeError: a key is not in the graph.
+            ValueError: the type is neither that of users nor that of items.
+        """
+        every = self.embeddings(node_type)
+        rows = every.nodes.rows(keys)
+        return NodeEmbeddings(every.nodes.take(rows), every.matrix[rows])
+
+    def embeddings(self, node_type: str) -> NodeEmbeddings:
+        """Embeddings of all users or all items, known or new.
+
+        Raises:
+            ValueError: the type is neither that of users nor that of items.
+        """
+        _, vectors = self._side(node_type)
+        return NodeEmbeddings(self.graph.vocabularies[node_type], vectors.cpu().numpy())
+
+    def recomputed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
+        """Embeddings from features, edges and the other side, without looking at the cached rows.
+
+        Equal to :meth:`embed` to rounding for every node that was there at training and was not
+        touched since: users exactly against the items' training reference, items against the
+        users' (see DESIGN 5 and the README).
+        """
+        rows = self.graph.vocabularies[node_type].rows(keys)
+        vectors = self._embedded(node_type, rows, self.user_vectors, self.item_vectors)
+        nodes = self.graph.vocabularies[node_type].take(rows)
+        return NodeEmbeddings(nodes, vectors.cpu().numpy())
+
+    # --- what is new ----------------------------------------------------------------------------
+
+    def update(
+        self,
+        delta: GraphDelta,
+        *,
+        texts: Mapping[str, NodeEmbeddings] | None = None,
+        progress: bool = False,
+    ) -> ColdStartEngine:
+        """The engine after a change of the graph, without training.
+
+        What was learnt stays as trained. First the priors of all new and touched nodes, then one
+        simultaneous half step of both sides against the vectors from before the update. A node
+        that the change does not touch keeps its embedding bit for bit.
+
+        Args:
+            delta: new and changed nodes, edges, interactions, and what is gone.
+            texts: ready text vectors of the nodes in ``delta``, instead of encoding.
+            progress: whether to show a bar while texts are encoded.
+
+        Raises:
+            GraphError: the change does not fit the graph; nothing is changed then.
+        """
+        from coldstart.updating import updated
+
+        return updated(self, delta, texts, progress)
+
+    # --- disk -----------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write the engine as a folder of Parquet, safetensors and JSON, all of it or nothing."""
+        from coldstart.saving import save_engine
+
+        save_engine(self, Path(folder))
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, encoder: TextEncoder | None = None, device: str = "auto"
+    ) -> ColdStartEngine:
+        """The engine in a folder that :meth:`save` wrote.
+
+        Args:
+            folder: where it is.
+            encoder: needed where the engine was fitted with an encoder of the user's own.
+            device: as for :meth:`fit`.
+
+        Raises:
+            SavedFileError: the folder is incomplete, changed, or of a newer version.
+        """
+        from coldstart.saving import load_engine
+
+        return load_engine(Path(folder), encoder, _device(device))
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    @cached_property
+    def user_spectrum(self) -> Spectrum:
+        """Of the users' training reference; items are embedded with it."""
+        return Spectrum.of(self.users.reference)
+
+    @cached_property
+    def item_spectrum(self) -> Spectrum:
+        """Of the items' training reference; users are embedded with it."""
+        return Spectrum.of(self.items.reference)
+
+    @cached_property
+    def _positives(self) -> np.ndarray:
+        return self.graph.positives()
+
+    def _side(self, node_type: str) -> tuple[TrainedSide, torch.Tensor]:
+        schema = self.graph.schema
+        if node_type == schema.user:
+            return self.users, self.user_vectors
+        if node_type == schema.item:
+            return self.items, self.item_vectors
+        raise ValueError(
+            f"embeddings are made for {schema.user!r} and {schema.item!r}, not {node_type!r}"
+        )
+
+    def _links(self, node_type: str, rows: np.ndarray) -> Adjacency:
+        """Positives of some nodes, as rows of the other side."""
+        own = 0 if node_type == self.graph.schema.user else 1
+        here, there = self._positives[own], self._positives[1 - own]
+        other = self.graph.schema.item if own == 0 else self.graph.schema.user
+        place = np.full(self.graph.num_nodes(node_type), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        wanted = place[here] >= 0
+        return Adjacency.from_pairs(
+            place[here[wanted]], there[wanted], len(rows), self.graph.num_nodes(other)
+        )
+
+    def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
+        which = 0 if node_type == self.graph.schema.user else 1
+        wanted: list[np.ndarray] = [np.empty(0, np.int64)] * 2
+        wanted[which] = rows
+        return _inputs(self.graph, self.texts, self.feature_edges, *wanted)[which]
+
+    def _embedded(
+        self,
+        node_type: str,
+        rows: np.ndarray,
+        user_vectors: torch.Tensor,
+        item_vectors: torch.Tensor,
+        prior: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embeddings of these nodes against the other side's vectors as given."""
+        side, _ = self._side(node_type)
+        if prior is None:
+            inputs = self._inputs_of(node_type, rows)
+            prior = priors(side, inputs, np.arange(len(rows)), self.item_vectors.device)
+        links, other = self._seen_through(
+            node_type, self._links(node_type, rows), user_vectors, item_vectors
+        )
+        is_user = node_type == self.graph.schema.user
+        spectrum = self.item_spectrum if is_user else self.user_spectrum
+        return posteriors(side, rows, prior, links, other, spectrum)
+
+    def _seen_through(
+        self,
+        node_type: str,
+        links: Adjacency,
+        user_vectors: torch.Tensor,
+        item_vectors: torch.Tensor,
+    ) -> tuple[Adjacency, torch.Tensor]:
+        """Links renumbered to the few rows of the other side that they need, and these rows."""
+        is_user = node_type == self.graph.schema.user
+        other_side, vectors = (self.items, item_vectors) if is_user else (self.users, user_vectors)
+        needed, places = np.unique(links.indices, return_inverse=True)
+        links = Adjacency(links.indptr, places, len(needed))
+        return links, reference_rows(other_side, vectors, needed)
+
+    def _pool(
+        self, node_type: str, candidates: Sequence[Key] | None, where: Any
+    ) -> np.ndarray | None:
+        if candidates is None and where is None:
+            return None
+        nodes = self.graph.vocabularies[node_type]
+        pool = np.arange(len(nodes)) if candidates is None else np.unique(nodes.rows(candidates))
+        if where is not None:
+            pool = np.intersect1d(pool, matching_rows(self.graph, node_type, where))
+        return pool
+
+    def _seen(self, rows: np.ndarray, axis: int) -> list[np.ndarray]:
+        edges = self.graph.interactions.index
+        wanted = np.isin(edges[axis], rows)
+        here, there = edges[axis][wanted], edges[1 - axis][wanted]
+        order = np.lexsort((there, here))
+        here, there = here[order], there[order]
+        starts, ends = np.searchsorted(here, rows), np.searchsorted(here, rows, side="right")
+        return [np.unique(there[s:e]) for s, e in zip(starts, ends, strict=True)]
+
+    def _recommendations(
+        self,
+        rows: np.ndarray,
+        others: np.ndarray,
+        scores: np.ndarray,
+        *,
+        user_axis: bool,
+        evidence: bool,
+    ) -> Recommendations:
+        found = others >= 0
+        queries = np.repeat(rows, found.sum(axis=1))
+        ranks = np.broadcast_to(np.arange(1, others.shape[1] + 1), others.shape)[found]
+        pairs = (queries, others[found]) if user_axis else (others[found], queries)
+        behind = {}
+        if evidence:
+            from coldstart.evidence import evidence_of
+
+            behind = evidence_of(self, *pairs)
+        return Recommendations(
+            self.graph.users, self.graph.items, *pairs, ranks, scores[found], behind
+        )
+
+    def item_parts(self, rows: np.ndarray) -> torch.Tensor:
+        """Item embeddings as sums of a part per feature group and one from interactions.
+
+        Returns:
+            float32 ``[len(rows), num_groups + 1, dim]``.
+        """
+        item = self.graph.schema.item
+        inputs = self._inputs_of(item, rows)
+        raws = self.items.propagation.raw(inputs, np.arange(len(rows)), self.item_vectors.device)
+        links, other = self._seen_through(
+            item, self._links(item, rows), self.user_vectors, self.item_vectors
+        )
+        return embedding_parts(self.items, rows, raws, links, other, self.user_spectrum)
+
+
+def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarray:
+    """Rows of the nodes with given properties, ascending.
+
+    Args:
+        graph: the graph.
+        node_type: of the nodes.
+        where: an Arrow compute expression over the properties, or a mapping of property to the
+            value or list of values it may have.
+
+    Raises:
+        ValueError: a property does not exist.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = graph.node_table(node_type)
+    if isinstance(where, Mapping):
+        expression = None
+        for name, value in where.items():
+            values = list(value) if isinstance(value, list | tuple | set) else [value]
+            one = pc.field(name).isin(values)
+            expression = one if expression is None else expression & one
+        if expression is None:
+            return np.arange(table.num_rows)
+    else:
+        expression = where
+    numbered = table.append_column("__row__", pa.array(np.arange(table.num_rows)))
+    try:
+        return numbered.filter(expression)["__row__"].to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"where={where!r} does not fit {node_type}, whose properties are "
+            f"{table.column_names}: {error}"
+        ) from error
+
+
+def _inputs(
+    graph: KnowledgeGraph,
+    texts: Mapping[str, NodeEmbeddings],
+    edge_types: Sequence[EdgeType],
+    user_rows: np.ndarray | None = None,
+    item_rows: np.ndarray | None = None,
+) -> tuple[NodeInputs, NodeInputs]:
+    schema = graph.schema
+    matrix = {t: texts[t].matrix if t in texts else None for t in (schema.user, schema.item)}
+    item_text = matrix[schema.item]
+    history = None
+    if item_text is not None and any(e[0] == e[2] == schema.user for e in edge_types):
+        history = _history_of(graph, item_text)
+    return (
+        node_inputs(
+            graph,
+            schema.user,
+            matrix[schema.user],
+            rows=user_rows,
+            edge_types=edge_types,
+            peer_history=history,
+        ),
+        node_inputs(graph, schema.item, item_text, rows=item_rows, edge_types=edge_types),
+    )
+
+
+def _history_of(graph: KnowledgeGraph, item_text: np.ndarray):  # noqa: ANN202
+    """Mean text of the positives of any users; a zero row is a user without any."""
+
+    def history(users: np.ndarray) -> np.ndarray:
+        pairs = graph.positives()
+        links = Adjacency.from_pairs(pairs[0], pairs[1], len(graph.users), len(graph.items))
+        links = links.take(users)
+        out = np.zeros((len(users), item_text.shape[1]), np.float32)
+        np.add.at(out, links.sources, item_text[links.indices])
+        return out / np.maximum(links.degrees, 1)[:, None].astype(np.float32)
+
+    return history
+
+
+def _text_types(graph: KnowledgeGraph) -> list[str]:
+    return [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
+
+
+def _aligned(
+    graph: KnowledgeGraph, texts: Mapping[str, NodeEmbeddings]
+) -> dict[str, NodeEmbeddings]:
+    """The vectors in the row order of the graph.
+
+    Raises:
+        UnknownNodeError: a node has no vector.
+    """
+    out = {}
+    for node_type in (graph.schema.user, graph.schema.item):
+        if node_type not in texts:
+            continue
+        nodes, given = graph.vocabularies[node_type], texts[node_type]
+        if given.nodes is not nodes:
+            rows = given.nodes.rows(nodes.keys, missing="mark")
+            if (rows < 0).any():
+                key = nodes[int(np.argmax(rows < 0))]
+                raise UnknownNodeError(
+                    f"{node_type} {key!r} has no text vector, {int((rows < 0).sum())} in all; "
+                    "give a vector for every node (zero where there is no text)"
+                )
+            given = NodeEmbeddings(nodes, given.matrix[rows])
+        out[node_type] = given
+    return out
+
+
+def _dot(users: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return users @ items.T + bias
+
+
+def _search(
+    index: ExactIndex,
+    vectors: torch.Tensor,
+    rows: np.ndarray,
+    k: int,
+    pool: np.ndarray | None,
+    excluded: list[np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    k = min(int(k), len(index.rows))
+    queries = vectors[torch.from_numpy(rows).to(vectors.device)]
+    return index.search(queries, k, candidates=pool, excluded=excluded)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here ({error}); use 'auto'") from error
+
+
+class _Steps:
+    """A bar over the steps of training, or a line in the log."""
+
+    def __init__(self, show: bool) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(desc="training", unit="step", disable=not show)
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __call__(self, step: str) -> None:
+        log.debug("training: %s", step)
+        self.bar.set_postfix_str(step)
+        self.bar.update()
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()

@@ -1,0 +1,100 @@
+"""What stands behind a recommendation: counts, parts of the score that add up, a confidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from gnn.data import feature_edge_types
+from gnn.train import TrainedSide
+from kg.graph import KnowledgeGraph
+from kg.tables import text_column
+
+if TYPE_CHECKING:
+    from coldstart.engine import ColdStartEngine
+
+_BLOCK_ITEMS = 512
+
+
+def evidence_of(
+    engine: ColdStartEngine, user_rows: np.ndarray, item_rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Evidence of pairs of a user and an item, a column of ``[num_pairs]`` each.
+
+    ``user_`` and ``item_interactions`` are positives, ``_edges`` other edges, ``_text`` characters.
+    The columns ``part_...`` add up to the score: a feature group of the item each,
+    ``part_interactions`` for what the item's own positives say, ``part_popularity`` for the constant
+    group and the item's bias. ``confidence`` is between 0 and 1: the geometric mean of how much is
+    known of the user and of the item, where a node with n interactions and features that explain a
+    share f of its kind's embeddings is known to 1 - (1 - n / (n + rho)) (1 - f).
+    """
+    schema = engine.graph.schema
+    out: dict[str, np.ndarray] = {}
+    known = {}
+    for name, node_type, rows in (
+        ("user", schema.user, user_rows),
+        ("item", schema.item, item_rows),
+    ):
+        side, _ = engine._side(node_type)
+        some, back = np.unique(rows, return_inverse=True)
+        counts = node_counts(engine.graph, node_type, some, engine._positives)
+        out |= {f"{name}_{what}": values[back] for what, values in counts.items()}
+        known[name] = _known(side, counts)[back]
+    out |= _parts(engine, user_rows, item_rows)
+    out["confidence"] = np.sqrt(known["user"] * known["item"]).astype(np.float32)
+    return out
+
+
+def node_counts(
+    graph: KnowledgeGraph, node_type: str, rows: np.ndarray, positives: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Positives, other edges and text characters of some nodes, int64 ``[len(rows)]`` each."""
+    num_nodes = graph.num_nodes(node_type)
+    own = positives[0 if node_type == graph.schema.user else 1]
+    edges = np.zeros(num_nodes, np.int64)
+    for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
+        for end, index in zip(
+            (edge_type[0], edge_type[2]), graph.edges[edge_type].index, strict=True
+        ):
+            if end == node_type:
+                edges += np.bincount(index, minlength=num_nodes)
+    characters = np.zeros(len(rows), np.int64)
+    table = graph.attributes[node_type]
+    for name in graph.schema.text.get(node_type, ()):
+        if name in table.column_names:
+            values = text_column(table[name].take(rows))
+            characters += np.array([len(v or "") for v in values], np.int64)
+    return {
+        "interactions": np.bincount(own, minlength=num_nodes)[rows],
+        "edges": edges[rows],
+        "text": characters,
+    }
+
+
+def _known(side: TrainedSide, counts: dict[str, np.ndarray]) -> np.ndarray:
+    n = counts["interactions"]
+    has_features = (counts["edges"] + counts["text"]) > 0
+    exposure = np.where(n > 0, n / (n + side.precision), 0.0)
+    return 1 - (1 - exposure) * (1 - side.reliability * has_features)
+
+
+def _parts(
+    engine: ColdStartEngine, user_rows: np.ndarray, item_rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    names = [*engine.items.propagation.names, "interactions"]
+    items, back = np.unique(item_rows, return_inverse=True)
+    parts = np.zeros((len(item_rows), len(names)), np.float32)
+    device = engine.user_vectors.device
+    for start in range(0, len(items), _BLOCK_ITEMS):
+        vectors = engine.item_parts(items[start : start + _BLOCK_ITEMS])
+        pairs = np.flatnonzero((back >= start) & (back < start + _BLOCK_ITEMS))
+        u = engine.user_vectors[torch.from_numpy(user_rows[pairs]).to(device)]
+        of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
+        parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
+    out = {f"part_{name}": parts[:, i] for i, name in enumerate(names) if name != "constant"}
+    bias = engine.item_bias.cpu().numpy()[item_rows]
+    popularity = parts[:, names.index("constant")] if "constant" in names else 0
+    out["part_popularity"] = (popularity + bias).astype(np.float32)
+    return out

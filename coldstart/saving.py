@@ -1,0 +1,108 @@
+"""A saved engine: Parquet for the graph, safetensors for arrays, JSON for the rest; no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gnn.checkpoint import side_from_state, side_to_state
+from gnn.train import TrainConfig
+from kg.errors import SavedFileError
+from kg.files import check_folder, read_graph_files, write_folder, write_graph_files
+from kg.vectors import NodeEmbeddings
+
+if TYPE_CHECKING:
+    from coldstart.engine import ColdStartEngine
+    from encoders.base import TextEncoder
+
+KIND, VERSION = "cold-start engine", 1
+
+
+def save_engine(engine: ColdStartEngine, folder: Path) -> None:
+    """Write the engine atomically, with checksums."""
+    write_folder(folder, lambda at: _write(engine, at), kind=KIND, version=VERSION)
+
+
+def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
+    """The engine in a folder; see :meth:`coldstart.engine.ColdStartEngine.load`."""
+    from safetensors.numpy import load_file
+
+    from coldstart.engine import ColdStartEngine, EngineConfig
+
+    check_folder(folder, kind=KIND, version=VERSION)
+    meta = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+    arrays = load_file(folder / "arrays.safetensors")
+    graph = read_graph_files(folder / "graph")
+    try:
+        config = EngineConfig(
+            TrainConfig(**meta["config"]["propagation"]), meta["config"]["cold_boost"]
+        )
+        sides = [
+            side_from_state(meta[name], _under(arrays, name), device) for name in ("users", "items")
+        ]
+        texts = {
+            t: NodeEmbeddings(graph.vocabularies[t], arrays[f"text.{i}"])
+            for i, t in enumerate(meta["texts"])
+        }
+        vectors = [torch.from_numpy(arrays[f"{n}_vectors"]).to(device) for n in ("user", "item")]
+        feature_edges = tuple(tuple(e) for e in meta["feature_edges"])
+        boost, description = meta["cold_boost"], meta["encoder"]
+    except (KeyError, TypeError) as error:
+        raise SavedFileError(
+            f"{folder}: engine.json lacks or misnames {error}; save again"
+        ) from error
+    if encoder is None and description is not None:
+        from encoders.base import encoder_from
+
+        encoder = encoder_from(description, folder / "encoder")
+    return ColdStartEngine(
+        graph,
+        config,
+        texts,
+        *sides,
+        *vectors,
+        boost,
+        feature_edges,
+        encoder,  # type: ignore[arg-type]
+    )
+
+
+def _write(engine: ColdStartEngine, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {
+        "user_vectors": engine.user_vectors.cpu().numpy(),
+        "item_vectors": engine.item_vectors.cpu().numpy(),
+    }
+    meta: dict[str, Any] = {
+        "config": asdict(engine.config),
+        "cold_boost": engine.cold_boost,
+        "feature_edges": engine.feature_edges,
+        "texts": list(engine.texts),
+        "encoder": None,
+    }
+    for i, vectors in enumerate(engine.texts.values()):
+        arrays[f"text.{i}"] = vectors.matrix
+    for name, side in (("users", engine.users), ("items", engine.items)):
+        meta[name], own = side_to_state(side)
+        arrays |= {f"{name}/{key}": value for key, value in own.items()}
+    if engine.encoder is not None:
+        meta["encoder"] = engine.encoder.describe()
+        (folder / "encoder").mkdir()
+        engine.encoder.save(folder / "encoder")
+    (folder / "graph").mkdir()
+    write_graph_files(engine.graph, folder / "graph")
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors"
+    )
+    (folder / "engine.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _under(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    prefix = f"{name}/"
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

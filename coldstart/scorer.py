@@ -1,0 +1,73 @@
+"""The scorer r_ui = a_u a_i cos(u, i) + b_u + b_i, and the protocol that all scorers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Scorer(Protocol):
+    """Whatever gives every pair of a user and an item a score."""
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Scores, float32 ``[len(users), len(items)]``; higher is better.
+
+        Args:
+            users: rows of users, int64.
+            items: rows of items, int64.
+        """
+        ...
+
+
+def cosine_plus_bias(
+    users: np.ndarray,
+    items: np.ndarray,
+    user_gain: np.ndarray,
+    item_gain: np.ndarray,
+    user_bias: np.ndarray,
+    item_bias: np.ndarray,
+) -> np.ndarray:
+    """r_ui = a_u a_i cos(u, i) + b_u + b_i of every pair, ``[num_users, num_items]``.
+
+    Args:
+        users: ``[num_users, dim]``.
+        items: ``[num_items, dim]``.
+        user_gain: a_u, ``[num_users]``.
+        item_gain: a_i, ``[num_items]``.
+        user_bias: b_u, ``[num_users]``.
+        item_bias: b_i, ``[num_items]``.
+
+    The cosine with a zero vector is 0.
+    """
+    cosine = unit_rows(users) @ unit_rows(items).T
+    gains = user_gain[:, None] * item_gain[None, :]
+    return gains * cosine + user_bias[:, None] + item_bias[None, :]
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """Rows to length 1; a zero row stays zero."""
+    length = np.linalg.norm(matrix, axis=-1, keepdims=True)
+    return matrix / np.where(length > 0, length, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class CosineBiasScorer:
+    """The scorer over embeddings whose length is the gain: a_u = |u|, a_i = |i|.
+
+    The product a_u a_i cos(u, i) is then the dot product, which is how it is computed.
+
+    Args:
+        users: ``[num_users, dim]``.
+        items: ``[num_items, dim]``.
+        item_bias: b_i, ``[num_items]``; b_u is 0.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    item_bias: np.ndarray
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        return self.users[users] @ self.items[items].T + self.item_bias[items]

@@ -1,0 +1,206 @@
+"""Splits of the positives into training, validation and test, with cold users and cold items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from gnn.data import Adjacency
+from kg.graph import KnowledgeGraph
+
+WARM, VAL, TEST = "warm", "val", "test"
+SEGMENTS = ("cold_items", "cold_users", "cold_both", "warm", "mixed")
+"""What can be asked of a split: which items are candidates, and whether the users are warm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Users to rank candidates for, and the right answers.
+
+    Args:
+        segment: one of :data:`SEGMENTS`.
+        part: ``val`` or ``test``.
+        users: rows of the users with a positive among the candidates, int64 ``[num_users]``.
+        candidates: rows of the items to rank, ascending, int64 ``[num_candidates]``.
+        relevant: positions among the candidates of every user's positives.
+        excluded: positions of the candidates that a user has in training and that are not ranked.
+        cold: bool ``[num_candidates]``, whether a candidate has no training interaction.
+    """
+
+    segment: str
+    part: str
+    users: np.ndarray
+    candidates: np.ndarray
+    relevant: Adjacency
+    excluded: Adjacency
+    cold: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which positives are known, and which nodes are kept cold for validation and test.
+
+    Args:
+        name: for reports.
+        pairs: all positives, int64 ``[2, num_pairs]``.
+        pair_part: ``train``, ``val`` or ``test`` for pairs of warm nodes, empty for others.
+        user_part: part of every user: ``warm``, ``val``, ``test``, or empty for those left out.
+        item_part: part of every item.
+    """
+
+    name: str
+    pairs: np.ndarray
+    pair_part: np.ndarray
+    user_part: np.ndarray
+    item_part: np.ndarray
+
+    def __post_init__(self) -> None:
+        user, item = self.pairs
+        cold = (self.user_part[user] != WARM) | (self.item_part[item] != WARM)
+        if (leak := cold & (self.pair_part == "train")).any():
+            first = self.pairs[:, np.argmax(leak)].tolist()
+            raise ValueError(
+                f"split {self.name}: {int(leak.sum())} training pairs touch a node that is to be "
+                f"cold, for example user row {first[0]}, item row {first[1]}; remove them"
+            )
+
+    @property
+    def train(self) -> np.ndarray:
+        """The pairs to train on, int64 ``[2, num_train]``."""
+        return self.pairs[:, self.pair_part == "train"]
+
+    def training_graph(self, graph: KnowledgeGraph) -> KnowledgeGraph:
+        """The graph whose only interactions are the training pairs."""
+        edges = graph.interactions
+        width = graph.num_nodes(graph.schema.item)
+        known = self.train[0] * width + self.train[1]
+        keep = np.isin(edges.index[0] * width + edges.index[1], known)
+        return graph.with_edges(graph.schema.interaction, edges.select(keep))
+
+    def task(self, segment: str, part: str = TEST) -> Task:
+        """One segment of this split.
+
+        Args:
+            segment: ``cold_items``: warm users rank the cold items of this part; ``cold_users``:
+                cold users of this part rank warm items; ``cold_both``: both cold; ``warm``: warm
+                users rank warm items without those known; ``mixed``: warm users with both kinds
+                of positive rank warm and cold items together.
+            part: ``val`` or ``test``.
+        """
+        if segment not in SEGMENTS or part not in (VAL, TEST):
+            raise ValueError(
+                f"expected a segment of {SEGMENTS} and val or test, got {segment}, {part}"
+            )
+        user, item = self.pairs
+        user_part, item_part = self.user_part[user], self.item_part[item]
+        item_is_cold, warm_user = item_part == part, user_part == WARM
+        held_out_warm = warm_user & (item_part == WARM) & (self.pair_part == part)
+        users_are_cold = segment in ("cold_users", "cold_both")
+        mask = {
+            "cold_items": warm_user & item_is_cold,
+            "cold_users": (user_part == part) & (item_part == WARM),
+            "cold_both": (user_part == part) & item_is_cold,
+            "warm": held_out_warm,
+            "mixed": held_out_warm | (warm_user & item_is_cold),
+        }[segment]
+        cold_items, warm_items = self.item_part == part, self.item_part == WARM
+        pool = {
+            "cold_items": cold_items,
+            "cold_both": cold_items,
+            "mixed": cold_items | warm_items,
+        }.get(segment, warm_items)
+        users = np.unique(user[mask])
+        if segment == "mixed":
+            users = np.intersect1d(user[mask & item_is_cold], user[mask & ~item_is_cold])
+        candidates = np.flatnonzero(pool)
+        known = (self.pair_part == "train") | ((self.pair_part == VAL) & (part == TEST))
+        known &= not users_are_cold
+        relevant = _positions(self.pairs[:, mask], users, candidates)
+        excluded = _positions(self.pairs[:, known], users, candidates)
+        return Task(segment, part, users, candidates, relevant, excluded, cold_items[candidates])
+
+
+def _positions(pairs: np.ndarray, users: np.ndarray, candidates: np.ndarray) -> Adjacency:
+    pairs = pairs[:, np.isin(pairs[0], users) & np.isin(pairs[1], candidates)]
+    at = np.searchsorted(users, pairs[0]), np.searchsorted(candidates, pairs[1])
+    return Adjacency.from_pairs(*at, len(users), len(candidates))
+
+
+def read_splits(
+    path: str | Path, graph: KnowledgeGraph, universe: tuple[np.ndarray, np.ndarray] | None = None
+) -> list[Split]:
+    """The splits in a Parquet file, one per ``seed``.
+
+    Args:
+        path: a file with columns seed, user_id, item_id, user_part, item_part, warm_part.
+        graph: the graph whose rows the splits name.
+        universe: keys of the users and items that take part; those without any positive pair in
+            the file are candidates too where they are named here.
+
+    Raises:
+        UnknownNodeError: the file names a node that the graph lacks.
+    """
+    table = pq.read_table(path).to_pandas()
+    splits = []
+    for seed, frame in table.groupby("seed"):
+        users, items = (
+            graph.users.rows(frame.user_id.to_numpy()),
+            graph.items.rows(frame.item_id.to_numpy()),
+        )
+        user_part = np.full(len(graph.users), "", dtype="<U5")
+        item_part = np.full(len(graph.items), "", dtype="<U5")
+        user_part[users] = frame.user_part.astype(str)
+        item_part[items] = frame.item_part.astype(str)
+        pair_part = np.where(frame.warm_part.isna(), "", frame.warm_part.astype(str)).astype("<U5")
+        splits.append(
+            Split(f"seed {seed}", np.stack([users, items]), pair_part, user_part, item_part)
+        )
+    return splits
+
+
+def random_split(
+    graph: KnowledgeGraph,
+    *,
+    cold_users: float = 0.0,
+    cold_items: float = 0.1,
+    held_out: float = 0.1,
+    rng: np.random.Generator,
+    name: str = "random",
+) -> Split:
+    """A random split of the same kind: shares of nodes cold for validation and for test each.
+
+    Args:
+        graph: its positives are split.
+        cold_users: share of the users with a positive kept cold for validation, and again for test.
+        cold_items: the same of the items.
+        held_out: share of the pairs of warm nodes held out for validation, and again for test.
+        rng: source of randomness.
+        name: for reports.
+
+    Raises:
+        ValueError: a share is negative or two of them leave nothing to train on.
+    """
+    shares = {"cold_users": cold_users, "cold_items": cold_items, "held_out": held_out}
+    for what, share in shares.items():
+        if not 0 <= share < 0.5:
+            raise ValueError(f"{what} must be at least 0 and below 0.5, got {share}")
+    pairs = graph.positives()
+    parts = []
+    for rows, num_nodes, share in (
+        (pairs[0], len(graph.users), cold_users),
+        (pairs[1], len(graph.items), cold_items),
+    ):
+        part = np.full(num_nodes, "", dtype="<U5")
+        active = rng.permutation(np.unique(rows))
+        part[active] = WARM
+        count = round(share * len(active))
+        part[active[:count]], part[active[count : 2 * count]] = VAL, TEST
+        parts.append(part)
+    both_warm = (parts[0][pairs[0]] == WARM) & (parts[1][pairs[1]] == WARM)
+    drawn = rng.random(pairs.shape[1])
+    pair_part = np.where(drawn < held_out, VAL, np.where(drawn < 2 * held_out, TEST, "train"))
+    pair_part = np.where(both_warm, pair_part, "").astype("<U5")
+    return Split(name, pairs, pair_part, *parts)

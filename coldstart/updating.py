@@ -1,0 +1,232 @@
+"""What a change of the graph does to an engine: priors first, then one simultaneous half step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from gnn.data import feature_edge_types
+from gnn.infer import priors
+from gnn.train import TrainedSide
+from kg.delta import GraphDelta, take_rows
+from kg.errors import UnknownNodeError
+from kg.graph import KnowledgeGraph
+from kg.vectors import NodeEmbeddings, Vocabulary
+
+if TYPE_CHECKING:
+    from coldstart.engine import ColdStartEngine
+
+
+def updated(
+    engine: ColdStartEngine,
+    delta: GraphDelta,
+    texts: Mapping[str, NodeEmbeddings] | None,
+    progress: bool,
+) -> ColdStartEngine:
+    """See :meth:`coldstart.engine.ColdStartEngine.update`."""
+    if not delta:
+        return engine
+    old = engine.graph
+    graph = old.apply(delta)
+    user, item = graph.schema.user, graph.schema.item
+    kept = {
+        node_type: np.flatnonzero(graph.vocabularies[node_type].rows(v.keys, missing="mark") >= 0)
+        for node_type, v in old.vocabularies.items()
+        if node_type in delta.removed_nodes
+    }
+    # A key that is removed and added again in one change is a new node.
+    for node_type in kept:
+        gone = np.isin(
+            kept[node_type], old.vocabularies[node_type].rows(delta.removed_nodes[node_type])
+        )
+        kept[node_type] = kept[node_type][~gone]
+    vectors = _grown_texts(engine, graph, delta, kept, texts or {}, progress)
+    moved = replace(
+        engine,
+        graph=graph,
+        texts=vectors,
+        users=_renumbered(engine, user, engine.users, kept),
+        items=_renumbered(engine, item, engine.items, kept),
+        user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
+        item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
+    )
+    touched = touched_rows(old, graph, delta, _uses_history(engine))
+    if not (len(touched[user]) or len(touched[item])):
+        return moved
+    fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
+    before = {user: moved.user_vectors.clone(), item: moved.item_vectors.clone()}
+    prior = {}
+    for node_type, side in ((user, moved.users), (item, moved.items)):
+        rows = touched[node_type]
+        inputs = moved._inputs_of(node_type, rows)
+        device = before[node_type].device
+        prior[node_type] = priors(side, inputs, np.arange(len(rows)), device)
+        new = rows >= fresh[node_type]
+        at = torch.from_numpy(rows[new]).to(device)
+        before[node_type][at] = prior[node_type][torch.from_numpy(new).to(device)]
+    after = {}
+    for node_type in (user, item):
+        rows = touched[node_type]
+        out = before[node_type].clone()
+        at = torch.from_numpy(rows).to(out.device)
+        out[at] = moved._embedded(node_type, rows, before[user], before[item], prior[node_type])
+        after[node_type] = out
+    return replace(moved, user_vectors=after[user], item_vectors=after[item])
+
+
+def touched_rows(
+    old: KnowledgeGraph, new: KnowledgeGraph, delta: GraphDelta, uses_history: bool
+) -> dict[str, np.ndarray]:
+    """Rows in the new graph of the users and items whose features or interactions may differ."""
+    schema = new.schema
+    touched: dict[str, set[int]] = {schema.user: set(), schema.item: set()}
+
+    def touch(node_type: str, keys) -> None:  # noqa: ANN001 - any sequence of keys
+        if node_type in touched and len(keys):
+            rows = new.vocabularies[node_type].rows(keys, missing="mark")
+            touched[node_type].update(rows[rows >= 0].tolist())
+
+    for node_type, table in delta.nodes.items():
+        touch(node_type, table[schema.key_of(node_type)])
+    for tables in (delta.edges, delta.removed_edges):
+        for (source, _, target), table in tables.items():
+            touch(source, table["source"])
+            touch(target, table["target"])
+    for node_type, keys in delta.removed_nodes.items():
+        gone = old.vocabularies[node_type].rows(keys)
+        for edge_type, edges in old.edges.items():
+            for end, other in ((0, 2), (2, 0)):
+                if edge_type[end] == node_type and edge_type[other] in touched:
+                    hit = np.isin(edges.index[end // 2], gone)
+                    there = np.unique(edges.index[other // 2][hit])
+                    touch(edge_type[other], _keys(old.vocabularies[edge_type[other]], there))
+    if uses_history and (touched[schema.user] or schema.item in delta.nodes):
+        # A friend's history says something about a user.
+        changed = touch_peers(new, schema.user, touched[schema.user])
+        edges = new.interactions.index
+        readers = np.unique(edges[0][np.isin(edges[1], list(touched[schema.item]))])
+        changed |= touch_peers(new, schema.user, set(readers.tolist()))
+        touched[schema.user] |= changed
+    for node_type in touched:
+        if node_type in delta.nodes:
+            own = new.vocabularies[node_type].rows(delta.nodes[node_type][schema.key_of(node_type)])
+            touched[node_type] |= touch_peers(new, node_type, set(own.tolist()))
+    return {t: np.array(sorted(rows), np.int64) for t, rows in touched.items()}
+
+
+def touch_peers(graph: KnowledgeGraph, node_type: str, rows: set[int]) -> set[int]:
+    """The nodes of the same type that some nodes are linked to."""
+    out: set[int] = set()
+    if not rows:
+        return out
+    for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
+        if edge_type[0] == edge_type[2]:
+            here, there = graph.edges[edge_type].index
+            wanted = list(rows)
+            out.update(there[np.isin(here, wanted)].tolist(), here[np.isin(there, wanted)].tolist())
+    return out
+
+
+def _keys(nodes: Vocabulary, rows: np.ndarray) -> pa.ChunkedArray:
+    return nodes.keys.take(pa.array(rows))
+
+
+def _uses_history(engine: ColdStartEngine) -> bool:
+    user = engine.graph.schema.user
+    return any(e[0] == e[2] == user for e in engine.feature_edges)
+
+
+def _renumbered(
+    engine: ColdStartEngine, node_type: str, side: TrainedSide, kept: dict[str, np.ndarray]
+) -> TrainedSide:
+    if not kept:
+        return side
+    inputs = engine._inputs_of(node_type, np.empty(0, np.int64))
+    propagation = side.propagation.renumbered(node_type, kept, dict(inputs.entity_types))
+    warm = side.warm
+    if node_type in kept:
+        # A warm node that is gone keeps its place in what was learnt, under no row.
+        new_row = np.full(engine.graph.num_nodes(node_type), -1, np.int64)
+        new_row[kept[node_type]] = np.arange(len(kept[node_type]))
+        warm = np.where(warm >= 0, new_row[np.maximum(warm, 0)], -1)
+    return replace(side, propagation=propagation, warm=warm)
+
+
+def _grown(vectors: torch.Tensor, num_rows: int, kept: np.ndarray | None) -> torch.Tensor:
+    if kept is not None:
+        vectors = vectors[torch.from_numpy(kept).to(vectors.device)]
+    if num_rows == len(vectors):
+        return vectors
+    return torch.cat([vectors, vectors.new_zeros(num_rows - len(vectors), vectors.shape[1])])
+
+
+def _grown_texts(
+    engine: ColdStartEngine,
+    graph: KnowledgeGraph,
+    delta: GraphDelta,
+    kept: dict[str, np.ndarray],
+    given: Mapping[str, NodeEmbeddings],
+    progress: bool,
+) -> dict[str, NodeEmbeddings]:
+    out = {}
+    for node_type, old in engine.texts.items():
+        nodes, matrix = graph.vocabularies[node_type], old.matrix
+        if node_type in kept:
+            matrix = matrix[kept[node_type]]
+        fresh = np.arange(len(matrix), len(nodes))
+        changed = np.empty(0, np.int64)
+        if node_type in delta.nodes:
+            table = delta.nodes[node_type]
+            own = nodes.rows(table[graph.schema.key_of(node_type)])
+            says_text = set(graph.schema.text.get(node_type, ())) & set(table.column_names)
+            if says_text or node_type in given:
+                changed = own[own < len(matrix)]
+        rows = np.concatenate([changed, fresh])
+        if len(rows) or len(nodes) != len(old.nodes):
+            grown = np.zeros((len(nodes), matrix.shape[1]), np.float32)
+            grown[: len(matrix)] = matrix
+            matrix = grown
+        if len(rows):
+            matrix[rows] = _text_vectors(engine, graph, node_type, rows, given, progress)
+        out[node_type] = NodeEmbeddings(nodes, matrix)
+    return out
+
+
+def _text_vectors(
+    engine: ColdStartEngine,
+    graph: KnowledgeGraph,
+    node_type: str,
+    rows: np.ndarray,
+    given: Mapping[str, NodeEmbeddings],
+    progress: bool,
+) -> np.ndarray:
+    nodes = graph.vocabularies[node_type].take(rows)
+    if node_type in given:
+        at = given[node_type].nodes.rows(nodes.keys, missing="mark")
+        if (at < 0).any():
+            key = nodes[int(np.argmax(at < 0))]
+            raise UnknownNodeError(
+                f"{node_type} {key!r} is new or changed and has no vector in texts=; give one for "
+                "each (zero where there is no text), or leave texts= out to have them encoded"
+            )
+        return given[node_type].matrix[at]
+    from encoders.embed import embed_nodes
+
+    some = graph_of_rows(graph, node_type, rows)
+    found = embed_nodes(some, engine.encoder, [node_type], cache=engine.cache, progress=progress)
+    return found[node_type].matrix
+
+
+def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> KnowledgeGraph:
+    """A graph with some nodes of one type and no edges, to encode only their texts."""
+    vocabularies, attributes = {}, {}
+    for each in {graph.schema.user, graph.schema.item, node_type}:
+        some = rows if each == node_type else np.empty(0, np.int64)
+        vocabularies[each] = graph.vocabularies[each].take(some)
+        attributes[each] = take_rows(graph.attributes[each], some)
+    return KnowledgeGraph(graph.schema, vocabularies, attributes, {})

@@ -1,0 +1,284 @@
+"""A graph as arrays: adjacency by row, and everything the features of one side are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from kg.delta import take_rows
+from kg.graph import KnowledgeGraph
+from kg.schema import EdgeType
+from kg.tables import text_column
+
+
+@dataclass(frozen=True, eq=False)
+class Adjacency:
+    """For every node the distinct nodes it is linked to, in ascending order.
+
+    Args:
+        indptr: int64 ``[num_nodes + 1]``.
+        indices: int64 ``[num_links]``.
+        num_targets: how many nodes can be linked to.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    num_targets: int
+
+    @classmethod
+    def from_pairs(
+        cls, sources: np.ndarray, targets: np.ndarray, num_nodes: int, num_targets: int
+    ) -> Adjacency:
+        """The adjacency of pairs in any order; pairs that repeat count once."""
+        ids = np.unique(sources.astype(np.int64) * max(num_targets, 1) + targets)
+        sources, targets = np.divmod(ids, max(num_targets, 1))
+        indptr = np.zeros(num_nodes + 1, np.int64)
+        np.cumsum(np.bincount(sources, minlength=num_nodes), out=indptr[1:])
+        return cls(indptr, targets, num_targets)
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def degrees(self) -> np.ndarray:
+        """Number of links of every node, int64 ``[num_nodes]``."""
+        return np.diff(self.indptr)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """The node of every link, int64 ``[num_links]``."""
+        return np.repeat(np.arange(len(self)), self.degrees)
+
+    def take(self, rows: np.ndarray) -> Adjacency:
+        """The links of some nodes, in the order given."""
+        degrees = self.degrees[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(degrees, out=indptr[1:])
+        at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], degrees)
+        return Adjacency(indptr, self.indices[at], self.num_targets)
+
+    def only(self, allowed: np.ndarray) -> Adjacency:
+        """The links to nodes where the mask ``[num_targets]`` is true."""
+        keep = allowed[self.indices]
+        indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        return Adjacency(indptr, self.indices[keep], self.num_targets)
+
+    def transpose(self) -> Adjacency:
+        """The same links seen from the other end."""
+        return Adjacency.from_pairs(self.indices, self.sources, self.num_targets, len(self))
+
+
+@dataclass(frozen=True, eq=False)
+class NodeInputs:
+    """What the features of some nodes of one type are made from.
+
+    Args:
+        rows: rows of these nodes in the graph, int64 ``[n]``; everything below is in this order.
+        text: float32 ``[n, dim]``; a zero row is a node without text. ``None``: no texts.
+        relations: links to entities by name of the relation.
+        same_type: links to rows of nodes of the same type, both directions, by relation.
+        numeric: float64 ``[n]`` by property, NaN where missing.
+        categorical: values (none, one or several) of every node by property.
+        vectors: further ready-made vectors, float32 ``[n, dim]``, by name; a zero row is a node
+            without one.
+        peer_text: text of any rows of the same type, float32 ``[num_rows, dim]``.
+        peer_history: mean text of the interactions of any rows of the same type, for users; a zero
+            row is a node without any.
+        entity_types: node type at the far end of every relation.
+    """
+
+    rows: np.ndarray
+    text: np.ndarray | None = None
+    relations: Mapping[str, Adjacency] = field(default_factory=dict)
+    same_type: Mapping[str, Adjacency] = field(default_factory=dict)
+    numeric: Mapping[str, np.ndarray] = field(default_factory=dict)
+    categorical: Mapping[str, list[list[str]]] = field(default_factory=dict)
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    peer_text: Callable[[np.ndarray], np.ndarray] | None = None
+    peer_history: Callable[[np.ndarray], np.ndarray] | None = None
+    entity_types: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def node_inputs(
+    graph: KnowledgeGraph,
+    node_type: str,
+    text: np.ndarray | None,
+    *,
+    rows: np.ndarray | None = None,
+    edge_types: Collection[EdgeType] | None = None,
+    vectors: Mapping[str, np.ndarray] | None = None,
+    peer_history: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> NodeInputs:
+    """The inputs of nodes of one type.
+
+    Links between users and items other than the interaction (views beside purchases, say) are left
+    out: they are interactions under another name, which a cold node does not have.
+
+    Args:
+        graph: the typed graph.
+        node_type: users or items.
+        text: float32 ``[num_nodes, dim]`` of all nodes, or ``None`` where the type has no texts.
+        rows: of the nodes wanted; all by default.
+        edge_types: what was there at training; all by default. Others contribute nothing.
+        vectors: further ready-made vectors of all nodes, by name.
+        peer_history: mean text of the interactions of any users.
+    """
+    num_nodes = graph.num_nodes(node_type)
+    place = None
+    if rows is None:
+        rows = np.arange(num_nodes)
+    else:
+        place = np.full(num_nodes, -1, np.int64)
+        place[rows] = np.arange(len(rows))
+    known = set(graph.edge_types if edge_types is None else edge_types)
+    relations: dict[str, Adjacency] = {}
+    same_type: dict[str, Adjacency] = {}
+    entity_types: dict[str, str] = {}
+    for edge_type in feature_edge_types(known, graph, node_type):
+        source, relation, target = edge_type
+        empty = np.empty((2, 0), np.int64)
+        here, there = graph.edges[edge_type].index if edge_type in graph.edges else empty
+        if source == target:
+            distinct = here != there
+            here, there = here[distinct], there[distinct]
+            here, there = np.concatenate([here, there]), np.concatenate([there, here])
+            links = _links_of(here, there, place, len(rows), num_nodes)
+            same_type[relation] = links
+            continue
+        entity = target if source == node_type else source
+        if target == node_type:
+            here, there = there, here
+        name = relation_name(known, edge_type, graph, node_type)
+        num_entities = graph.num_nodes(entity)
+        relations[name] = _links_of(here, there, place, len(rows), num_entities)
+        entity_types[name] = entity
+    table, schema = graph.attributes[node_type], graph.schema
+    if place is not None:
+        table = take_rows(table, rows)
+    return NodeInputs(
+        rows,
+        None if text is None else text[rows],
+        relations,
+        same_type,
+        {p: _numbers(table, p, node_type) for p in schema.numeric.get(node_type, ())},
+        {p: _values(table, p, node_type) for p in schema.categorical.get(node_type, ())},
+        {name: matrix[rows] for name, matrix in (vectors or {}).items()},
+        None if text is None else text.__getitem__,
+        peer_history,
+        entity_types,
+    )
+
+
+def _links_of(
+    here: np.ndarray, there: np.ndarray, place: np.ndarray | None, num_rows: int, num_targets: int
+) -> Adjacency:
+    if place is not None:
+        here = place[here]
+        wanted = here >= 0
+        here, there = here[wanted], there[wanted]
+    return Adjacency.from_pairs(here, there, num_rows, num_targets)
+
+
+def feature_edge_types(
+    edge_types: Collection[EdgeType], graph: KnowledgeGraph, node_type: str
+) -> list[EdgeType]:
+    """The edge types that say something about nodes of this type, interactions apart, sorted."""
+    people_and_things = {graph.schema.user, graph.schema.item}
+    return sorted(
+        e for e in edge_types if node_type in (e[0], e[2]) and {e[0], e[2]} != people_and_things
+    )
+
+
+def relation_name(
+    edge_types: Collection[EdgeType], edge_type: EdgeType, graph: KnowledgeGraph, node_type: str
+) -> str:
+    """Name of an edge type as seen from one end.
+
+    That is the relation, with ``rev_`` before it where it arrives, and with the other end's type
+    behind it where the relation alone would be ambiguous.
+    """
+    source, relation, target = edge_type
+    outgoing = source == node_type
+    twins = [
+        e
+        for e in feature_edge_types(edge_types, graph, node_type)
+        if e[1] == relation and (e[0] == node_type) == outgoing
+    ]
+    name = relation if outgoing else f"rev_{relation}"
+    return name if len(twins) == 1 else f"{name} {target if outgoing else source}"
+
+
+def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | None = None):  # noqa: ANN201 - the type lives in an optional package
+    """The graph as PyTorch Geometric ``HeteroData``, with reverse edges as ``rev_`` relations.
+
+    Args:
+        graph: the typed graph.
+        features: float32 ``[num_nodes, dim]`` by node type, as ``x``; types without get only
+            ``num_nodes``.
+
+    Raises:
+        DependencyError: torch-geometric is not installed.
+    """
+    import torch
+
+    from kg.errors import DependencyError
+
+    try:
+        from torch_geometric.data import HeteroData
+    except ImportError as error:
+        raise DependencyError(
+            "to_hetero_data needs torch-geometric: pip install kg-coldstart[pyg]"
+        ) from error
+    data = HeteroData()
+    for node_type in graph.node_types:
+        data[node_type].num_nodes = graph.num_nodes(node_type)
+        if features and node_type in features:
+            data[node_type].x = torch.from_numpy(features[node_type])
+    for (source, relation, target), edges in graph.edges.items():
+        index = torch.from_numpy(edges.index)
+        for edge_type, edge_index in (
+            ((source, relation, target), index),
+            ((target, f"rev_{relation}", source), index.flip(0)),
+        ):
+            data[edge_type].edge_index = edge_index
+            if edges.weight is not None:
+                data[edge_type].edge_weight = torch.from_numpy(edges.weight).float()
+            if edges.time is not None:
+                data[edge_type].time = torch.from_numpy(edges.time)
+    return data
+
+
+def _numbers(table: pa.Table, name: str, node_type: str) -> np.ndarray:
+    if name not in table.column_names:
+        raise _no_property(table, name, node_type)
+    try:
+        values = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"{node_type}.{name}: expected numbers, got {table[name].type}") from error
+    if np.isinf(values).any():
+        at = np.flatnonzero(np.isinf(values))[:5].tolist()
+        raise ValueError(f"{node_type}.{name} is infinite in rows {at}; leave it empty instead")
+    return values
+
+
+def _values(table: pa.Table, name: str, node_type: str) -> list[list[str]]:
+    if name not in table.column_names:
+        raise _no_property(table, name, node_type)
+    kind = table[name].type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return [
+            [str(v) for v in values or () if v is not None] for values in table[name].to_pylist()
+        ]
+    return [[] if value is None else [value] for value in text_column(table[name])]
+
+
+def _no_property(table: pa.Table, name: str, node_type: str) -> ValueError:
+    return ValueError(
+        f"the schema names {node_type}.{name}, the nodes only have {table.column_names}"
+    )

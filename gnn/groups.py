@@ -1,0 +1,438 @@
+"""Feature groups: each turns the inputs of any node, seen or not, into one block of raw features.
+
+Every statistic in a group (mean, document frequency, quantile) comes from the warm nodes, and links
+within one type count only where they lead to a warm node. So a node has the same features whether it
+was there at training or came later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from gnn.data import Adjacency, NodeInputs
+
+NEIGHBOUR_SHARE = 0.7
+"""Weight of the neighbours' mean text beside a node's own."""
+
+NUM_FREQUENCIES = 256
+"""Random Fourier frequencies of the text kernel; each makes a cosine and a sine."""
+
+KERNEL_VARIANCE = 2.0
+"""Variance of those frequencies."""
+
+QUANTILES = np.linspace(0.02, 0.98, 10)
+"""Centres of the Gaussians of a number."""
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """Rows with few non-zero entries: ``indptr`` [n + 1], ``columns`` and ``values`` [num_entries]."""
+
+    indptr: torch.Tensor
+    columns: torch.Tensor
+    values: torch.Tensor
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def matmul(self, table: torch.Tensor) -> torch.Tensor:
+        """``self @ table``, ``[n, table.shape[1]]``."""
+        if not len(self.columns):
+            return table.new_zeros(len(self), table.shape[1])
+        return torch.nn.functional.embedding_bag(
+            self.columns,
+            table,
+            self.indptr,
+            mode="sum",
+            per_sample_weights=self.values.to(table.dtype),
+            include_last_offset=True,
+        )
+
+    def rmatmul(self, matrix: torch.Tensor) -> torch.Tensor:
+        """``self.T @ matrix``, ``[width, matrix.shape[1]]``."""
+        out = matrix.new_zeros(self.width, matrix.shape[1])
+        if len(self.columns):
+            counts = self.indptr.diff()
+            sources = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)
+            out.index_add_(0, self.columns, matrix[sources] * self.values[:, None].to(matrix.dtype))
+        return out
+
+    def to_dense(self) -> torch.Tensor:
+        """float32 ``[n, width]``."""
+        counts = self.indptr.diff()
+        sources = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)
+        out = self.values.new_zeros(len(self), self.width)
+        return out.index_put_((sources, self.columns), self.values, accumulate=True)
+
+    def square_norms(self) -> torch.Tensor:
+        """Squared length of every row, ``[n]``."""
+        sums = torch.cat([self.values.new_zeros(1), (self.values**2).cumsum(0)])
+        return sums[self.indptr[1:]] - sums[self.indptr[:-1]]
+
+
+Raw = torch.Tensor | SparseRows
+"""Raw features of some nodes: dense ``[n, width]`` or sparse rows."""
+
+
+class FeatureGroup(Protocol):
+    """One block of features; frozen once fitted."""
+
+    name: str
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> Raw:
+        """Raw features of these rows."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A single 1, so that a node without any feature gets the mean node's prior."""
+
+    name: str = "constant"
+    kind: ClassVar[str] = "constant"
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Ones, ``[n, 1]``."""
+        return torch.ones(len(rows), 1, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Text vectors (or other ready-made ones) minus the warm mean, to unit length.
+
+    Args:
+        name: of the group.
+        source: ``text``, ``history``, or the name of ready-made vectors.
+        mean: float32 ``[dim]``, the warm nodes' mean.
+    """
+
+    name: str
+    source: str
+    mean: np.ndarray
+    kind: ClassVar[str] = "text"
+
+    @classmethod
+    def fit(cls, name: str, source: str, inputs: NodeInputs, warm: np.ndarray) -> Text:
+        """The group with the mean of the warm nodes that have a vector."""
+        if source == "history" and inputs.peer_history is not None:
+            matrix = inputs.peer_history(inputs.rows[warm])
+        else:
+            matrix = _vectors(inputs, source)[warm]
+        present = matrix[np.abs(matrix).sum(axis=1) > 0]
+        mean = present.mean(axis=0, dtype=np.float64) if len(present) else np.zeros(matrix.shape[1])
+        return cls(name, source, mean.astype(np.float32))
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Centred unit rows, ``[n, dim]``; zero for a node without a vector."""
+        return centred(_vectors(inputs, self.source)[rows], self.mean, device)
+
+    def of_peers(self, inputs: NodeInputs, peers: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Centred unit rows of any nodes of this type, ``[len(peers), dim]``."""
+        of = inputs.peer_history if self.source == "history" else inputs.peer_text
+        if of is None:
+            raise ValueError(f"these nodes have no {self.source}, which the engine was trained on")
+        return centred(of(peers), self.mean, device)
+
+
+@dataclass(frozen=True, eq=False)
+class TextKernel:
+    """Random Fourier features of the centred text, a Gaussian kernel in the limit.
+
+    Args:
+        name: of the group.
+        text: the centred text.
+        frequencies: float32 ``[dim, NUM_FREQUENCIES]``.
+
+    Source: Rahimi and Recht (2007), Random features for large-scale kernel machines, section 3.
+    """
+
+    name: str
+    text: Text
+    frequencies: np.ndarray
+    kind: ClassVar[str] = "text_kernel"
+
+    @classmethod
+    def fit(cls, name: str, text: Text) -> TextKernel:
+        """The group with frequencies of a fixed seed."""
+        rng = np.random.default_rng(0)
+        drawn = rng.normal(0, KERNEL_VARIANCE**0.5, (len(text.mean), NUM_FREQUENCIES))
+        return cls(name, text, drawn.astype(np.float32))
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Cosines and sines, ``[n, 2 * NUM_FREQUENCIES]``; zero for a node without text."""
+        x = self.text.raw(inputs, rows, device)
+        phase = x @ torch.from_numpy(self.frequencies).to(device)
+        present = (x.abs().sum(dim=1, keepdim=True) > 0).float()
+        return torch.cat([phase.cos(), phase.sin()], dim=1) * present
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourText:
+    """Mean of the warm neighbours' centred text, alone or blended with a node's own.
+
+    Args:
+        name: of the group.
+        relation: name of a relation within the type.
+        text: the centred text.
+        warm: bool ``[num_nodes]`` at training; nodes that came later are not warm.
+        blend: whether to return unit-length (own + NEIGHBOUR_SHARE x mean).
+    """
+
+    name: str
+    relation: str
+    text: Text
+    warm: np.ndarray
+    blend: bool
+    kind: ClassVar[str] = "neighbour_text"
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """``[n, dim]``; zero for a node without neighbours (and text)."""
+        links = warm_links(inputs.same_type.get(self.relation), rows, self.warm)
+        needed, places = np.unique(links.indices, return_inverse=True)
+        texts = self.text.of_peers(inputs, needed, device)
+        share = 1.0 / np.maximum(links.degrees, 1)
+        values = np.repeat(share, links.degrees).astype(np.float32)
+        mean = _sparse(links.indptr, places, values, max(len(needed), 1), device).matmul(texts)
+        if not self.blend:
+            return mean
+        own = self.text.raw(inputs, rows, device)
+        return torch.nn.functional.normalize(own + NEIGHBOUR_SHARE * mean, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class OneHot:
+    """The entities that a node is linked to, rare ones weighing more, to unit length.
+
+    Args:
+        name: of the group.
+        relations: names of the relations that share this group.
+        columns: column of every entity known at training by relation, -1 where it has none.
+        idf: float32 ``[num_columns]``, log((n + 1) / document frequency).
+    """
+
+    name: str
+    relations: tuple[str, ...]
+    columns: tuple[np.ndarray, ...]
+    idf: np.ndarray
+    kind: ClassVar[str] = "one_hot"
+
+    @classmethod
+    def fit(
+        cls, name: str, relations: tuple[str, ...], inputs: NodeInputs, warm: np.ndarray
+    ) -> OneHot:
+        """The group with a column per entity that at least two warm nodes have."""
+        columns, idf, start = [], [], 0
+        for relation in relations:
+            links = inputs.relations[relation].take(warm)
+            frequency = np.bincount(links.indices, minlength=links.num_targets)
+            column, kept = _numbered(frequency >= 2, start)
+            columns.append(column)
+            idf.append(np.log((len(warm) + 1) / frequency[kept]))
+            start += len(kept)
+        return cls(name, relations, tuple(columns), np.concatenate(idf).astype(np.float32))
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
+        """Sparse rows of unit length, ``[n, num_columns]``; empty for a node without entities."""
+        sources, columns = [], []
+        for relation, column in zip(self.relations, self.columns, strict=True):
+            if relation in inputs.relations:
+                links = inputs.relations[relation].take(rows)
+                sources.append(links.sources)
+                columns.append(known(column, links.indices))
+        return _weighted_rows(sources, columns, self.idf, len(rows), device)
+
+    def unknown(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
+        """How many links of these rows lead to entities without a column, int64 ``[n]``."""
+        counts = np.zeros(len(rows), np.int64)
+        for relation, column in zip(self.relations, self.columns, strict=True):
+            if relation in inputs.relations:
+                links = inputs.relations[relation].take(rows)
+                counts += np.bincount(
+                    links.sources[known(column, links.indices) < 0], minlength=len(rows)
+                )
+        return counts
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourOneHot:
+    """A node itself and its warm neighbours, as entities.
+
+    Args:
+        name: of the group.
+        relation: name of a relation within the type.
+        column: column of every node known at training, -1 where it has none.
+        idf: float32 ``[num_columns]``.
+        warm: bool ``[num_nodes]`` at training.
+    """
+
+    name: str
+    relation: str
+    column: np.ndarray
+    idf: np.ndarray
+    warm: np.ndarray
+    kind: ClassVar[str] = "neighbour_one_hot"
+
+    @classmethod
+    def fit(cls, name: str, relation: str, inputs: NodeInputs, warm: np.ndarray) -> NeighbourOneHot:
+        """The group with a column per warm node that occurs at least twice, itself counted."""
+        is_warm = np.zeros(len(inputs), bool)
+        is_warm[warm] = True
+        links = warm_links(inputs.same_type[relation], warm, is_warm)
+        frequency = np.bincount(links.indices, minlength=len(inputs))
+        frequency[warm] += 1
+        column, kept = _numbered((frequency >= 2) & is_warm, 0)
+        idf = np.log((len(warm) + 1) / frequency[kept]).astype(np.float32)
+        return cls(name, relation, column, idf, is_warm)
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
+        """Sparse rows of unit length, ``[n, num_columns]``."""
+        links = warm_links(inputs.same_type.get(self.relation), rows, self.warm)
+        sources = [links.sources, np.arange(len(rows))]
+        columns = [known(self.column, links.indices), known(self.column, inputs.rows[rows])]
+        return _weighted_rows(sources, columns, self.idf, len(rows), device)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """A number as ten bumps centred at its quantiles; a missing number is the median.
+
+    Args:
+        name: of the group.
+        numeric: property.
+        centres: float32 ``[10]``.
+        widths: float32 ``[10]``, the gaps between centres, at least 1% of the range.
+        median: stands for a missing number.
+    """
+
+    name: str
+    numeric: str
+    centres: np.ndarray
+    widths: np.ndarray
+    median: float
+    kind: ClassVar[str] = "gaussians"
+
+    @classmethod
+    def fit(cls, numeric: str, inputs: NodeInputs, warm: np.ndarray) -> Gaussians | None:
+        """The group, or ``None`` where no warm node has the number."""
+        values = inputs.numeric[numeric][warm]
+        values = values[~np.isnan(values)]
+        if not len(values):
+            return None
+        centres = np.quantile(values, QUANTILES)
+        spread = float(values.max() - values.min()) or 1.0
+        widths = np.maximum(np.gradient(centres), 0.01 * spread)
+        as_float = (x.astype(np.float32) for x in (centres, widths))
+        return cls(numeric, numeric, *as_float, float(np.median(values)))
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """``[n, 10]``, each between 0 and 1."""
+        values = inputs.numeric[self.numeric][rows]
+        values = np.where(np.isnan(values), self.median, values)[:, None]
+        bumps = np.exp(-0.5 * ((values - self.centres) / self.widths) ** 2)
+        return torch.from_numpy(bumps.astype(np.float32)).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Category:
+    """A category, or a set of them, as one-hot; values unseen at training contribute nothing.
+
+    Args:
+        name: of the group.
+        categorical: property.
+        values: known values in column order.
+    """
+
+    name: str
+    categorical: str
+    values: tuple[str, ...]
+    kind: ClassVar[str] = "category"
+
+    @classmethod
+    def fit(cls, categorical: str, inputs: NodeInputs, warm: np.ndarray) -> Category | None:
+        """The group with a column per value of a warm node, or ``None`` where none has any."""
+        given = inputs.categorical[categorical]
+        values = tuple(sorted({v for row in warm for v in given[row]}))
+        return cls(categorical, categorical, values) if values else None
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
+        """Sparse rows, ``[n, num_values]``."""
+        place = {v: i for i, v in enumerate(self.values)}
+        given = inputs.categorical[self.categorical]
+        found = [sorted({place[v] for v in given[row] if v in place}) for row in rows]
+        indptr = np.concatenate([[0], np.cumsum([len(f) for f in found])]).astype(np.int64)
+        columns = np.fromiter((c for f in found for c in f), np.int64, int(indptr[-1]))
+        values = np.ones(len(columns), np.float32)
+        return _sparse(indptr, columns, values, len(self.values), device)
+
+
+def centred(matrix: np.ndarray, mean: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Rows minus the mean, to unit length; zero rows stay zero."""
+    x = torch.from_numpy(np.ascontiguousarray(matrix, np.float32)).to(device)
+    present = x.abs().sum(dim=1, keepdim=True) > 0
+    unit = torch.nn.functional.normalize(x - torch.from_numpy(mean).to(device), dim=1)
+    return unit * present
+
+
+def warm_links(links: Adjacency | None, rows: np.ndarray, warm: np.ndarray) -> Adjacency:
+    """The links of these rows to nodes that were warm at training."""
+    if links is None:
+        return Adjacency(np.zeros(len(rows) + 1, np.int64), np.empty(0, np.int64), len(warm))
+    allowed = np.zeros(links.num_targets, bool)
+    allowed[: len(warm)] = warm[: links.num_targets]
+    return links.take(rows).only(allowed)
+
+
+def known(column: np.ndarray, entities: np.ndarray) -> np.ndarray:
+    """The column of every entity; -1 for those without, nodes later than training among them."""
+    inside = entities < len(column)
+    return np.where(inside, column[np.where(inside, entities, 0)] if len(column) else -1, -1)
+
+
+def _vectors(inputs: NodeInputs, source: str) -> np.ndarray:
+    matrix = {"text": inputs.text, **inputs.vectors}.get(source)
+    if matrix is None:
+        raise ValueError(f"these nodes have no vectors {source!r}, which the engine was trained on")
+    return matrix
+
+
+def _numbered(keep: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+    kept = np.flatnonzero(keep)
+    column = np.full(len(keep), -1, np.int64)
+    column[kept] = start + np.arange(len(kept))
+    return column, kept
+
+
+def _weighted_rows(
+    sources: list[np.ndarray],
+    columns: list[np.ndarray],
+    idf: np.ndarray,
+    num_rows: int,
+    device: torch.device,
+) -> SparseRows:
+    source = np.concatenate(sources) if sources else np.empty(0, np.int64)
+    column = np.concatenate(columns) if columns else np.empty(0, np.int64)
+    keep = column >= 0
+    source, column = source[keep], column[keep]
+    if len(sources) > 1:
+        order = np.lexsort((column, source))
+        source, column = source[order], column[order]
+    values = idf[column].astype(np.float64)
+    square = np.bincount(source, values**2, minlength=num_rows)
+    values = values / np.sqrt(np.maximum(square, 1e-30))[source]
+    counts = np.bincount(source, minlength=num_rows)
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return _sparse(indptr, column, values.astype(np.float32), len(idf), device)
+
+
+def _sparse(
+    indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, width: int, device: torch.device
+) -> SparseRows:
+    arrays = (
+        torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (indptr, columns, values)
+    )
+    return SparseRows(*arrays, width)

@@ -1,0 +1,126 @@
+"""Embeddings of any node, seen or not, without training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gnn.data import Adjacency, NodeInputs
+from gnn.groups import Raw
+from gnn.heads import ALPHA, Spectrum, half_step
+from gnn.train import TrainedSide, apply, warm_precision
+
+_BLOCK_ROWS = 16_384
+
+
+def priors(
+    side: TrainedSide, inputs: NodeInputs, rows: np.ndarray, device: torch.device
+) -> torch.Tensor:
+    """What the features of these nodes say, float32 ``[n, k]``; in blocks, whatever ``n``."""
+    blocks = [rows[s : s + _BLOCK_ROWS] for s in range(0, len(rows), _BLOCK_ROWS)]
+    parts = [apply(side.propagation.raw(inputs, block, device), side.tables) for block in blocks]
+    return torch.cat(parts) if parts else side.reference.new_zeros(0, side.reference.shape[1])
+
+
+def warm_positions(side: TrainedSide, rows: np.ndarray) -> np.ndarray:
+    """Position of every row among the warm rows at training, -1 for the others, int64 ``[n]``."""
+    order = np.argsort(side.warm, kind="stable")
+    at = np.searchsorted(side.warm, rows, sorter=order)
+    at = order[np.minimum(at, len(order) - 1)]
+    return np.where(side.warm[at] == rows, at, -1)
+
+
+def precisions(
+    side: TrainedSide, rows: np.ndarray, degrees: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """rho and omega of some nodes, float32 ``[n]`` each.
+
+    A node that was warm at training has exposure 1 and the precision of its leave-one-out prior;
+    any other has exposure n / (n + rho), so that it is not charged with negatives that it never had
+    the time to collect.
+    """
+    reference = side.reference
+    positions = warm_positions(side, rows)
+    n = torch.from_numpy(degrees).to(reference)
+    rho = torch.full_like(n, side.precision)
+    omega = n / (n + rho)
+    if (warm := torch.from_numpy(positions >= 0).to(reference.device)).any():
+        at = torch.from_numpy(positions[positions >= 0]).to(reference.device)
+        rho[warm] = warm_precision(side.precision, side.leverage[at])
+        omega[warm] = 1.0
+    return rho, omega
+
+
+def reference_rows(side: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """What the other side sees of these nodes: training's reference, or the current vector."""
+    positions = warm_positions(side, rows)
+    out = vectors[torch.from_numpy(rows).to(vectors.device)].clone()
+    warm = torch.from_numpy(np.flatnonzero(positions >= 0)).to(vectors.device)
+    at = torch.from_numpy(positions[positions >= 0]).to(vectors.device)
+    out[warm] = side.reference[at]
+    return out
+
+
+def posteriors(
+    side: TrainedSide,
+    rows: np.ndarray,
+    prior: torch.Tensor,
+    links: Adjacency,
+    other: torch.Tensor,
+    spectrum: Spectrum,
+) -> torch.Tensor:
+    """Embeddings of some nodes from their priors and interactions, float32 ``[n, k]``.
+
+    Args:
+        side: of these nodes.
+        rows: of these nodes.
+        prior: ``[n, k]``; a node without interactions keeps it exactly.
+        links: their positives, as rows of ``other``.
+        other: what this side is embedded against.
+        spectrum: of the other side's training reference.
+    """
+    degrees = links.degrees
+    busy = np.flatnonzero(degrees)
+    if not len(busy):
+        return prior
+    at = torch.from_numpy(busy).to(prior.device)
+    rho, omega = precisions(side, rows[busy], degrees[busy])
+    out = prior.clone()
+    out[at] = half_step(links.take(busy), other, spectrum, prior[at], rho, omega)
+    return out
+
+
+def embedding_parts(
+    side: TrainedSide,
+    rows: np.ndarray,
+    raws: list[Raw],
+    links: Adjacency,
+    other: torch.Tensor,
+    spectrum: Spectrum,
+) -> torch.Tensor:
+    """Embeddings as exact sums: one part per feature group, the last from the interactions.
+
+    Every part goes through the same A^-1, so ``parts.sum(dim=1)`` is the embedding.
+
+    Returns:
+        float32 ``[n, num_groups + 1, k]``.
+    """
+    prior_parts = torch.stack(
+        [
+            raw @ table if isinstance(raw, torch.Tensor) else raw.matmul(table)
+            for raw, table in zip(raws, side.tables, strict=True)
+        ],
+        dim=1,
+    )  # [n, num_groups, k]
+    n, num_groups, k = prior_parts.shape
+    out = torch.cat([prior_parts, prior_parts.new_zeros(n, 1, k)], dim=1)
+    degrees = links.degrees
+    for row in np.flatnonzero(degrees):
+        one = np.array([row])
+        rho, omega = precisions(side, rows[one], degrees[one])
+        z = other[torch.from_numpy(links.take(one).indices).to(other.device)]
+        a = spectrum.vectors @ torch.diag(omega * spectrum.values + rho) @ spectrum.vectors.T
+        a = a + ALPHA * z.T @ z
+        right = torch.cat([rho * prior_parts[row], (omega + ALPHA) * z.sum(dim=0, keepdim=True)])
+        out[row] = torch.linalg.solve(a, right.T).T
+    return out

@@ -1,0 +1,135 @@
+"""Propagation: the feature groups of one side of the graph, fitted once, applied to any node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from gnn.data import NodeInputs
+from gnn.groups import (
+    Category,
+    Constant,
+    FeatureGroup,
+    Gaussians,
+    NeighbourOneHot,
+    NeighbourText,
+    OneHot,
+    Raw,
+    SparseRows,
+    Text,
+    TextKernel,
+)
+
+MAX_RELATIONS = 48
+"""A side with more relations puts its smallest ones into one shared group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """The feature groups of one side and the scale of each.
+
+    Args:
+        groups: fitted groups.
+        scales: root mean squared norm of every group's warm rows; features are divided by it.
+    """
+
+    groups: tuple[FeatureGroup, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return tuple(group.name for group in self.groups)
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> list[Raw]:
+        """Raw features of some rows, a block per group, not yet divided by the scales."""
+        return [group.raw(inputs, rows, device) for group in self.groups]
+
+    def unknown_links(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
+        """How many links of these rows lead to entities that contribute nothing, int64 ``[n]``."""
+        counts = np.zeros(len(rows), np.int64)
+        for group in self.groups:
+            if isinstance(group, OneHot):
+                counts += group.unknown(inputs, rows)
+        return counts
+
+    def renumbered(self, node_type: str, kept: dict[str, np.ndarray], entity: dict[str, str]):
+        """The same groups after nodes were removed and the rest moved up.
+
+        Args:
+            node_type: type of the nodes that this side describes.
+            kept: old rows that stay, in order, by node type.
+            entity: node type at the far end of every relation.
+        """
+        own = kept.get(node_type)
+        groups: list[FeatureGroup] = []
+        for group in self.groups:
+            if isinstance(group, OneHot):
+                columns = tuple(
+                    _taken(column, kept.get(entity[relation]))
+                    for relation, column in zip(group.relations, group.columns, strict=True)
+                )
+                group = replace(group, columns=columns)
+            elif isinstance(group, NeighbourOneHot):
+                group = replace(
+                    group, column=_taken(group.column, own), warm=_taken(group.warm, own)
+                )
+            elif isinstance(group, NeighbourText):
+                group = replace(group, warm=_taken(group.warm, own))
+            groups.append(group)
+        return Propagation(tuple(groups), self.scales)
+
+
+def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
+    """The feature groups of one side, with every statistic from its warm rows.
+
+    Args:
+        inputs: inputs of all nodes, in row order.
+        warm: rows of the nodes with a training interaction, int64 ``[num_warm]``.
+    """
+    groups: list[FeatureGroup] = [Constant()]
+    is_warm = np.zeros(len(inputs), bool)
+    is_warm[warm] = True
+    text = None
+    if inputs.text is not None:
+        text = Text.fit("text", "text", inputs, warm)
+        groups += [text, TextKernel.fit("text kernel", text)]
+    groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
+    groups += [
+        OneHot.fit(name, relations, inputs, warm)
+        for name, relations in _relation_groups(inputs).items()
+    ]
+    for relation in inputs.same_type:
+        groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))
+        if text is not None:
+            groups += [
+                NeighbourText(f"{relation} text", relation, text, is_warm, blend=False),
+                NeighbourText(f"{relation} blend", relation, text, is_warm, blend=True),
+            ]
+        if inputs.peer_history is not None:
+            history = Text.fit(f"{relation} history", "history", inputs, warm)
+            groups.append(NeighbourText(history.name, relation, history, is_warm, blend=False))
+    groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
+    groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
+    scales = [root_mean_square(group.raw(inputs, warm, torch.device("cpu"))) for group in groups]
+    useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
+    return Propagation(tuple(g for g, _ in useful), tuple(s for _, s in useful))
+
+
+def root_mean_square(raw: Raw) -> float:
+    """Root of the mean squared length of the rows."""
+    square = raw.square_norms() if isinstance(raw, SparseRows) else (raw**2).sum(dim=1)
+    return float(square.double().mean().sqrt()) if len(square) else 0.0
+
+
+def _relation_groups(inputs: NodeInputs) -> dict[str, tuple[str, ...]]:
+    by_size = sorted(inputs.relations, key=lambda r: -len(inputs.relations[r].indices))
+    own, shared = by_size[:MAX_RELATIONS], by_size[MAX_RELATIONS:]
+    groups = {name: (name,) for name in inputs.relations if name in own}
+    return groups | ({"small relations": tuple(sorted(shared))} if shared else {})
+
+
+def _taken(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+    return values if kept is None else values[kept[kept < len(values)]]

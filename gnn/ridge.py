@@ -1,0 +1,213 @@
+"""Ridge from weighted feature groups to embeddings, with exact leave-one-out predictions.
+
+With Phi = [sqrt(w_g) Phi_g] and K = Phi Phi', H = (K + I)^-1: the prediction of every row as if it
+had not been there is V - (H V) / diag(H). Up to MAX_DUAL rows this is solved in the rows, exactly;
+beyond, in the features, wide groups being projected on their leading singular vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gnn.data import Adjacency
+from gnn.groups import Raw, SparseRows
+
+MAX_DUAL = 4096
+"""Up to so many warm rows ridge is solved in the rows, and no group is projected."""
+
+MAX_WIDTH = 4096
+"""Total number of projected features beyond that."""
+
+_BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeFit:
+    """What ridge says about one matrix of targets.
+
+    Args:
+        tables: raw features to predictions, a ``[width_g, k]`` per group, scales and weights in.
+        left_out: every row predicted from the others, ``[n, k]``.
+    """
+
+    tables: list[torch.Tensor]
+    left_out: torch.Tensor
+
+
+class DualRidge:
+    """Ridge solved in the rows, float64.
+
+    Args:
+        raws: raw features of the warm rows, a block per group.
+        scales: what each group is divided by.
+        weights: w_g of every group.
+    """
+
+    def __init__(self, raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray) -> None:
+        self.raws = raws
+        self.factors = [w / s**2 for w, s in zip(weights.tolist(), scales, strict=True)]
+        system = sum(f * gram(raw).double() for f, raw in zip(self.factors, raws, strict=True))
+        assert isinstance(system, torch.Tensor)
+        system.diagonal().add_(1.0)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+        self.leverage = (1 - self.inverse.diagonal()).clamp(0, 1)
+
+    def fit(self, targets: torch.Tensor) -> RidgeFit:
+        """Tables and leave-one-out predictions for these targets ``[n, k]``."""
+        dual = self.inverse @ targets.double()
+        left_out = targets.double() - dual / self.inverse.diagonal()[:, None]
+        dual = dual.float()
+        tables = [
+            f * (raw.rmatmul(dual) if isinstance(raw, SparseRows) else raw.T @ dual)
+            for f, raw in zip(self.factors, self.raws, strict=True)
+        ]
+        return RidgeFit(tables, left_out.to(targets.dtype))
+
+
+class PrimalRidge:
+    """Ridge solved in the features, summed over blocks of rows.
+
+    Args:
+        raws: raw features of the warm rows, a block per group.
+        scales: what each group is divided by.
+        weights: w_g of every group.
+        seed: of the randomised singular vectors.
+    """
+
+    def __init__(
+        self, raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray, seed: int = 0
+    ) -> None:
+        self.raws = raws
+        self.factors = [w**0.5 / s for w, s in zip(weights.tolist(), scales, strict=True)]
+        width = _shared_width([_width(raw) for raw in raws])
+        self.projections = [_projection(raw, width, seed) for raw in raws]
+        total = sum(p.shape[1] if p is not None else _width(r) for p, r in self._pairs())
+        device = _device(raws)
+        system = torch.eye(total, dtype=torch.float64, device=device)
+        for block in self._blocks():
+            features = self._features(block).double()
+            system += features.T @ features
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+        parts = []
+        for block in self._blocks():
+            features = self._features(block).double()
+            parts.append(((features @ self.inverse) * features).sum(dim=1))
+        self.leverage = torch.cat(parts).clamp(0, 1)
+
+    def fit(self, targets: torch.Tensor) -> RidgeFit:
+        """Tables and leave-one-out predictions for these targets ``[n, k]``."""
+        right = 0
+        for block in self._blocks():
+            right = right + self._features(block).double().T @ targets[block].double()
+        weights = (self.inverse @ right).float()
+        kept = (1 - self.leverage.float()).clamp(min=1e-6)[:, None]
+        left_out = torch.cat(
+            [
+                (self._features(block) @ weights - (1 - kept[block]) * targets[block]) / kept[block]
+                for block in self._blocks()
+            ]
+        )
+        tables, start = [], 0
+        for (projection, raw), factor in zip(self._pairs(), self.factors, strict=True):
+            stop = start + (projection.shape[1] if projection is not None else _width(raw))
+            part = factor * weights[start:stop]
+            tables.append(part if projection is None else projection @ part)
+            start = stop
+        return RidgeFit(tables, left_out)
+
+    def _pairs(self):
+        return list(zip(self.projections, self.raws, strict=True))
+
+    def _blocks(self) -> list[slice]:
+        starts = range(0, len(self.raws[0]), _BLOCK_ROWS)
+        return [slice(s, min(s + _BLOCK_ROWS, len(self.raws[0]))) for s in starts]
+
+    def _features(self, block: slice) -> torch.Tensor:
+        out = []
+        for (projection, raw), factor in zip(self._pairs(), self.factors, strict=True):
+            part = _rows(raw, block)
+            if projection is not None:
+                part = (
+                    part.matmul(projection) if isinstance(part, SparseRows) else part @ projection
+                )
+            elif isinstance(part, SparseRows):
+                part = part.to_dense()
+            out.append(factor * part)
+        return torch.cat(out, dim=1)
+
+
+def ridge(
+    raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray
+) -> DualRidge | PrimalRidge:
+    """The cheaper of the two ways for this number of rows."""
+    return (DualRidge if len(raws[0]) <= MAX_DUAL else PrimalRidge)(raws, scales, weights)
+
+
+def gram(raw: Raw) -> torch.Tensor:
+    """Inner products of all pairs of rows, float32 ``[n, n]``."""
+    if not isinstance(raw, SparseRows):
+        return raw @ raw.T
+    out = raw.values.new_zeros(len(raw), len(raw))
+    if len(raw.columns):
+        for start in range(0, len(raw), 512):
+            block = _rows(raw, slice(start, min(start + 512, len(raw))))
+            out[:, start : start + len(block)] = raw.matmul(block.to_dense().T.contiguous())
+    return out
+
+
+def select_rows(raw: Raw, rows: np.ndarray) -> Raw:
+    """Some rows of a block of raw features."""
+    at = torch.from_numpy(rows).to(_device([raw]))
+    if not isinstance(raw, SparseRows):
+        return raw[at]
+    parts = (x.cpu().numpy() for x in (raw.indptr, raw.columns))
+    order = Adjacency(*parts, raw.width)
+    positions = Adjacency(order.indptr, np.arange(len(order.indices)), len(order.indices)).take(
+        rows
+    )
+    pick = torch.from_numpy(positions.indices).to(at.device)
+    indptr = torch.from_numpy(positions.indptr).to(at.device)
+    return SparseRows(indptr, raw.columns[pick], raw.values[pick], raw.width)
+
+
+def _rows(raw: Raw, block: slice) -> Raw:
+    if not isinstance(raw, SparseRows):
+        return raw[block]
+    start, stop = int(raw.indptr[block.start]), int(raw.indptr[block.stop])
+    indptr = raw.indptr[block.start : block.stop + 1] - start
+    return SparseRows(indptr, raw.columns[start:stop], raw.values[start:stop], raw.width)
+
+
+def _width(raw: Raw) -> int:
+    return raw.width if isinstance(raw, SparseRows) else raw.shape[1]
+
+
+def _device(raws: list[Raw]) -> torch.device:
+    return (raws[0].values if isinstance(raws[0], SparseRows) else raws[0]).device
+
+
+def _shared_width(widths: list[int]) -> int:
+    """The largest width per group with which all together stay below MAX_WIDTH."""
+    limit = 1024
+    while sum(min(w, limit) for w in widths) > MAX_WIDTH and limit > 8:
+        limit //= 2
+    return limit
+
+
+def _projection(raw: Raw, width: int, seed: int) -> torch.Tensor | None:
+    """Leading right singular vectors ``[width_g, width]``, or ``None`` where they are not needed."""
+    if _width(raw) <= width:
+        return None
+    from scipy.sparse import csr_matrix
+    from sklearn.utils.extmath import randomized_svd
+
+    if isinstance(raw, SparseRows):
+        parts = (x.cpu().numpy() for x in (raw.values, raw.columns, raw.indptr))
+        matrix = csr_matrix(tuple(parts), shape=(len(raw), raw.width))
+    else:
+        matrix = raw.cpu().numpy()
+    _, _, right = randomized_svd(matrix, width, n_iter=2, random_state=seed)
+    return torch.from_numpy(np.ascontiguousarray(right.T, np.float32)).to(_device([raw]))

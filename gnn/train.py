@@ -1,0 +1,268 @@
+"""Training: group weights by exact cold simulation, then joint sweeps of ridge and ALS."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gnn.data import Adjacency, NodeInputs
+from gnn.groups import Raw
+from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
+from gnn.propagate import Propagation, fit_propagation
+from gnn.ridge import gram, ridge, select_rows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the default propagation; one set serves all graphs.
+
+    Args:
+        max_dim: largest embedding size; the size is at most a quarter of the warm items.
+        sweeps: joint sweeps of ridge and ALS.
+        item_precision: rho of the items' prior.
+        user_precision: rho of the users' prior; ``None``: mean interactions of a warm item.
+        weight_steps: Adam steps on the group weights.
+        weight_rate: their learning rate.
+        weight_nodes: at most so many random warm nodes simulate the cold in those steps.
+        weight_contexts: and at most so many nodes of the other side look at them.
+    """
+
+    max_dim: int = 512
+    sweeps: int = 3
+    item_precision: float = 100.0
+    user_precision: float | None = None
+    weight_steps: int = 12
+    weight_rate: float = 0.3
+    weight_nodes: int = 2000
+    weight_contexts: int = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedSide:
+    """All that is needed to embed a node of one side; no parameter belongs to a node.
+
+    Args:
+        propagation: feature groups.
+        weights: learnt w_g of every group, float64 ``[num_groups]``.
+        tables: raw features to prior, a float32 ``[width_g, k]`` per group.
+        precision: rho of the prior.
+        warm: rows of the warm nodes at training, int64 ``[num_warm]``.
+        leverage: of the warm nodes in the ridge, float32 ``[num_warm]``.
+        reference: what the other side is embedded against, float32 ``[num_warm, k]``.
+        reliability: share of the embeddings' variance that features explain, between 0 and 1.
+    """
+
+    propagation: Propagation
+    weights: np.ndarray
+    tables: list[torch.Tensor]
+    precision: float
+    warm: np.ndarray
+    leverage: torch.Tensor
+    reference: torch.Tensor
+    reliability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Both sides after training, and the embeddings of their warm nodes, float32 ``[n, k]``."""
+
+    users: TrainedSide
+    items: TrainedSide
+    user_embeddings: torch.Tensor
+    item_embeddings: torch.Tensor
+
+
+def train(
+    user_inputs: NodeInputs,
+    item_inputs: NodeInputs,
+    positives: np.ndarray,
+    config: TrainConfig,
+    *,
+    rng: np.random.Generator,
+    device: torch.device,
+    progress: Callable[[str], None] = log.debug,
+) -> Trained:
+    """Everything the default propagation learns from a set of positives.
+
+    Args:
+        user_inputs: inputs of all users.
+        item_inputs: inputs of all items.
+        positives: distinct ``[2, num_pairs]`` rows of user and item.
+        config: settings.
+        rng: of the ALS start and the nodes that the weights are learnt on.
+        device: where the arithmetic happens.
+        progress: called with a sentence at every step.
+
+    Raises:
+        ValueError: there are no positives.
+    """
+    if not positives.shape[1]:
+        raise ValueError(
+            "there are no positive interactions to train on; add some, or lower positive_weight"
+        )
+    warm_users, user = np.unique(positives[0], return_inverse=True)
+    warm_items, item = np.unique(positives[1], return_inverse=True)
+    links = Adjacency.from_pairs(user, item, len(warm_users), len(warm_items))
+    back = links.transpose()
+    mean_degree = len(user) / len(warm_items)
+    k = max(1, min(config.max_dim, len(warm_items) // 4))
+
+    progress("features")
+    item_propagation = fit_propagation(item_inputs, warm_items)
+    user_propagation = fit_propagation(user_inputs, warm_users)
+    item_raws = item_propagation.raw(item_inputs, warm_items, device)
+    user_raws = user_propagation.raw(user_inputs, warm_users, device)
+
+    progress("alternating least squares")
+    u, v = implicit_als(links, k, mean_degree, rng, device)
+
+    progress("weights of item groups")
+    item_weights = learn_weights(item_raws, item_propagation.scales, v, u, back, config, rng)
+    progress("weights of user groups")
+    user_weights = learn_weights(user_raws, user_propagation.scales, u, v, links, config, rng)
+
+    user_precision = mean_degree if config.user_precision is None else config.user_precision
+    item_ridge = ridge(item_raws, item_propagation.scales, item_weights)
+    user_ridge = ridge(user_raws, user_propagation.scales, user_weights)
+    for sweep in range(config.sweeps):
+        progress(f"joint sweep {sweep + 1} of {config.sweeps}")
+        v = warm_half_step(back, u, item_ridge.fit(v).left_out, config.item_precision)
+        u = warm_half_step(links, v, user_ridge.fit(u).left_out, user_precision)
+
+    progress("last half steps")
+    item_fit, user_fit = item_ridge.fit(v), user_ridge.fit(u)
+    item_side = TrainedSide(
+        item_propagation,
+        item_weights,
+        item_fit.tables,
+        config.item_precision,
+        warm_items,
+        item_ridge.leverage.float(),
+        v,
+        explained(v, item_fit.left_out),
+    )
+    leverage = user_ridge.leverage.float()
+    reliability = explained(u, user_fit.left_out)
+    u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, links, v)
+    user_side = TrainedSide(
+        user_propagation,
+        user_weights,
+        user_fit.tables,
+        user_precision,
+        warm_users,
+        leverage,
+        u,
+        reliability,
+    )
+    v = embed_warm(item_raws, item_side.tables, item_side.leverage, config.item_precision, back, u)
+    return Trained(user_side, item_side, u, v)
+
+
+def explained(targets: torch.Tensor, left_out: torch.Tensor) -> float:
+    """Share of the variance of the targets that leave-one-out predictions explain, 0 to 1."""
+    total = ((targets - targets.mean(dim=0)) ** 2).sum()
+    missed = ((targets - left_out) ** 2).sum()
+    return float((1 - missed / total).clamp(0, 1)) if total > 0 else 0.0
+
+
+def embed_warm(
+    raws: list[Raw],
+    tables: list[torch.Tensor],
+    leverage: torch.Tensor,
+    precision: float,
+    links: Adjacency,
+    other: torch.Tensor,
+) -> torch.Tensor:
+    """Embeddings of warm nodes from features, edges and the other side alone.
+
+    The leave-one-out prior of a node with leverage h is (phi W - h x) / (1 - h), which contains its
+    own embedding x. Put into the half step and solved for x, this is a half step with the plain
+    prior phi W and precision rho / (1 - h): no trace of the node itself has to be kept.
+    """
+    precisions = warm_precision(precision, leverage)
+    ones = torch.ones_like(precisions)
+    return half_step(links, other, Spectrum.of(other), apply(raws, tables), precisions, ones)
+
+
+def warm_precision(precision: float, leverage: torch.Tensor) -> torch.Tensor:
+    """rho / (1 - h) of every warm node."""
+    return precision / (1 - leverage).clamp(min=1e-4)
+
+
+def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
+    """Priors from raw features, ``[n, k]``."""
+    parts = [
+        raw @ table if isinstance(raw, torch.Tensor) else raw.matmul(table)
+        for raw, table in zip(raws, tables, strict=True)
+    ]
+    return torch.stack(parts).sum(dim=0)
+
+
+def learn_weights(
+    raws: list[Raw],
+    scales: tuple[float, ...],
+    targets: torch.Tensor,
+    contexts: torch.Tensor,
+    links: Adjacency,
+    config: TrainConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The weight of every group under which left-out nodes are found best, ``[num_groups]``.
+
+    Every node is predicted as if it were cold, V_loo = V - (H V) / diag(H) with
+    H = (sum_g w_g K_g + I)^-1, and the loss is the full softmax of the other side's nodes over
+    these predictions. Nothing of it needs a validation set.
+
+    Args:
+        raws: raw features of the warm nodes, a block per group.
+        scales: what each group is divided by.
+        targets: embeddings V of these nodes, ``[n, k]``.
+        contexts: embeddings U of the other side, ``[m, k]``.
+        links: each node's positives among the contexts.
+        config: settings.
+        rng: draws nodes and contexts where there are too many.
+    """
+    rows = np.arange(len(targets))
+    if len(rows) > config.weight_nodes:
+        rows = np.sort(rng.choice(rows, config.weight_nodes, replace=False))
+    device = targets.device
+    grams = torch.stack(
+        [gram(select_rows(raw, rows)) / s**2 for raw, s in zip(raws, scales, strict=True)]
+    )
+    links = links.take(rows)
+    if len(contexts) > config.weight_contexts:
+        chosen = np.zeros(len(contexts), bool)
+        chosen[rng.choice(len(contexts), config.weight_contexts, replace=False)] = True
+        links = links.only(chosen)
+    seen, place = np.unique(links.indices, return_inverse=True)
+    u = contexts[torch.from_numpy(seen).to(device)]
+    v = targets[torch.from_numpy(rows).to(device)]
+    context, node = (torch.from_numpy(x).to(device) for x in (place, links.sources))
+    per_context = torch.bincount(context, minlength=len(seen)).float()
+
+    log_weights = torch.full((len(raws),), -3.0, device=device, requires_grad=True)
+    sharpness = torch.ones((), device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([log_weights, sharpness], lr=config.weight_rate)
+    eye = torch.eye(len(rows), device=device)
+    for step in range(config.weight_steps):
+        system = torch.tensordot(log_weights.exp(), grams, dims=1) + eye
+        inverse = torch.linalg.inv(system)
+        left_out = v - (inverse @ v) / inverse.diagonal()[:, None]
+        logits = sharpness.exp() * (u @ left_out.T)  # [num_seen, n]
+        hits = logits[context, node].sum()
+        loss = (per_context @ logits.logsumexp(dim=1) - hits) / len(context)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of the group weights is {loss.item()} at step {step}"
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        log.debug("group weights, step %d: loss %.4f", step, loss.item())
+    return log_weights.detach().exp().double().cpu().numpy()
