@@ -92,14 +92,14 @@ def from_networkx(nx_graph: nx.DiGraph, schema: Schema) -> KnowledgeGraph:
 
 def _type_and_key(node: Any, attributes: Mapping[str, Any]) -> tuple[str, Key]:
     if isinstance(node, tuple) and len(node) == 2 and isinstance(node[0], str):
-        return cast(tuple[str, Key], node)
+        return node[0], node[1]
     node_type = attributes.get("node_type")
     if not isinstance(node_type, str):
         raise GraphError(
             f"the node {node!r} has no type; name it (node_type, key) or give it an attribute "
             "'node_type'"
         )
-    return node_type, node
+    return node_type, cast(Key, node)  # the vocabulary checks it
 
 
 def _columns(rows: list[dict[str, Any]], what: str) -> pa.Table:

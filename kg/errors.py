@@ -47,5 +47,9 @@ class SavedFileError(ValueError):
     """A saved folder is incomplete, was changed after it was written, or is of a newer version."""
 
 
+class DatasetError(ConnectionError):
+    """A public data set cannot be fetched, or what came is not what was published."""
+
+
 class DependencyError(ImportError):
     """An optional package that this call needs is not installed."""
