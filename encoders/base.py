@@ -61,7 +61,7 @@ class NodeTexts:
         Raises:
             UnknownNodeError: a key has no text.
         """
-        return [self.texts[row] for row in self.nodes.rows(keys).tolist()]
+        return [self.texts[int(row)] for row in self.nodes.rows(keys)]
 
 
 @runtime_checkable
@@ -103,7 +103,8 @@ def encoder_from(description: Mapping[str, Any], folder: str | Path) -> TextEnco
         folder: where ``save(folder)`` wrote, for encoders that have files of their own.
 
     Raises:
-        EncoderError: the kind is unknown, or weights or files are not those described.
+        EncoderError: the kind is unknown, or the weights found are not those described.
+        SavedFileError: the encoder's own files are absent, damaged or another encoder's.
     """
     kind = description.get("kind")
     if kind == "transformer":

@@ -35,6 +35,7 @@ _INVISIBLE = re.compile(
 )
 _UNENCODABLE = re.compile("[\ud800-\udfff\ufffe\uffff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MISSING = "\x00"  # stands for a missing value in a template; no cleaned value holds it
 _ENDS = (".", "!", "?", "…", ":", ";", "。", "！", "？", "：", "；")  # noqa: RUF001 - Chinese signs
 
 
@@ -176,24 +177,24 @@ def _filled(graph: KnowledgeGraph, node_type: str, template: str) -> list[str]:
     literals = [literal for literal, *_ in string.Formatter().parse(template)]
     texts = []
     for row in range(graph.num_nodes(node_type)):
-        values = [column[row] for column in columns]
-        if fields and not any(values):
+        values = [column[row] or _MISSING for column in columns]
+        if fields and all(value == _MISSING for value in values):
             texts.append("")
             continue
         pieces = [""] * (len(literals) + len(values))
         pieces[0 : 2 * len(literals) : 2] = literals
         pieces[1 : 2 * len(values) : 2] = values
-        text = "".join(pieces)
-        texts.append(clean(text if all(values) else _closed_up(text)))
+        texts.append(clean(_closed_up("".join(pieces))))
     return texts
 
 
 def _closed_up(text: str) -> str:
-    """A filled template without the brackets and signs that a missing value left behind."""
-    text = re.sub(r"\(\s*\)|\[\s*\]|\"\s*\"", "", text)
-    text = re.sub(r"\s+([.,;:!?])", r"\1", text)
-    text = re.sub(r"([.,;:!?])(?:\s*[.,;:])+", r"\1", text)
-    return text.strip().lstrip(".,;:!? ")
+    """A filled template without the brackets, spaces and signs that go with a missing value."""
+    text = re.sub(rf"[(\[\"]\s*{_MISSING}\s*[)\]\"]", _MISSING, text)
+    text = re.sub(rf"(^|[.,;:!?…])(?:\s*{_MISSING}\s*[.,;:!?]*)+", r"\1 ", text)
+    text = re.sub(rf"[\s,;:]*{_MISSING}\s*$", "", text)
+    text = re.sub(rf"\s*{_MISSING}(\s*)", r"\1", text)
+    return text.strip()
 
 
 def _relations(
@@ -224,7 +225,7 @@ def _relations(
     out = []
     for edge_type in chosen:
         source, relation, target = edge_type
-        label = relation.replace("_", " ").strip().lower()
+        label = relation.replace("_", " ").strip().lower().removeprefix("has ")
         if source == node_type:
             out.append((edge_type, label, True))
         if target == node_type:
