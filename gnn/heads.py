@@ -126,7 +126,12 @@ def _batch_end(degrees: np.ndarray, order: np.ndarray, start: int, k: int) -> in
 
 
 def implicit_als(
-    links: Adjacency, k: int, precision: float, rng: np.random.Generator, device: torch.device
+    links: Adjacency,
+    k: int,
+    precision: float,
+    rng: np.random.Generator,
+    device: torch.device,
+    alpha: float = ALPHA,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """User and item factors of plain implicit ALS, ``[num_users, k]`` and ``[num_items, k]``.
 
@@ -137,14 +142,18 @@ def implicit_als(
     items = torch.from_numpy(start).to(device)
     users = items
     for _ in range(5):
-        users = warm_half_step(links, items, None, precision)
-        items = warm_half_step(back, users, None, precision)
+        users = warm_half_step(links, items, None, precision, alpha)
+        items = warm_half_step(back, users, None, precision, alpha)
     return users, items
 
 
 def warm_half_step(
-    links: Adjacency, other: torch.Tensor, prior: torch.Tensor | None, precision: float
+    links: Adjacency,
+    other: torch.Tensor,
+    prior: torch.Tensor | None,
+    precision: float,
+    alpha: float = ALPHA,
 ) -> torch.Tensor:
     """A half step for nodes that were there all along: exposure 1 and one precision for all."""
     ones = torch.ones(len(links), dtype=other.dtype, device=other.device)
-    return half_step(links, other, Spectrum.of(other), prior, precision * ones, ones)
+    return half_step(links, other, Spectrum.of(other), prior, precision * ones, ones, alpha)

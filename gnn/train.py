@@ -39,7 +39,7 @@ class TrainConfig:
     user_precision: float | None = None
     weight_steps: int = 12
     weight_rate: float = 0.3
-    weight_nodes: int = 2000
+    weight_nodes: int = 1200
     weight_contexts: int = 20_000
 
 

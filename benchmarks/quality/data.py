@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kg import KnowledgeGraph, Schema
+from kg import KnowledgeGraph, NodeEmbeddings, Schema
 
 DATA = Path(os.environ.get("KG_COLDSTART_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -85,3 +85,11 @@ def _interactions(frame: pd.DataFrame, weight: str, time: str | None) -> pd.Data
     if time:
         names[time] = "time"
     return frame[list(names)].rename(columns=names)
+
+
+def texts_of(graph: KnowledgeGraph) -> dict[str, NodeEmbeddings]:
+    """The default encoder's vectors of users and items, cached on disk."""
+    from encoders.embed import embed_nodes
+
+    types = [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
+    return embed_nodes(graph, None, types, progress=True)

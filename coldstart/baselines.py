@@ -1,0 +1,352 @@
+"""The closed-form baselines that cold-start models lose to, each with its grid of settings.
+
+A family is fitted once on a training graph and then gives a scorer for every setting of its grid;
+which setting speaks for it is chosen on validation data (:func:`coldstart.evaluation.choose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from coldstart.scorer import Scorer
+from gnn.data import Adjacency, NodeInputs, node_inputs
+from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
+from gnn.heads import implicit_als
+from kg.graph import KnowledgeGraph
+from kg.vectors import NodeEmbeddings
+
+Settings = Mapping[str, Callable[[], Scorer]]
+"""A scorer for each setting of a grid, made when called."""
+
+TEXT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Share of the text in the kernel; the rest is the linked entities, numbers and categories."""
+
+RIDGE = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Ridge penalties, for kernels whose diagonal is 1."""
+
+ALS = ((64, 10.0, 30.0), (128, 10.0, 30.0), (128, 40.0, 100.0), (256, 10.0, 60.0))
+"""Factors, weight of a positive, and penalty of implicit ALS."""
+
+EASE = (50.0, 200.0, 500.0, 1000.0)
+"""Penalties of EASE."""
+
+NEIGHBOURS = (10, 50, 200)
+"""Neighbourhood sizes of text kNN."""
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixScorer:
+    """Scores that were worked out beforehand.
+
+    Args:
+        matrix: float32 ``[num_users, num_items]``.
+    """
+
+    matrix: np.ndarray
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        return self.matrix[np.ix_(users, items)]
+
+
+@dataclass(frozen=True, eq=False)
+class ProductScorer:
+    """Dot products of two matrices of rows.
+
+    Args:
+        users: ``[num_users, dim]``.
+        items: ``[num_items, dim]``.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        return self.users[users] @ self.items[items].T
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a baseline may look at: the training graph and the texts' vectors.
+
+    Args:
+        graph: with training interactions only.
+        texts: text vectors by node type.
+        rng: seed of factor models.
+        factors: ALS factors, worked out once and shared by the families.
+        matrix: training positives, sparse ``[num_users, num_items]``.
+        warm_users: rows of the users with a training positive.
+        warm_items: rows of the items with one.
+    """
+
+    graph: KnowledgeGraph
+    texts: Mapping[str, NodeEmbeddings]
+    rng: int = 0
+    factors: dict = field(default_factory=dict)
+    matrix: sparse.csr_matrix = field(init=False)
+    warm_users: np.ndarray = field(init=False)
+    warm_items: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        positives = self.graph.positives()
+        shape = len(self.graph.users), len(self.graph.items)
+        ones = np.ones(positives.shape[1], np.float32)
+        set_(self, "matrix", sparse.csr_matrix((ones, tuple(positives)), shape=shape))
+        set_(self, "warm_users", np.unique(positives[0]))
+        set_(self, "warm_items", np.unique(positives[1]))
+
+    def inputs(self, node_type: str) -> NodeInputs:
+        """Feature inputs of all nodes of a type."""
+        text = self.texts[node_type].matrix if node_type in self.texts else None
+        return node_inputs(self.graph, node_type, text)
+
+
+def popularity(data: TrainingData) -> Settings:
+    """Number of training interactions of an item; cold items tie."""
+    counts = np.asarray(data.matrix.sum(axis=0), dtype=np.float32)
+    ones = np.ones((len(data.graph.users), 1), np.float32)
+    return {"popularity": lambda: ProductScorer(ones, counts.T)}
+
+
+def text_knn(data: TrainingData) -> Settings:
+    """Mean similarity of an item's text to the nearest texts in a user's history."""
+    text = data.texts.get(data.graph.schema.item)
+    if text is None:
+        return {}
+    group = Text.fit("text", "text", data.inputs(data.graph.schema.item), data.warm_items)
+    x = group.raw(data.inputs(data.graph.schema.item), np.arange(len(text)), _CPU).numpy()
+
+    def make(k: int) -> Scorer:
+        similarity = x @ x[data.warm_items].T  # [num_items, num_warm]
+        if k < similarity.shape[1]:
+            least = np.partition(similarity, -k, axis=1)[:, -k][:, None]
+            similarity = np.where(similarity >= least, similarity, 0)
+        return MatrixScorer(np.asarray(data.matrix[:, data.warm_items] @ similarity.T))
+
+    return {f"k={k}": partial(make, k) for k in NEIGHBOURS}
+
+
+def ridge_to_als(data: TrainingData) -> Settings:
+    """Ridge from item content to the item factors of implicit ALS; warm items keep their factors."""
+    settings: dict[str, Callable[[], Scorer]] = {}
+    kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
+    for k, alpha, penalty in ALS:
+        factors = _als(data, k, alpha, penalty)
+        for share, ridge in kernels.grid():
+
+            def make(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
+                users, items = factors()
+                return ProductScorer(users, kernels.predict(share, ridge, items))
+
+            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
+            settings[name] = make
+    return settings
+
+
+def ridge_to_ease(data: TrainingData) -> Settings:
+    """Ridge from item content to EASE-denoised interaction columns; warm items keep theirs."""
+    settings: dict[str, Callable[[], Scorer]] = {}
+    kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
+    for penalty in EASE:
+        columns = _cached(partial(ease_columns, data, penalty))
+        for share, ridge in kernels.grid():
+
+            def make(columns=columns, share: float = share, ridge: float = ridge) -> Scorer:
+                return MatrixScorer(kernels.predict(share, ridge, columns()).T)
+
+            settings[f"ease penalty={penalty:g}, text={share} ridge={ridge}"] = make
+    return settings
+
+
+def ridge_to_columns(data: TrainingData) -> Settings:
+    """Ridge from item content to plain interaction columns; warm items keep theirs."""
+    kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
+    columns = _cached(lambda: data.matrix[:, data.warm_items].T.toarray())
+
+    def make(share: float, ridge: float) -> Scorer:
+        return MatrixScorer(kernels.predict(share, ridge, columns()).T)
+
+    return {f"text={s} ridge={r}": partial(make, s, r) for s, r in kernels.grid()}
+
+
+def ease(data: TrainingData) -> Settings:
+    """EASE for warm items (Steck 2019, Embarrassingly shallow autoencoders, eq. 8)."""
+
+    def make(penalty: float) -> Scorer:
+        scores = np.zeros(data.matrix.shape, np.float32)
+        scores[:, data.warm_items] = ease_columns(data, penalty).T
+        return MatrixScorer(scores)
+
+    return {f"penalty={p:g}": partial(make, p) for p in EASE}
+
+
+def ridge_on_user_attributes(data: TrainingData) -> Settings:
+    """Ridge from user attributes to popularity-centred interaction rows or to ALS factors."""
+    kernels = _Kernels(data, data.graph.schema.user, data.warm_users)
+    rows = _cached(lambda: data.matrix[data.warm_users].toarray())
+    settings: dict[str, Callable[[], Scorer]] = {}
+    for share, ridge in kernels.grid(RIDGE + (30.0, 100.0, 300.0)):
+
+        def to_rows(share: float = share, ridge: float = ridge) -> Scorer:
+            return MatrixScorer(kernels.predict(share, ridge, rows(), keep=False))
+
+        settings[f"rows, text={share} ridge={ridge}"] = to_rows
+        for k, alpha, penalty in ALS:
+            factors = _als(data, k, alpha, penalty)
+
+            def to_als(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
+                users, items = factors()
+                every = np.zeros((len(data.graph.items), items.shape[1]), np.float32)
+                every[data.warm_items] = items
+                return ProductScorer(
+                    kernels.predict(share, ridge, users[data.warm_users], keep=False), every
+                )
+
+            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
+            settings[name] = to_als
+    return settings
+
+
+BASELINES: dict[str, Callable[[TrainingData], Settings]] = {
+    "popularity": popularity,
+    "text kNN": text_knn,
+    "ridge to columns": ridge_to_columns,
+    "ridge to ALS factors": ridge_to_als,
+    "ridge to EASE columns": ridge_to_ease,
+    "EASE": ease,
+    "ridge on user attributes": ridge_on_user_attributes,
+}
+"""All families by name."""
+
+
+def ease_columns(data: TrainingData, penalty: float) -> np.ndarray:
+    """Denoised interactions (X B)' of the warm items, float32 ``[num_warm, num_users]``."""
+    x = data.matrix[:, data.warm_items]
+    gram = np.asarray((x.T @ x).todense(), dtype=np.float64)
+    gram[np.diag_indices_from(gram)] += penalty
+    inverse = np.linalg.inv(gram)
+    b = -inverse / np.diag(inverse)
+    np.fill_diagonal(b, 0.0)
+    return np.asarray(x @ b.astype(np.float32)).T
+
+
+class _Kernels:
+    """Ridge in the rows, with one eigendecomposition per feature set serving all penalties."""
+
+    def __init__(self, data: TrainingData, node_type: str, warm: np.ndarray) -> None:
+        self.warm = warm
+        self.text, self.rest = _content_kernels(data, node_type, warm)
+        self._decomposed: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def grid(self, penalties: tuple[float, ...] = RIDGE) -> Iterator[tuple[float, float]]:
+        """Shares of text and ridge penalties."""
+        shares = TEXT_SHARES
+        if self.text is None or self.rest is None:
+            shares = (0.0,) if self.text is None else (1.0,)
+        return ((share, penalty) for share in shares for penalty in penalties)
+
+    def predict(
+        self, share: float, penalty: float, targets: np.ndarray, *, keep: bool = True
+    ) -> np.ndarray:
+        """Predictions of every node, ``[num_nodes, num_targets]``.
+
+        Args:
+            share: of the text in the kernel.
+            penalty: of ridge, with a free intercept.
+            targets: of the warm nodes, ``[num_warm, num_targets]``.
+            keep: whether warm nodes keep their targets.
+        """
+        kernel, values, vectors = self._decompose(share)
+        mean = targets.mean(axis=0)
+        rotated = vectors.T @ (targets - mean)
+        weights = vectors @ (rotated / (values + penalty)[:, None])
+        out = kernel @ weights + mean
+        if keep:
+            out[self.warm] = targets
+        return out
+
+    def _decompose(self, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if share not in self._decomposed:
+            kernel = 0.0
+            if self.text is not None and share:
+                kernel = kernel + share * self.text
+            if self.rest is not None and share < 1:
+                kernel = kernel + (1 - share) * self.rest
+            assert isinstance(kernel, np.ndarray)
+            # Centred on the warm nodes, which is ridge with a free intercept.
+            columns = kernel[self.warm].mean(axis=0)
+            kernel = kernel - columns - kernel.mean(axis=1, keepdims=True) + columns.mean()
+            values, vectors = np.linalg.eigh(_symmetric(kernel[self.warm]))
+            self._decomposed[share] = kernel, values.clip(0), vectors
+        return self._decomposed[share]
+
+
+def _symmetric(matrix: np.ndarray) -> np.ndarray:
+    return (matrix + matrix.T) / 2
+
+
+def _content_kernels(
+    data: TrainingData, node_type: str, warm: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Cosine of texts, and mean cosine of the other features, ``[num_nodes, num_warm]`` each."""
+    inputs = data.inputs(node_type)
+    every = np.arange(len(inputs))
+    text = None
+    if inputs.text is not None:
+        x = Text.fit("text", "text", inputs, warm).raw(inputs, every, _CPU).numpy()
+        text = x @ x[warm].T
+    groups: list[FeatureGroup] = []
+    if inputs.relations:
+        groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
+    groups += [NeighbourOneHot.fit(r, r, inputs, warm) for r in inputs.same_type]
+    groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
+    groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
+    kernels = [_cosine(group.raw(inputs, every, _CPU), warm) for group in groups]
+    return text, (sum(kernels) / len(kernels) if kernels else None)  # type: ignore[operator]
+
+
+def _cosine(raw: torch.Tensor | SparseRows, warm: np.ndarray) -> np.ndarray:
+    if isinstance(raw, SparseRows):
+        parts = tuple(x.numpy() for x in (raw.values, raw.columns, raw.indptr))
+        x = sparse.csr_matrix(parts, shape=(len(raw), raw.width))
+        return np.asarray((x @ x[warm].T).todense())
+    x = raw.numpy()
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return x @ x[warm].T
+
+
+def _als(
+    data: TrainingData, k: int, alpha: float, penalty: float
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    def fit() -> tuple[np.ndarray, np.ndarray]:
+        warm = data.matrix[data.warm_users][:, data.warm_items].tocoo()
+        links = Adjacency.from_pairs(warm.row, warm.col, *warm.shape)
+        rng = np.random.default_rng(data.rng)
+        u, v = implicit_als(links, k, penalty, rng, _CPU, alpha=alpha)
+        users = np.zeros((len(data.graph.users), k), np.float32)
+        users[data.warm_users] = u.numpy()
+        return users, v.numpy()
+
+    return data.factors.setdefault((k, alpha, penalty), _cached(fit))
+
+
+def _cached(make: Callable) -> Callable:
+    """The same value at every call, worked out at the first."""
+    value: list = []
+
+    def get():
+        if not value:
+            value.append(make())
+        return value[0]
+
+    return get
