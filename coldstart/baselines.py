@@ -137,7 +137,7 @@ def text_knn(data: TrainingData) -> Settings:
 
 
 def ridge_to_als(data: TrainingData) -> Settings:
-    """Ridge from item content to the item factors of implicit ALS; warm items keep their factors."""
+    """Ridge from item content to implicit ALS factors; warm items keep their factors."""
     settings: dict[str, Callable[[], Scorer]] = {}
     kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
     for k, alpha, penalty in ALS:
@@ -195,7 +195,7 @@ def ridge_on_user_attributes(data: TrainingData) -> Settings:
     kernels = _Kernels(data, data.graph.schema.user, data.warm_users)
     rows = _cached(lambda: data.matrix[data.warm_users].toarray())
     settings: dict[str, Callable[[], Scorer]] = {}
-    for share, ridge in kernels.grid(RIDGE + (30.0, 100.0, 300.0)):
+    for share, ridge in kernels.grid((*RIDGE, 30.0, 100.0, 300.0)):
 
         def to_rows(share: float = share, ridge: float = ridge) -> Scorer:
             return MatrixScorer(kernels.predict(share, ridge, rows(), keep=False))

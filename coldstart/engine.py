@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,7 @@ from coldstart.index import ExactIndex
 from coldstart.ranking import Recommendations
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, node_inputs
-from gnn.heads import Spectrum
-from gnn.infer import embedding_parts, posteriors, precisions, priors, reference_rows
+from gnn.infer import embedding_parts, exposures, posteriors, priors, reference_rows
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError, UnknownNodeError
@@ -28,6 +26,7 @@ from kg.vectors import Key, NodeEmbeddings
 
 if TYPE_CHECKING:
     from encoders.base import TextEncoder
+    from encoders.embed import CacheChoice
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +64,11 @@ class ColdStartEngine:
         items: how items are embedded.
         user_vectors: float32 ``[num_users, dim]``.
         item_vectors: float32 ``[num_items, dim]``.
+        item_bias: b_i = cold_boost (1 - omega_i), float32 ``[num_items]``; b_u is 0.
         cold_boost: lift of an item without history.
         feature_edges: edge types that there were at training.
-        encoder: turns the texts of new nodes into vectors; the default encoder where it is ``None``.
-        cache: where text vectors are kept on disk; ``None``: the default place.
+        encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
+        cache: where text vectors are kept on disk.
     """
 
     graph: KnowledgeGraph
@@ -78,10 +78,11 @@ class ColdStartEngine:
     items: TrainedSide
     user_vectors: torch.Tensor
     item_vectors: torch.Tensor
+    item_bias: torch.Tensor
     cold_boost: float
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
-    cache: Any = None
+    cache: CacheChoice = "default"
 
     @classmethod
     def fit(
@@ -91,7 +92,7 @@ class ColdStartEngine:
         *,
         encoder: TextEncoder | None = None,
         texts: Mapping[str, NodeEmbeddings] | None = None,
-        cache: Any = None,
+        cache: CacheChoice = "default",
         rng: int | np.random.Generator = 0,
         device: str = "auto",
         progress: bool = False,
@@ -103,7 +104,8 @@ class ColdStartEngine:
             config: settings.
             encoder: of node texts; all-MiniLM-L6-v2 by default.
             texts: ready text vectors by node type, instead of encoding.
-            cache: an ``encoders.VectorCache`` for text vectors; the default one in ``None``.
+            cache: where text vectors are kept on disk: an ``encoders.VectorCache``, ``"default"``, or
+                ``None`` for nowhere.
             rng: seed or generator; the same seed and number of threads give the same engine.
             device: ``"cpu"``, ``"cuda"``, ..., or ``"auto"`` for a GPU where there is one.
             progress: whether to show bars.
@@ -155,6 +157,7 @@ class ColdStartEngine:
             trained.items,
             user_vectors,
             item_vectors,
+            float(boost) * (1 - exposures(trained.items, item_inputs.rows, positives[1])),
             float(boost),
             graph.edge_types,
             encoder,
@@ -167,14 +170,6 @@ class ColdStartEngine:
     def dim(self) -> int:
         """Length of an embedding."""
         return self.item_vectors.shape[1]
-
-    @cached_property
-    def item_bias(self) -> torch.Tensor:
-        """b_i = cold_boost (1 - omega_i), float32 ``[num_items]``; b_u is 0."""
-        rows = np.arange(len(self.graph.items))
-        degrees = np.bincount(self._positives[1], minlength=len(rows))
-        _, omega = precisions(self.items, rows, degrees)
-        return self.cold_boost * (1 - omega)
 
     @property
     def scorer(self) -> CosineBiasScorer:
@@ -337,20 +332,6 @@ class ColdStartEngine:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    @cached_property
-    def user_spectrum(self) -> Spectrum:
-        """Of the users' training reference; items are embedded with it."""
-        return Spectrum.of(self.users.reference)
-
-    @cached_property
-    def item_spectrum(self) -> Spectrum:
-        """Of the items' training reference; users are embedded with it."""
-        return Spectrum.of(self.items.reference)
-
-    @cached_property
-    def _positives(self) -> np.ndarray:
-        return self.graph.positives()
-
     def _side(self, node_type: str) -> tuple[TrainedSide, torch.Tensor]:
         schema = self.graph.schema
         if node_type == schema.user:
@@ -363,15 +344,17 @@ class ColdStartEngine:
 
     def _links(self, node_type: str, rows: np.ndarray) -> Adjacency:
         """Positives of some nodes, as rows of the other side."""
-        own = 0 if node_type == self.graph.schema.user else 1
-        here, there = self._positives[own], self._positives[1 - own]
-        other = self.graph.schema.item if own == 0 else self.graph.schema.user
-        place = np.full(self.graph.num_nodes(node_type), -1, np.int64)
+        graph = self.graph
+        own = 0 if node_type == graph.schema.user else 1
+        edges = graph.interactions
+        place = np.full(graph.num_nodes(node_type), -1, np.int64)
         place[rows] = np.arange(len(rows))
-        wanted = place[here] >= 0
-        return Adjacency.from_pairs(
-            place[here[wanted]], there[wanted], len(rows), self.graph.num_nodes(other)
-        )
+        wanted = place[edges.index[own]] >= 0
+        if graph.schema.positive_weight is not None and edges.weight is not None:
+            wanted &= edges.weight >= graph.schema.positive_weight
+        here, there = place[edges.index[own][wanted]], edges.index[1 - own][wanted]
+        other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
+        return Adjacency.from_pairs(here, there, len(rows), other)
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         which = 0 if node_type == self.graph.schema.user else 1
@@ -396,7 +379,7 @@ class ColdStartEngine:
             node_type, self._links(node_type, rows), user_vectors, item_vectors
         )
         is_user = node_type == self.graph.schema.user
-        spectrum = self.item_spectrum if is_user else self.user_spectrum
+        spectrum = (self.items if is_user else self.users).spectrum
         return posteriors(side, rows, prior, links, other, spectrum)
 
     def _seen_through(
@@ -467,7 +450,7 @@ class ColdStartEngine:
         links, other = self._seen_through(
             item, self._links(item, rows), self.user_vectors, self.item_vectors
         )
-        return embedding_parts(self.items, rows, raws, links, other, self.user_spectrum)
+        return embedding_parts(self.items, rows, raws, links, other, self.users.spectrum)
 
 
 def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarray:
@@ -532,7 +515,7 @@ def _inputs(
     )
 
 
-def _history_of(graph: KnowledgeGraph, item_text: np.ndarray):  # noqa: ANN202
+def _history_of(graph: KnowledgeGraph, item_text: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Mean text of the positives of any users; a zero row is a user without any."""
 
     def history(users: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ import torch
 
 from gnn.data import feature_edge_types
 from gnn.train import TrainedSide
-from kg.graph import KnowledgeGraph
 from kg.tables import text_column
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def evidence_of(
     ):
         side, _ = engine._side(node_type)
         some, back = np.unique(rows, return_inverse=True)
-        counts = node_counts(engine.graph, node_type, some, engine._positives)
+        counts = node_counts(engine, node_type, some)
         out |= {f"{name}_{what}": values[back] for what, values in counts.items()}
         known[name] = _known(side, counts)[back]
     out |= _parts(engine, user_rows, item_rows)
@@ -47,12 +46,10 @@ def evidence_of(
     return out
 
 
-def node_counts(
-    graph: KnowledgeGraph, node_type: str, rows: np.ndarray, positives: np.ndarray
-) -> dict[str, np.ndarray]:
+def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Positives, other edges and text characters of some nodes, int64 ``[len(rows)]`` each."""
+    graph = engine.graph
     num_nodes = graph.num_nodes(node_type)
-    own = positives[0 if node_type == graph.schema.user else 1]
     edges = np.zeros(num_nodes, np.int64)
     for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
         for end, index in zip(
@@ -67,7 +64,7 @@ def node_counts(
             values = text_column(table[name].take(rows))
             characters += np.array([len(v or "") for v in values], np.int64)
     return {
-        "interactions": np.bincount(own, minlength=num_nodes)[rows],
+        "interactions": engine._links(node_type, rows).degrees,
         "edges": edges[rows],
         "text": characters,
     }

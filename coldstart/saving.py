@@ -49,7 +49,10 @@ def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device)
             t: NodeEmbeddings(graph.vocabularies[t], arrays[f"text.{i}"])
             for i, t in enumerate(meta["texts"])
         }
-        vectors = [torch.from_numpy(arrays[f"{n}_vectors"]).to(device) for n in ("user", "item")]
+        vectors = [
+            torch.from_numpy(arrays[name]).to(device)
+            for name in ("user_vectors", "item_vectors", "item_bias")
+        ]
         feature_edges = tuple(tuple(e) for e in meta["feature_edges"])
         boost, description = meta["cold_boost"], meta["encoder"]
     except (KeyError, TypeError) as error:
@@ -78,6 +81,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
     arrays = {
         "user_vectors": engine.user_vectors.cpu().numpy(),
         "item_vectors": engine.item_vectors.cpu().numpy(),
+        "item_bias": engine.item_bias.cpu().numpy(),
     }
     meta: dict[str, Any] = {
         "config": asdict(engine.config),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from gnn.data import feature_edge_types
-from gnn.infer import priors
+from gnn.infer import precisions, priors
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import UnknownNodeError
@@ -54,6 +54,7 @@ def updated(
         items=_renumbered(engine, item, engine.items, kept),
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
+        item_bias=_grown(engine.item_bias[:, None], len(graph.items), kept.get(item))[:, 0],
     )
     touched = touched_rows(old, graph, delta, _uses_history(engine))
     if not (len(touched[user]) or len(touched[item])):
@@ -76,7 +77,11 @@ def updated(
         at = torch.from_numpy(rows).to(out.device)
         out[at] = moved._embedded(node_type, rows, before[user], before[item], prior[node_type])
         after[node_type] = out
-    return replace(moved, user_vectors=after[user], item_vectors=after[item])
+    bias = moved.item_bias.clone()
+    degrees = moved._links(item, touched[item]).degrees
+    omega = precisions(moved.items, touched[item], degrees)[1]
+    bias[torch.from_numpy(touched[item]).to(bias.device)] = engine.cold_boost * (1 - omega)
+    return replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
 
 
 def touched_rows(

@@ -24,7 +24,7 @@ def priors(
 
 def warm_positions(side: TrainedSide, rows: np.ndarray) -> np.ndarray:
     """Position of every row among the warm rows at training, -1 for the others, int64 ``[n]``."""
-    order = np.argsort(side.warm, kind="stable")
+    order = side.warm_order
     at = np.searchsorted(side.warm, rows, sorter=order)
     at = order[np.minimum(at, len(order) - 1)]
     return np.where(side.warm[at] == rows, at, -1)
@@ -49,6 +49,18 @@ def precisions(
         rho[warm] = warm_precision(side.precision, side.leverage[at])
         omega[warm] = 1.0
     return rho, omega
+
+
+def exposures(side: TrainedSide, rows: np.ndarray, linked: np.ndarray) -> torch.Tensor:
+    """omega of some nodes, float32 ``[n]``; 0 for one without interactions.
+
+    Args:
+        side: of these nodes.
+        rows: of these nodes.
+        linked: row of a node for each of its interactions.
+    """
+    degrees = np.bincount(linked, minlength=int(rows.max(initial=-1)) + 1)
+    return precisions(side, rows, degrees[rows])[1]
 
 
 def reference_rows(side: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -66,6 +67,16 @@ class TrainedSide:
     leverage: torch.Tensor
     reference: torch.Tensor
     reliability: float
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Of F'F of the reference; the other side is embedded with it."""
+        return Spectrum.of(self.reference)
+
+    @cached_property
+    def warm_order(self) -> np.ndarray:
+        """Positions of the warm rows in ascending order of row."""
+        return np.argsort(self.warm, kind="stable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,11 +208,14 @@ def warm_precision(precision: float, leverage: torch.Tensor) -> torch.Tensor:
 
 def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
     """Priors from raw features, ``[n, k]``."""
-    parts = [
-        raw @ table if isinstance(raw, torch.Tensor) else raw.matmul(table)
-        for raw, table in zip(raws, tables, strict=True)
-    ]
-    return torch.stack(parts).sum(dim=0)
+    n = len(raws[0])
+    out = tables[0].new_zeros(n, tables[0].shape[1])
+    for raw, table in zip(raws, tables, strict=True):
+        if isinstance(raw, torch.Tensor):
+            out.addmm_(raw, table)
+        elif len(raw.columns):
+            out += raw.matmul(table)
+    return out
 
 
 def learn_weights(

@@ -12,7 +12,14 @@ import pyarrow as pa
 
 from kg.errors import AlignmentError, DanglingEdgeError, GraphError, SchemaError
 from kg.schema import EdgeType, Schema
-from kg.tables import MAX_ROWS_SHOWN, finite_array, require_columns, time_array, to_table
+from kg.tables import (
+    MAX_ROWS_SHOWN,
+    finite_array,
+    key_array,
+    require_columns,
+    time_array,
+    to_table,
+)
 from kg.vectors import Vocabulary
 
 if TYPE_CHECKING:
@@ -139,7 +146,7 @@ class KnowledgeGraph:
         for node_type, value in nodes.items():
             table = to_table(value, f"{node_type} nodes")
             vocabularies[node_type], attributes[node_type] = split_key(table, node_type, schema)
-        tables = {_as_edge_type(e): to_table(t, f"{e} edges") for e, t in edges.items()}
+        tables = {as_edge_type(e): to_table(t, f"{e} edges") for e, t in edges.items()}
         for edge_type, table in tables.items():
             require_columns(table, ("source", "target"), f"{edge_type} edges")
         _add_nodes_of_edges(tables, vocabularies, attributes)
@@ -204,7 +211,8 @@ class KnowledgeGraph:
                     f"give the column {self.schema.weight!r} or set positive_weight=None"
                 )
             index = index[:, edges.weight >= least]
-        return np.unique(index, axis=1)
+        width = max(len(self.items), 1)
+        return np.stack(np.divmod(np.unique(index[0] * width + index[1]), width))
 
     def node_table(self, node_type: str) -> pa.Table:
         """The key column, named as in the schema, followed by the properties."""
@@ -258,22 +266,21 @@ def read_edges(
     """An edge table in rows, and how many edges were left out."""
     what = f"{edge_type} edges"
     require_columns(table, ("source", "target"), what)
-    rows = []
-    for column, end in (("source", edge_type[0]), ("target", edge_type[2])):
-        if table[column].null_count:
-            at = np.flatnonzero(table[column].is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
-            raise GraphError(f"{what}: {column} is null in rows {at}; fill or drop them")
-        rows.append(vocabulary(end).rows(table[column], missing="mark"))
-    index = np.stack(rows)
+    ends = {"source": vocabulary(edge_type[0]), "target": vocabulary(edge_type[2])}
+    keys = {column: key_array(table[column], f"{what}, {column}") for column in ends}
+    index = np.stack([ends[c].rows(keys[c], missing="mark") for c in ends])
     dangling = np.any(index < 0, axis=0)
     if dangling.any() and on_dangling == "error":
-        at = np.flatnonzero(dangling)[:MAX_ROWS_SHOWN]
-        first = table.slice(int(at[0]), 1).select(["source", "target"]).to_pylist()[0]
-        end = edge_type[0] if index[0, at[0]] < 0 else edge_type[2]
-        key = first["source" if index[0, at[0]] < 0 else "target"]
+        at = np.flatnonzero(dangling)[:MAX_ROWS_SHOWN].tolist()
+        column = "source" if index[0, at[0]] < 0 else "target"
+        nodes, key = ends[column], keys[column][at[0]].as_py()
+        advice = "add the nodes or pass on_dangling='skip'"
+        if len(nodes) and not isinstance(key, int if nodes.is_int else str):
+            kind, other = ("int", "str") if nodes.is_int else ("str", "int")
+            advice = f"keys of {nodes.node_type} are {kind}, these are {other}; convert them first"
         raise DanglingEdgeError(
-            f"{what}: {int(dangling.sum())} name a node that does not exist, in rows "
-            f"{at.tolist()} (for example {end} {key!r}); add the nodes or pass on_dangling='skip'"
+            f"{what}: {int(dangling.sum())} name a node that does not exist, in rows {at} "
+            f"(for example {nodes.node_type} {key!r}); {advice}"
         )
     weight = time = None
     if schema.weight in table.column_names:
@@ -306,7 +313,8 @@ def empty_properties(num_rows: int) -> pa.Table:
     return pa.table({"_": pa.nulls(num_rows)}).select([])
 
 
-def _as_edge_type(value: Any) -> EdgeType:
+def as_edge_type(value: Any) -> EdgeType:
+    """The value, which must be a tuple of three."""
     if not isinstance(value, tuple) or len(value) != 3:
         raise SchemaError(f"edges are named (source, relation, target), got {value!r}")
     return value
