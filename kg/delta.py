@@ -11,10 +11,17 @@ import numpy as np
 import pyarrow as pa
 
 from kg.errors import GraphError
-from kg.graph import Edges, KnowledgeGraph, empty_properties, read_edges, split_key
+from kg.graph import (
+    Edges,
+    KnowledgeGraph,
+    as_edge_type,
+    empty_properties,
+    read_edges,
+    split_key,
+)
 from kg.schema import EdgeType
-from kg.tables import require_columns, to_table
-from kg.vectors import Vocabulary
+from kg.tables import key_array, require_columns, to_table
+from kg.vectors import Key, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +30,7 @@ class GraphDelta:
 
     A node is identified by its key, an edge by its two ends. Removals come first. A node that is
     there gets the properties given and keeps the others; an edge that is there gets the new weight
-    and time. So the same delta applied twice is the same graph.
+    and time. So adding the same twice is the same graph; removing what is not there is an error.
 
     Args:
         nodes: a table per node type, as in :meth:`KnowledgeGraph.from_tables`.
@@ -40,13 +47,22 @@ class GraphDelta:
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         for name in ("nodes", "edges", "removed_edges"):
-            tables = {k: to_table(v, f"delta {name} {k}") for k, v in getattr(self, name).items()}
+            given = getattr(self, name).items()
+            if name != "nodes":
+                given = [(as_edge_type(k), v) for k, v in given]
+            tables = {k: to_table(v, f"delta {name} {k}") for k, v in given}
             set_(self, name, MappingProxyType({k: t for k, t in tables.items() if t.num_rows}))
-        removed = {t: list(keys) for t, keys in self.removed_nodes.items()}
+        removed = {t: _listed(t, keys) for t, keys in self.removed_nodes.items()}
         set_(self, "removed_nodes", MappingProxyType({t: k for t, k in removed.items() if k}))
 
     def __bool__(self) -> bool:
         return bool(self.nodes or self.edges or self.removed_nodes or self.removed_edges)
+
+
+def _listed(node_type: str, keys: Any) -> list[Key]:
+    if isinstance(keys, str | bytes):
+        raise TypeError(f"expected a list of {node_type} keys to remove, got the string {keys!r}")
+    return key_array(keys, f"{node_type} to remove").to_pylist()
 
 
 def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
@@ -118,13 +134,14 @@ def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
 def _upsert_nodes(
     nodes: Vocabulary, properties: pa.Table, new: Vocabulary, given: pa.Table
 ) -> tuple[Vocabulary, pa.Table]:
-    rows = new.rows if len(nodes) == 0 else nodes.rows
-    at = rows(new.keys, missing="mark") if len(nodes) else np.full(len(new), -1, np.int64)
+    at = nodes.rows(new.keys, missing="mark")
     fresh = np.flatnonzero(at < 0)
     grown = nodes.extend(new.keys.take(pa.array(fresh)))
     columns: dict[str, pa.ChunkedArray] = {}
     for name in dict.fromkeys((*properties.column_names, *given.column_names)):
         kind = properties.schema.field(name).type if name in properties.column_names else None
+        if kind is not None and pa.types.is_null(kind) and name in given.column_names:
+            kind = None  # nobody has a value yet, so the change says what it is
         if name not in given.column_names:
             columns[name] = _followed_by(properties[name], pa.nulls(len(fresh), kind))
             continue
@@ -135,9 +152,8 @@ def _upsert_nodes(
                 f"{nodes.node_type}.{name} holds {kind}, the change has {given[name].type} "
                 f"({error}); convert it first"
             ) from error
-        kind = values.type
-        old = properties[name] if name in properties.column_names else None
-        old = pa.chunked_array([pa.nulls(len(nodes), kind)]) if old is None else old
+        known = kind is not None
+        old = properties[name] if known else pa.chunked_array([pa.nulls(len(nodes), values.type)])
         changed = np.flatnonzero(at >= 0)
         if len(changed):
             choice = np.arange(len(nodes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -81,8 +82,14 @@ class Schema:
             both = set(self.numeric.get(node_type, ())) & set(self.categorical.get(node_type, ()))
             if both:
                 raise SchemaError(f"{node_type}.{min(both)} is both numeric and categorical")
-        if self.positive_weight is not None and not isinstance(self.positive_weight, int | float):
-            raise SchemaError(f"positive_weight must be a number, got {self.positive_weight!r}")
+        if len({self.weight, self.time, "source", "target"}) < 4:
+            raise SchemaError(
+                f"weight {self.weight!r} and time {self.time!r} must be two names and neither "
+                "'source' nor 'target', which are the ends of an edge"
+            )
+        least = self.positive_weight
+        if least is not None and (not isinstance(least, int | float) or not math.isfinite(least)):
+            raise SchemaError(f"positive_weight must be a finite number, got {least!r}")
 
     def key_of(self, node_type: str) -> str:
         """The property that identifies nodes of this type."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from kg.errors import GraphError, MissingColumnError
 
 MAX_ROWS_SHOWN = 5
+_NO_SINGLE_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)
 
 
 def to_table(value: Any, what: str) -> pa.Table:
@@ -33,14 +34,12 @@ def to_table(value: Any, what: str) -> pa.Table:
     elif hasattr(value, "__arrow_c_stream__"):
         try:
             table = pa.table(value)
-        except pa.ArrowInvalid as error:
-            raise GraphError(f"{what}: a column has no single type ({error})") from error
-        except pa.ArrowTypeError as error:
+        except _NO_SINGLE_TYPE as error:
             raise GraphError(f"{what}: a column has no single type ({error})") from error
     elif isinstance(value, Mapping):
         try:
             table = pa.table({str(k): _column(v) for k, v in value.items()})
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (*_NO_SINGLE_TYPE, pa.ArrowNotImplementedError) as error:
             raise GraphError(f"{what}: {error}") from error
     else:
         raise TypeError(
@@ -49,8 +48,10 @@ def to_table(value: Any, what: str) -> pa.Table:
         )
     if len(set(table.column_names)) != table.num_columns:
         raise GraphError(f"{what}: column names repeat: {table.column_names}")
-    pandas_index = [n for n in table.column_names if n.startswith("__index_level_")]
-    return table.drop_columns(pandas_index).replace_schema_metadata(None)
+    names = [n for n in table.column_names if not n.startswith("__index_level_")]  # of pandas
+    if not names:
+        return table.select([]).replace_schema_metadata(None)
+    return pa.table({name: without_views(table[name]) for name in names})
 
 
 def require_columns(table: pa.Table, columns: Iterable[str], what: str) -> None:
@@ -76,11 +77,14 @@ def key_array(keys: Any, what: str) -> pa.ChunkedArray:
     if array is None:
         try:
             one = keys if isinstance(keys, pa.Array) else _column(keys)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except OverflowError as error:
+            raise GraphError(f"{what}: a key does not fit into 64 bits ({error})") from error
+        except _NO_SINGLE_TYPE as error:
             raise GraphError(
                 f"{what}: keys must be all integers or all strings; a mixture came ({error})"
             ) from error
         array = one if isinstance(one, pa.ChunkedArray) else pa.chunked_array([one])
+    array = without_views(array)
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     if array.null_count:
@@ -130,7 +134,7 @@ def time_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
         raise GraphError(f"{what}: {column.null_count} times are null; fill or drop them")
     try:
         if pa.types.is_temporal(column.type):
-            column = column.cast(pa.timestamp("us"))
+            column = pc.cast(column, pa.timestamp("us"), safe=False)  # nanoseconds are cut off
         return column.cast(pa.int64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise GraphError(f"{what}: expected times or integers, got {column.type}") from error
@@ -139,6 +143,29 @@ def time_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
 def is_string(kind: pa.DataType) -> bool:
     """Whether an Arrow type is one of the string types."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+
+
+def without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with plain strings for string views (polars), which Arrow cannot take from."""
+    kind = column.type
+    if pa.types.is_dictionary(kind) and kind.value_type == pa.string_view():
+        chunks = [c.dictionary.cast(pa.large_string()).take(c.indices) for c in column.chunks]
+        return pa.chunked_array(chunks, pa.large_string())
+    return column if (plain := _plain_type(kind)) == kind else column.cast(plain)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if kind == pa.string_view():
+        return pa.large_string()
+    if kind == pa.binary_view():
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(f.name, _plain_type(f.type)) for f in kind])
+    return kind
 
 
 def text_column(column: pa.ChunkedArray) -> list[str | None]:

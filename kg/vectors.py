@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from kg.tables import key_array
 
 Key = int | str
 """A business key: the user's own, never a database's internal id."""
+
+_growing = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +139,11 @@ class Vocabulary:
             raise DuplicateKeyError(f"{self.node_type}: {known[0]!r} is there already")
         # The index is shared by everyone who grew out of the same keys; a row beyond a
         # vocabulary's own length is not its own. Only the longest may grow it in place.
-        rows = self._index()
-        if len(rows) != len(self):
-            rows = {k: r for k, r in rows.items() if r < len(self)}
-        rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
+        with _growing:
+            rows = self._index()
+            if len(rows) != len(self):
+                rows = {k: r for k, r in rows.items() if r < len(self)}
+            rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
         chunks = [*self.keys.chunks, *more.keys.chunks]
         return Vocabulary(self.node_type, pa.chunked_array(chunks), rows)
 
