@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,8 @@ class TfidfEncoder:
     terms: tuple[str, ...]
     idf: np.ndarray
     components: np.ndarray
+    fingerprint: str = field(init=False, repr=False)
+    """Hash of terms, weights and directions."""
 
     def __post_init__(self) -> None:
         for name in ("idf", "components"):
@@ -55,6 +56,10 @@ class TfidfEncoder:
                 f"TF-IDF of {len(self.terms)} terms: idf is {list(got)} and components are "
                 f"{list(self.components.shape)}"
             )
+        digest = hashlib.sha256(json.dumps([_VERSION, _TOKEN, *self.terms]).encode())
+        digest.update(self.idf.tobytes())
+        digest.update(self.components.tobytes())
+        object.__setattr__(self, "fingerprint", f"tfidf-{digest.hexdigest()[:32]}")
 
     def __repr__(self) -> str:
         return f"TfidfEncoder({len(self.terms)} terms, dim={self.dim})"
@@ -102,21 +107,15 @@ class TfidfEncoder:
         seed = int(np.random.default_rng(rng).integers(2**31))
         components = np.eye(len(terms))
         if dim < len(terms):
-            components = TruncatedSVD(dim, random_state=seed).fit(weighted).components_.T
+            components = np.asarray(
+                TruncatedSVD(dim, random_state=seed).fit(weighted).components_
+            ).T
         return cls(terms, idf, components)
 
     @property
     def dim(self) -> int:
         """Length of each vector."""
         return self.components.shape[1]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of terms, weights and directions."""
-        digest = hashlib.sha256(json.dumps([_VERSION, _TOKEN, *self.terms]).encode())
-        digest.update(self.idf.tobytes())
-        digest.update(self.components.tobytes())
-        return f"tfidf-{digest.hexdigest()[:32]}"
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """One vector per text, float32 ``[len(texts), dim]``; zero where no term is known."""
@@ -184,9 +183,7 @@ class TfidfEncoder:
 def _counter(**settings: Any) -> Any:
     from sklearn.feature_extraction.text import CountVectorizer
 
-    return CountVectorizer(
-        lowercase=True, token_pattern=_TOKEN, ngram_range=(1, 2), dtype=np.float32, **settings
-    )
+    return CountVectorizer(lowercase=True, token_pattern=_TOKEN, ngram_range=(1, 2), **settings)
 
 
 def _weighted(counts: Any, idf: np.ndarray) -> Any:
@@ -195,5 +192,5 @@ def _weighted(counts: Any, idf: np.ndarray) -> Any:
     from sklearn.preprocessing import normalize
 
     counts = sp.csr_matrix(counts)
-    counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
+    counts.data = (1 + np.log(counts.data.astype(np.float32))) * idf[counts.indices]
     return normalize(counts)

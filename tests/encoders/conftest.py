@@ -1,0 +1,40 @@
+import pytest
+
+from encoders.transformer import TransformerEncoder
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] a dark space film romantic comedy the story of one two 星 球 大 战"
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory):
+    """A folder with a one-layer BERT of 32 numbers, random and the same each time."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    words = WORDS.split()
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+        BertModel(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture
+def tiny_encoder(tiny_bert):
+    return TransformerEncoder(tiny_bert, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return TransformerEncoder(device="cpu", dtype="float32")
