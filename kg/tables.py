@@ -38,9 +38,9 @@ def to_table(value: Any, what: str) -> pa.Table:
             raise GraphError(f"{what}: a column has no single type ({error})") from error
     elif isinstance(value, Mapping):
         try:
-            table = pa.table({str(k): _column(v) for k, v in value.items()})
-        except (*_NO_SINGLE_TYPE, pa.ArrowNotImplementedError) as error:
-            raise GraphError(f"{what}: {error}") from error
+            table = pa.table({str(k): _named_column(v, what, k) for k, v in value.items()})
+        except pa.ArrowInvalid as error:
+            raise GraphError(f"{what}: columns must be equally long ({error})") from error
     else:
         raise TypeError(
             f"{what}: expected a table that speaks Arrow (pandas, polars, pyarrow, DuckDB) or a "
@@ -181,6 +181,16 @@ def _written(value: Any) -> str | None:
     if isinstance(value, float):
         return "" if value != value else f"{value:g}"
     return str(value)
+
+
+def _named_column(values: Any, what: str, name: Any) -> pa.Array | pa.ChunkedArray:
+    try:
+        return _column(values)
+    except (*_NO_SINGLE_TYPE, pa.ArrowNotImplementedError) as error:
+        raise GraphError(
+            f"{what}: the column {name!r} has no single type that Arrow knows ({error}); make its "
+            "values all integers, all strings or the like"
+        ) from error
 
 
 def _column(values: Any) -> pa.Array | pa.ChunkedArray:
