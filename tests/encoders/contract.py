@@ -7,7 +7,15 @@ import pytest
 
 from encoders.base import TextEncoder, encoder_from
 
-TEXTS = ["a dark space film", "romantic comedy", "", "space", "星球大战", "a dark space film", " \n "]
+TEXTS = [
+    "a dark space film",
+    "romantic comedy",
+    "",
+    "space",
+    "星球大战",
+    "a dark space film",
+    " \n ",
+]
 
 
 class EncoderContract:
