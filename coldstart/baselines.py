@@ -6,8 +6,8 @@ which setting speaks for it is chosen on validation data (:func:`coldstart.evalu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,14 +15,10 @@ import torch
 from scipy import sparse
 
 from coldstart.scorer import Scorer
-from gnn.data import Adjacency, NodeInputs, node_inputs
+from coldstart.training_data import Settings, TrainingData
+from gnn.data import Adjacency
 from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
 from gnn.heads import implicit_als
-from kg.graph import KnowledgeGraph
-from kg.vectors import NodeEmbeddings
-
-Settings = Mapping[str, Callable[[], Scorer]]
-"""A scorer for each setting of a grid, made when called."""
 
 TEXT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Share of the text in the kernel; the rest is the linked entities, numbers and categories."""
@@ -72,43 +68,6 @@ class ProductScorer:
     def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """float32 ``[len(users), len(items)]``."""
         return self.users[users] @ self.items[items].T
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingData:
-    """What a baseline may look at: the training graph and the texts' vectors.
-
-    Args:
-        graph: with training interactions only.
-        texts: text vectors by node type.
-        rng: seed of factor models.
-        factors: ALS factors, worked out once and shared by the families.
-        matrix: training positives, sparse ``[num_users, num_items]``.
-        warm_users: rows of the users with a training positive.
-        warm_items: rows of the items with one.
-    """
-
-    graph: KnowledgeGraph
-    texts: Mapping[str, NodeEmbeddings]
-    rng: int = 0
-    factors: dict = field(default_factory=dict)
-    matrix: sparse.csr_matrix = field(init=False)
-    warm_users: np.ndarray = field(init=False)
-    warm_items: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        positives = self.graph.positives()
-        shape = len(self.graph.users), len(self.graph.items)
-        ones = np.ones(positives.shape[1], np.float32)
-        set_(self, "matrix", sparse.csr_matrix((ones, tuple(positives)), shape=shape))
-        set_(self, "warm_users", np.unique(positives[0]))
-        set_(self, "warm_items", np.unique(positives[1]))
-
-    def inputs(self, node_type: str) -> NodeInputs:
-        """Feature inputs of all nodes of a type."""
-        text = self.texts[node_type].matrix if node_type in self.texts else None
-        return node_inputs(self.graph, node_type, text)
 
 
 def popularity(data: TrainingData) -> Settings:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coldstart.metrics import ndcg, recall, top_k
+from coldstart.report import Report, Row
 from coldstart.scorer import Scorer
-from coldstart.splits import Task
+from coldstart.splits import TEST, VAL, Split, Task
+from coldstart.training_data import Settings, TrainingData
+from kg.graph import KnowledgeGraph
+from kg.vectors import NodeEmbeddings
+
+if TYPE_CHECKING:
+    from coldstart.engine import EngineConfig
+
+log = logging.getLogger(__name__)
 
 K = 20
 """Length of the lists that are judged."""
@@ -76,8 +88,12 @@ def calibrate_cold_boost(scorer: Scorer, task: Task) -> float:
     return float(boosts[int(np.argmax(quality))])
 
 
-def choose(settings: Mapping[str, Callable[[], Scorer]], task: Task) -> tuple[str, Scorer, float]:
-    """The setting with the best NDCG on a validation task: its name, scorer and NDCG there."""
+def choose(settings: Settings, task: Task) -> tuple[str, Scorer, float]:
+    """The setting with the best NDCG on a validation task: its name, scorer and NDCG there.
+
+    Raises:
+        ValueError: there is no setting.
+    """
     best: tuple[str, Scorer, float] | None = None
     for name, make in settings.items():
         scorer = make()
@@ -87,3 +103,97 @@ def choose(settings: Mapping[str, Callable[[], Scorer]], task: Task) -> tuple[st
     if best is None:
         raise ValueError("there is no setting to choose from")
     return best
+
+
+Maker = Callable[[TrainingData], Scorer | Settings]
+"""Fits a scorer, or a grid of them, on the training part of a split."""
+
+
+def engine_maker(config: EngineConfig | None = None, rng: int = 0) -> Maker:
+    """The engine as :func:`evaluate` takes it; its one configuration serves all segments.
+
+    The lift of cold items is left to :func:`evaluate`, which calibrates it for every scorer alike.
+    """
+
+    def fit(data: TrainingData) -> Scorer:
+        from coldstart.engine import ColdStartEngine
+
+        scorer = ColdStartEngine.fit(data.graph, config, texts=data.texts, rng=rng).scorer
+        return replace(scorer, item_bias=np.zeros_like(scorer.item_bias))
+
+    return fit
+
+
+def evaluate(
+    graph: KnowledgeGraph,
+    scorers: Mapping[str, Maker],
+    splits: Sequence[Split],
+    *,
+    texts: Mapping[str, NodeEmbeddings],
+    segments: Mapping[str, Collection[str]] | Collection[str] = ("cold_items", "warm", "mixed"),
+    uncalibrated: Collection[str] = (),
+    k: int = K,
+    progress: Callable[[str], None] = log.info,
+) -> Report:
+    """Test quality of several scorers on several splits.
+
+    Everything is fitted on the training part of a split. A maker that returns a grid of settings
+    is represented by the one with the best NDCG on the validation part of the segment at hand, and
+    in the mixed segment the lift of cold items is calibrated there, for every scorer alike.
+
+    Args:
+        graph: with all interactions; a scorer only sees the training graph.
+        scorers: makers by name.
+        splits: from :func:`coldstart.splits.random_split` or ``read_splits``.
+        texts: text vectors by node type; made from node texts only, never from interactions.
+        segments: which segments to judge; a mapping says which scorers take part in each.
+        uncalibrated: scorers that bring a lift of their own, which is judged as it is.
+        k: list length.
+        progress: called with a sentence after every fit.
+    """
+    if not isinstance(segments, Mapping):
+        segments = {segment: tuple(scorers) for segment in segments}
+    rows: list[Row] = []
+    for split in splits:
+        data = TrainingData(split.training_graph(graph), texts)
+        fitted: dict[str, Scorer | Settings] = {}
+        for segment, names in segments.items():
+            for name in names:
+                if name not in fitted:
+                    start = time.perf_counter()
+                    fitted[name] = scorers[name](data)
+                    progress(f"{split.name}: {name} in {time.perf_counter() - start:.1f} s")
+                if fitted[name] or not isinstance(fitted[name], Mapping):
+                    calibrated = segment == "mixed" and name not in uncalibrated
+                    rows.append(_judged(name, fitted[name], split, segment, k, calibrated))
+            found = {
+                r.scorer: f"{r.ndcg:.4f}"
+                for r in rows
+                if (r.split, r.segment) == (split.name, segment)
+            }
+            progress(f"{split.name}, {segment}: {found}")
+    return Report(tuple(rows), k)
+
+
+def _judged(
+    name: str, fitted: Scorer | Settings, split: Split, segment: str, k: int, calibrated: bool
+) -> Row:
+    validation, test = split.task(segment, VAL), split.task(segment, TEST)
+    if isinstance(fitted, Mapping):
+        setting, scorer, _ = choose(fitted, validation)
+    else:
+        setting, scorer = "", fitted
+    boost = calibrate_cold_boost(scorer, validation) if calibrated else 0.0
+    on_validation = evaluate_task(scorer, validation, k=k, cold_boost=boost).mean()
+    on_test = evaluate_task(scorer, test, k=k, cold_boost=boost).mean()
+    return Row(
+        name,
+        segment,
+        split.name,
+        on_test["ndcg"],
+        on_test["recall"],
+        on_validation["ndcg"],
+        len(test.users),
+        setting,
+        boost,
+    )

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,17 @@ import pandas as pd
 import torch
 
 from benchmarks.quality import data as sets
-from coldstart.baselines import BASELINES, TrainingData
+from coldstart.baselines import BASELINES
 from coldstart.engine import ColdStartEngine, EngineConfig
-from coldstart.evaluation import calibrate_cold_boost, choose, evaluate_task
+from coldstart.evaluation import Maker, evaluate, evaluate_task
+from coldstart.report import Report, paired
 from coldstart.scorer import CosineBiasScorer, Scorer
-from coldstart.splits import Split, read_splits
-from kg import KnowledgeGraph, NodeEmbeddings
+from coldstart.splits import Task, read_splits
+from coldstart.training_data import TrainingData
+from gnn.data import Adjacency
+from kg import Edges, KnowledgeGraph, NodeEmbeddings
+
+AUTO = "engine, own lift"
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),
@@ -61,110 +66,66 @@ def main() -> None:
         study(graph, texts)
         return
     path = sets.DATA / folder / "splits" / f"{arguments.kind}.parquet"
-    seeds = [int(s) for s in arguments.seeds.split(",")]
-    rows = []
-    for split in read_splits(path, graph):
-        seed = int(split.name.removeprefix("seed "))
-        if seed in seeds:
-            rows += one_split(
-                graph, texts, split, seed, SEGMENTS[arguments.kind], arguments.engine_only
-            )
-    frame = pd.DataFrame(rows)
-    report(frame)
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(rows, indent=1))
-
-
-def one_split(
-    graph: KnowledgeGraph,
-    texts: dict[str, NodeEmbeddings],
-    split: Split,
-    seed: int,
-    segments: tuple[str, ...],
-    engine_only: bool,
-) -> list[dict]:
-    training = split.training_graph(graph)
-    start = time.perf_counter()
-    engine = ColdStartEngine.fit(training, EngineConfig(), texts=texts)
-    seconds = time.perf_counter() - start
-    plain = CosineBiasScorer(
-        engine.scorer.users, engine.scorer.items, np.zeros(len(graph.items), np.float32)
-    )
-    rows = []
-    data = TrainingData(training, texts)
-    grids = {name: make(data) for name, make in BASELINES.items()} if not engine_only else {}
-    for segment in segments:
-        rows.append(judged("engine", "", plain, split, segment, seed))
-        if segment == "mixed":
-            result = evaluate_task(engine.scorer, split.task(segment)).mean()
-            rows.append(row_of("engine, auto boost", "", segment, seed, float("nan"), result))
-        for name in FAMILIES[segment] if not engine_only else ():
-            if not grids[name]:
-                continue
-            setting, scorer, _ = choose(grids[name], split.task(segment, "val"))
-            rows.append(judged(name, setting, scorer, split, segment, seed))
-        best = {r["scorer"]: round(r["ndcg"], 4) for r in rows if r["segment"] == segment}
-        print(f"seed {seed} {segment}: {best} (fit {seconds:.1f} s)", flush=True)
-    return rows
-
-
-def judged(name: str, setting: str, scorer: Scorer, split: Split, segment: str, seed: int) -> dict:
-    boost = 0.0
-    if segment == "mixed":
-        boost = calibrate_cold_boost(scorer, split.task(segment, "val"))
-    validation = evaluate_task(scorer, split.task(segment, "val"), cold_boost=boost).mean()["ndcg"]
-    result = evaluate_task(scorer, split.task(segment), cold_boost=boost).mean()
-    return row_of(name, setting, segment, seed, validation, result)
-
-
-def row_of(
-    name: str, setting: str, segment: str, seed: int, validation: float, result: dict
-) -> dict:
-    return {
-        "scorer": name,
-        "setting": setting,
-        "segment": segment,
-        "seed": seed,
-        "validation": validation,
-        **result,
+    seeds = {f"seed {s}" for s in arguments.seeds.split(",")}
+    splits = [split for split in read_splits(path, graph) if split.name in seeds]
+    ours = ("engine",) if arguments.engine_only else ("engine", *BASELINES)
+    segments = {
+        segment: [name for name in ("engine", *FAMILIES[segment]) if name in ours]
+        for segment in SEGMENTS[arguments.kind]
     }
+    if "mixed" in segments:
+        segments["mixed"].append(AUTO)
+    scorers = {**BASELINES, **engines()}
+    report = evaluate(
+        graph, scorers, splits, texts=texts, segments=segments, uncalibrated=[AUTO], progress=say
+    )
+    print_report(report)
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(report.to_dict(), indent=1))
 
 
-def report(frame: pd.DataFrame) -> None:
-    for segment, rows in frame.groupby("segment", sort=False):
-        print(f"\n{segment}: test NDCG@20, recall@20, and the engine's paired gain in NDCG@20")
-        table = rows.pivot(index="seed", columns="scorer", values="ndcg")
-        recall = rows.pivot(index="seed", columns="scorer", values="recall")
-        families = [c for c in table if not str(c).startswith("engine")]
-        if families:
-            # One family per seed, the one that looked best on validation.
-            chosen = (
-                rows[rows.scorer.isin(families)].sort_values("validation").groupby("seed").tail(1)
-            )
-            table["best on validation"] = chosen.set_index("seed").ndcg
-            recall["best on validation"] = chosen.set_index("seed").recall
-        for name in table:
-            line = f"  {name:28} {table[name].mean():.4f}  {recall[name].mean():.4f}"
-            if name != "engine":
-                gain = table["engine"] - table[name]
-                parts = {"all": gain, "0-4": gain[gain.index < 5], "5-9": gain[gain.index >= 5]}
-                line += "  gain " + ", ".join(
-                    f"{k}: {paired(v)}" for k, v in parts.items() if len(v)
-                )
-            print(line)
+def engines() -> dict[str, Maker]:
+    """The engine with its lift of cold items calibrated on validation, and with its own."""
+    own: dict[int, Scorer] = {}
+
+    def auto(data: TrainingData) -> Scorer:
+        if id(data) not in own:
+            own.clear()
+            own[id(data)] = ColdStartEngine.fit(data.graph, EngineConfig(), texts=data.texts).scorer
+        return own[id(data)]
+
+    def calibrated(data: TrainingData) -> Scorer:
+        scorer = auto(data)
+        assert isinstance(scorer, CosineBiasScorer)
+        return replace(scorer, item_bias=np.zeros_like(scorer.item_bias))
+
+    return {"engine": calibrated, AUTO: auto}
 
 
-def paired(gain: pd.Series) -> str:
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else float("nan")
-    return f"{gain.mean():+.4f} +- {error:.4f}"
+def say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def print_report(report: Report) -> None:
+    """Means over all seeds, then the engine's paired gains by half of the seeds."""
+    print("\n" + report.to_text())
+    halves = {"seeds 0 to 4": range(5), "seeds 5 to 9": range(5, 10)}
+    for segment in report.segments:
+        names = [n for n in report.scorers(segment) if not n.startswith("engine")]
+        if not names:
+            continue
+        ours = report.values(segment, "engine")
+        theirs = {n: report.values(segment, n) for n in names}
+        theirs["(best on validation)"] = report.chosen_on_validation(segment, names)
+        for half, seeds in halves.items():
+            some = {s: v for s, v in ours.items() if int(s.removeprefix("seed ")) in seeds}
+            if some:
+                gains = ", ".join(f"{n} {paired(some, v)}" for n, v in theirs.items())
+                print(f"{segment}, {half}, gain over: {gains}")
 
 
 def study(graph: KnowledgeGraph, texts: dict[str, NodeEmbeddings]) -> None:
     """The ChatGPT study's split of Last.fm: nDCG@10 for all and for near-cold users."""
-    from gnn.data import Adjacency
-    from kg import Edges
-    from coldstart.splits import Task
-
     frame = pd.read_parquet(sets.DATA / "lastfm_hetrec" / "splits" / "chatgpt_study.parquet")
     rows = {
         part: np.stack(

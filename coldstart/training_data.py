@@ -1,0 +1,54 @@
+"""What a scorer may look at while it is fitted, and a grid of fitted scorers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import sparse
+
+from coldstart.scorer import Scorer
+from gnn.data import NodeInputs, node_inputs
+from kg.graph import KnowledgeGraph
+from kg.vectors import NodeEmbeddings
+
+Settings = Mapping[str, Callable[[], Scorer]]
+"""A scorer for each setting of a grid, made when called."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a baseline may look at: the training graph and the texts' vectors.
+
+    Args:
+        graph: with training interactions only.
+        texts: text vectors by node type.
+        rng: seed of factor models.
+        factors: ALS factors, worked out once and shared by the families.
+        matrix: training positives, sparse ``[num_users, num_items]``.
+        warm_users: rows of the users with a training positive.
+        warm_items: rows of the items with one.
+    """
+
+    graph: KnowledgeGraph
+    texts: Mapping[str, NodeEmbeddings]
+    rng: int = 0
+    factors: dict = field(default_factory=dict)
+    matrix: sparse.csr_matrix = field(init=False)
+    warm_users: np.ndarray = field(init=False)
+    warm_items: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        positives = self.graph.positives()
+        shape = len(self.graph.users), len(self.graph.items)
+        ones = np.ones(positives.shape[1], np.float32)
+        set_(self, "matrix", sparse.csr_matrix((ones, tuple(positives)), shape=shape))
+        set_(self, "warm_users", np.unique(positives[0]))
+        set_(self, "warm_items", np.unique(positives[1]))
+
+    def inputs(self, node_type: str) -> NodeInputs:
+        """Feature inputs of all nodes of a type."""
+        text = self.texts[node_type].matrix if node_type in self.texts else None
+        return node_inputs(self.graph, node_type, text)
