@@ -150,22 +150,15 @@ class VectorCache:
         new = dict(zip(keys, matrix, strict=True))
         if not new:
             return
-        now = int(time.time())
-        with self._open() as connection, _writing(connection):
-            encoder = _encoder_id(connection, fingerprint, matrix.shape[1])
-            old = _select(connection, list(new), encoder, "e.vector")
-            _delete(connection, [(key, encoder) for key, _, _ in old], [(v,) for *_, v in old])
-            (last,) = connection.execute("SELECT ifnull(max(id), 0) FROM vectors").fetchone()
-            ids = range(last + 1, last + 1 + len(new))
-            connection.executemany(
-                "INSERT INTO vectors (id, vector) VALUES (?, ?)",
-                ((i, vector.tobytes()) for i, vector in zip(ids, new.values(), strict=True)),
-            )
-            connection.executemany(
-                "INSERT INTO entries (text, encoder, vector, used) VALUES (?, ?, ?, ?)",
-                ((key, encoder, i, now) for i, key in zip(ids, new, strict=True)),
-            )
-            self._evict(connection)
+        with self._open() as connection:
+            with _writing(connection):
+                _insert(connection, _encoder_id(connection, fingerprint, matrix.shape[1]), new)
+                num_dropped = self._evict(connection)
+            if num_dropped:
+                connection.executescript("PRAGMA incremental_vacuum")  # give the space back
+                logger.info(
+                    "cache %s: %d vectors dropped to keep its limit", self.path, num_dropped
+                )
 
     def erase(self, texts: Sequence[str]) -> int:
         """Remove these texts' vectors, of every encoder, and overwrite them on disk.
@@ -253,19 +246,18 @@ class VectorCache:
         except sqlite3.OperationalError as error:  # a cache that can only be read is still useful
             logger.info("cache %s: the time of use was not noted (%s)", self.path, error)
 
-    def _evict(self, connection: sqlite3.Connection) -> None:
-        """Drop the least recently used until a tenth of the limit is free again."""
+    def _evict(self, connection: sqlite3.Connection) -> int:
+        """Drop the least recently used until a tenth of the limit is free again; how many."""
         size = _size(connection)
         if size <= self.max_bytes:
-            return
+            return 0
         (count,) = connection.execute("SELECT count(*) FROM entries").fetchone()
         surplus = int(np.ceil(count * (1 - 0.9 * self.max_bytes / size)))
         oldest = connection.execute(
             "SELECT text, encoder, vector FROM entries ORDER BY used, vector LIMIT ?", (surplus,)
         ).fetchall()
         _delete(connection, [(k, e) for k, e, _ in oldest], [(v,) for *_, v in oldest])
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
-        logger.info("cache %s: %d vectors were dropped to keep its limit", self.path, len(oldest))
+        return len(oldest)
 
 
 def default_folder() -> Path:
@@ -344,6 +336,23 @@ def _encoder_id(connection: sqlite3.Connection, fingerprint: str, dim: int) -> i
             f"{dim}; an encoder whose vectors change needs another fingerprint"
         )
     return number
+
+
+def _insert(connection: sqlite3.Connection, encoder: int, new: dict[bytes, np.ndarray]) -> None:
+    """Add vectors by hash of text, in place of those that are there."""
+    now = int(time.time())
+    old = _select(connection, list(new), encoder, "e.vector")
+    _delete(connection, [(key, encoder) for key, _, _ in old], [(v,) for *_, v in old])
+    (last,) = connection.execute("SELECT ifnull(max(id), 0) FROM vectors").fetchone()
+    ids = range(last + 1, last + 1 + len(new))
+    connection.executemany(
+        "INSERT INTO vectors (id, vector) VALUES (?, ?)",
+        ((i, vector.tobytes()) for i, vector in zip(ids, new.values(), strict=True)),
+    )
+    connection.executemany(
+        "INSERT INTO entries (text, encoder, vector, used) VALUES (?, ?, ?, ?)",
+        ((key, encoder, i, now) for i, key in zip(ids, new, strict=True)),
+    )
 
 
 def _select(

@@ -25,8 +25,12 @@ _BLOCK = (
     "form h1 h2 h3 h4 h5 h6 head header hr html img input label li link main meta nav ol option "
     "p pre section select table tbody td tfoot th thead title tr ul video audio iframe button"
 )
-_INSIDE = r"(?:\s(?:[^<>\"']|\"[^\"]*\"|'[^']*')*)?/?"
-_SCRIPT_TAG = re.compile(rf"<(script|style){_INSIDE}>.*?</\1\s*>|<!--.*?-->", re.I | re.S)
+# Every pattern stops at the next bracket, so that no text, however odd, takes long.
+_INSIDE = r"(?:\s[^<>]{0,4000})?/?"
+_HIDDEN = re.compile(rf"<(script|style){_INSIDE}>|<!--", re.I)
+_HIDDEN_END = {
+    name: re.compile(rf"</{name}\s*>" if name else "-->", re.I) for name in ("script", "style", "")
+}
 _INLINE_TAG = re.compile(rf"</?(?:{'|'.join(_INLINE.split())}){_INSIDE}>", re.I)
 _BLOCK_TAG = re.compile(rf"</?(?:{'|'.join(_BLOCK.split())}){_INSIDE}>", re.I)
 # Joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji need them.
@@ -138,7 +142,17 @@ def template_fields(template: str) -> list[str]:
 
 
 def _without_tags(text: str) -> str:
-    return _INLINE_TAG.sub("", _BLOCK_TAG.sub(" ", _SCRIPT_TAG.sub(" ", text)))
+    return _INLINE_TAG.sub("", _BLOCK_TAG.sub(" ", _without_hidden(text)))
+
+
+def _without_hidden(text: str) -> str:
+    """A text without comments, scripts and styles; like in a browser, one left open has no end."""
+    shown, at = [], 0
+    while begin := _HIDDEN.search(text, at):
+        shown.append(text[at : begin.start()])
+        end = _HIDDEN_END[(begin[1] or "").lower()].search(text, begin.end())
+        at = end.end() if end else len(text)
+    return " ".join([*shown, text[at:]])
 
 
 def _join(parts: Iterable[str]) -> str:
@@ -173,28 +187,31 @@ def _joined_properties(graph: KnowledgeGraph, node_type: str) -> list[str]:
 
 def _filled(graph: KnowledgeGraph, node_type: str, template: str) -> list[str]:
     fields = template_fields(template)
-    columns = _properties(graph, node_type, fields)
-    literals = [literal for literal, *_ in string.Formatter().parse(template)]
+    parts = [(literal, name) for literal, name, *_ in string.Formatter().parse(template)]
+    columns = dict(zip(fields, _properties(graph, node_type, fields), strict=True))
     texts = []
     for row in range(graph.num_nodes(node_type)):
-        values = [column[row] or _MISSING for column in columns]
-        if fields and all(value == _MISSING for value in values):
-            texts.append("")
-            continue
-        pieces = [""] * (len(literals) + len(values))
-        pieces[0 : 2 * len(literals) : 2] = literals
-        pieces[1 : 2 * len(values) : 2] = values
-        texts.append(clean(_closed_up("".join(pieces))))
+        text = ""
+        for literal, name in parts:
+            ended = literal.startswith(".") and text.endswith(_ENDS)
+            text += literal[1:] if ended else literal
+            if name is not None:
+                text += columns[name][row] or _MISSING
+        missing = all(not column[row] for column in columns.values())
+        texts.append("" if fields and missing else clean(_closed_up(text)))
     return texts
 
 
 def _closed_up(text: str) -> str:
     """A filled template without the brackets, spaces and signs that go with a missing value."""
+    if _MISSING not in text:
+        return text
     text = re.sub(rf"[(\[\"]\s*{_MISSING}\s*[)\]\"]", _MISSING, text)
-    text = re.sub(rf"(^|[.,;:!?…])(?:\s*{_MISSING}\s*[.,;:!?]*)+", r"\1 ", text)
-    text = re.sub(rf"[\s,;:]*{_MISSING}\s*$", "", text)
-    text = re.sub(rf"\s*{_MISSING}(\s*)", r"\1", text)
-    return text.strip()
+    gap = rf"\s*{_MISSING}(?:[\s.,;:!?]*{_MISSING})*"
+    text = re.sub(rf"^{gap}[\s.,;:!?]*", "", text)
+    text = re.sub(rf"[\s,;:]*{gap}([.!?]?)[\s.,;:!?]*$", r"\1", text)
+    text = re.sub(rf"(?<=[.,;:!?…]){gap}[\s.,;:!?]*", " ", text)  # a sign is there already
+    return re.sub(rf"{gap}(\s*)", r"\1", text)
 
 
 def _relations(

@@ -1,4 +1,4 @@
-"""What every text encoder promises; a new one inherits this and supplies the fixture ``encoder``."""
+"""What every text encoder promises; a new one inherits this and supplies ``encoder``."""
 
 import json
 

@@ -115,10 +115,10 @@ def test_pickled_weights_are_refused(tiny_bert, tmp_path):
 
 
 def test_an_incomplete_folder_says_what_is_absent(tmp_path):
-    with pytest.raises(EncoderError, match="holds no config.json, so it is no model folder"):
+    with pytest.raises(EncoderError, match=r"holds no config\.json, so it is no model folder"):
         find_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(EncoderError, match="is incomplete: no model.safetensors"):
+    with pytest.raises(EncoderError, match=r"is incomplete: no model\.safetensors"):
         find_model(str(tmp_path))
     index = {"weight_map": {"a": "model-1.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
