@@ -14,10 +14,13 @@ make_venv = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 install = $(UV) pip install --python $(BIN)/python
 else
 # Debian's python3 may come without ensurepip: then virtualenv does it, from a folder of its own.
-make_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
-	$(PYTHON) -m pip install --quiet --target $(VENV)/tool virtualenv && \
+virtualenv = { $(PYTHON) -m pip install --quiet --target $(VENV)/tool virtualenv && \
 	PYTHONPATH=$(VENV)/tool $(PYTHON) -m virtualenv --quiet $(VENV); }
-install = $(BIN)/python -m pip install --disable-pip-version-check
+make_venv = $(PYTHON) -m venv $(VENV) 2>/dev/null || $(virtualenv)
+# An environment that uv made, or whose making was stopped, has no pip yet.
+install = $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	$(BIN)/python -m ensurepip >/dev/null 2>&1 || $(virtualenv); \
+	$(BIN)/python -m pip install --disable-pip-version-check
 endif
 
 .PHONY: help demo test check lint types contract notebooks format clean
