@@ -142,7 +142,7 @@ def ease(data: TrainingData) -> Settings:
     """EASE for warm items (Steck 2019, Embarrassingly shallow autoencoders, eq. 8)."""
 
     def make(penalty: float) -> Scorer:
-        scores = np.zeros(data.matrix.shape, np.float32)
+        scores = np.zeros((len(data.graph.users), len(data.graph.items)), np.float32)
         scores[:, data.warm_items] = ease_columns(data, penalty).T
         return MatrixScorer(scores)
 

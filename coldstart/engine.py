@@ -104,8 +104,8 @@ class ColdStartEngine:
             config: settings.
             encoder: of node texts; all-MiniLM-L6-v2 by default.
             texts: ready text vectors by node type, instead of encoding.
-            cache: where text vectors are kept on disk: an ``encoders.VectorCache``, ``"default"``, or
-                ``None`` for nowhere.
+            cache: where text vectors are kept on disk: an ``encoders.VectorCache``, ``"default"``,
+                or ``None`` for nowhere.
             rng: seed or generator; the same seed and number of threads give the same engine.
             device: ``"cpu"``, ``"cuda"``, ..., or ``"auto"`` for a GPU where there is one.
             progress: whether to show bars.

@@ -63,15 +63,20 @@ def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device)
         from encoders.base import encoder_from
 
         encoder = encoder_from(description, folder / "encoder")
+    users, items = sides
+    user_vectors, item_vectors, item_bias = vectors
     return ColdStartEngine(
         graph,
         config,
         texts,
-        *sides,
-        *vectors,
+        users,
+        items,
+        user_vectors,
+        item_vectors,
+        item_bias,
         boost,
         feature_edges,
-        encoder,  # type: ignore[arg-type]
+        encoder,
     )
 
 

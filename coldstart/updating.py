@@ -91,7 +91,7 @@ def touched_rows(
     schema = new.schema
     touched: dict[str, set[int]] = {schema.user: set(), schema.item: set()}
 
-    def touch(node_type: str, keys) -> None:  # noqa: ANN001 - any sequence of keys
+    def touch(node_type: str, keys: pa.ChunkedArray) -> None:
         if node_type in touched and len(keys):
             rows = new.vocabularies[node_type].rows(keys, missing="mark")
             touched[node_type].update(rows[rows >= 0].tolist())

@@ -214,7 +214,7 @@ def relation_name(
     return name if len(twins) == 1 else f"{name} {target if outgoing else source}"
 
 
-def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | None = None):  # noqa: ANN201 - the type lives in an optional package
+def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | None = None):
     """The graph as PyTorch Geometric ``HeteroData``, with reverse edges as ``rev_`` relations.
 
     Args:

@@ -1,8 +1,8 @@
 """Feature groups: each turns the inputs of any node, seen or not, into one block of raw features.
 
 Every statistic in a group (mean, document frequency, quantile) comes from the warm nodes, and links
-within one type count only where they lead to a warm node. So a node has the same features whether it
-was there at training or came later.
+within one type count only where they lead to a warm node. So a node has the same features whether
+it was there at training or came later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ QUANTILES = np.linspace(0.02, 0.98, 10)
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Rows with few non-zero entries: ``indptr`` [n + 1], ``columns`` and ``values`` [num_entries]."""
+    """Rows with few non-zero entries.
+
+    Args:
+        indptr: int64 ``[n + 1]``.
+        columns: int64 ``[num_entries]``.
+        values: float32 ``[num_entries]``.
+        width: number of columns.
+    """
 
     indptr: torch.Tensor
     columns: torch.Tensor
@@ -82,7 +89,10 @@ Raw = torch.Tensor | SparseRows
 class FeatureGroup(Protocol):
     """One block of features; frozen once fitted."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the block is called in explanations."""
+        ...
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> Raw:
         """Raw features of these rows."""
@@ -326,8 +336,8 @@ class Gaussians:
         centres = np.quantile(values, QUANTILES)
         spread = float(values.max() - values.min()) or 1.0
         widths = np.maximum(np.gradient(centres), 0.01 * spread)
-        as_float = (x.astype(np.float32) for x in (centres, widths))
-        return cls(numeric, numeric, *as_float, float(np.median(values)))
+        centres, widths = centres.astype(np.float32), widths.astype(np.float32)
+        return cls(numeric, numeric, centres, widths, float(np.median(values)))
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """``[n, 10]``, each between 0 and 1."""
@@ -432,7 +442,7 @@ def _weighted_rows(
 def _sparse(
     indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, width: int, device: torch.device
 ) -> SparseRows:
-    arrays = (
+    indptr_, columns_, values_ = (
         torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (indptr, columns, values)
     )
-    return SparseRows(*arrays, width)
+    return SparseRows(indptr_, columns_, values_, width)

@@ -1,12 +1,12 @@
-"""Heads in closed form: implicit ALS half steps with a prior, and leave-one-out ridge for that prior.
+"""Heads in closed form: implicit ALS half steps with a prior.
 
 The other side's matrix is F, a node's positives z, its prior p, precision rho, exposure omega, and
 its embedding
 
     x = (omega F'F + rho I + alpha F_z'F_z)^-1 ((omega + alpha) sum_z F + rho p).
 
-Source: Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets, eq. 4,
-here with a prior in place of zero and an exposure in front of the unobserved pairs.
+Source: Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets, eq.
+4, here with a prior in place of zero and an exposure in front of the unobserved pairs.
 """
 
 from __future__ import annotations

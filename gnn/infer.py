@@ -33,7 +33,7 @@ def warm_positions(side: TrainedSide, rows: np.ndarray) -> np.ndarray:
 def precisions(
     side: TrainedSide, rows: np.ndarray, degrees: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """rho and omega of some nodes, float32 ``[n]`` each.
+    """Precision rho and exposure omega of some nodes, float32 ``[n]`` each.
 
     A node that was warm at training has exposure 1 and the precision of its leave-one-out prior;
     any other has exposure n / (n + rho), so that it is not charged with negatives that it never had
@@ -52,7 +52,7 @@ def precisions(
 
 
 def exposures(side: TrainedSide, rows: np.ndarray, linked: np.ndarray) -> torch.Tensor:
-    """omega of some nodes, float32 ``[n]``; 0 for one without interactions.
+    """Exposure omega of some nodes, float32 ``[n]``; 0 for one without interactions.
 
     Args:
         side: of these nodes.
@@ -124,7 +124,7 @@ def embedding_parts(
         ],
         dim=1,
     )  # [n, num_groups, k]
-    n, num_groups, k = prior_parts.shape
+    n, _, k = prior_parts.shape
     out = torch.cat([prior_parts, prior_parts.new_zeros(n, 1, k)], dim=1)
     degrees = links.degrees
     for row in np.flatnonzero(degrees):

@@ -8,6 +8,7 @@ beyond, in the features, wide groups being projected on their leading singular v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,9 +100,10 @@ class PrimalRidge:
 
     def fit(self, targets: torch.Tensor) -> RidgeFit:
         """Tables and leave-one-out predictions for these targets ``[n, k]``."""
-        right = 0
+        width = len(self.inverse), targets.shape[1]
+        right = torch.zeros(width, dtype=torch.float64, device=targets.device)
         for block in self._blocks():
-            right = right + self._features(block).double().T @ targets[block].double()
+            right += self._features(block).double().T @ targets[block].double()
         weights = (self.inverse @ right).float()
         kept = (1 - self.leverage.float()).clamp(min=1e-6)[:, None]
         left_out = torch.cat(
@@ -163,11 +165,8 @@ def select_rows(raw: Raw, rows: np.ndarray) -> Raw:
     at = torch.from_numpy(rows).to(_device([raw]))
     if not isinstance(raw, SparseRows):
         return raw[at]
-    parts = (x.cpu().numpy() for x in (raw.indptr, raw.columns))
-    order = Adjacency(*parts, raw.width)
-    positions = Adjacency(order.indptr, np.arange(len(order.indices)), len(order.indices)).take(
-        rows
-    )
+    every = np.arange(len(raw.columns))
+    positions = Adjacency(raw.indptr.cpu().numpy(), every, len(every)).take(rows)
     pick = torch.from_numpy(positions.indices).to(at.device)
     indptr = torch.from_numpy(positions.indptr).to(at.device)
     return SparseRows(indptr, raw.columns[pick], raw.values[pick], raw.width)
@@ -198,7 +197,7 @@ def _shared_width(widths: list[int]) -> int:
 
 
 def _projection(raw: Raw, width: int, seed: int) -> torch.Tensor | None:
-    """Leading right singular vectors ``[width_g, width]``, or ``None`` where they are not needed."""
+    """Leading right singular vectors ``[width_g, width]``; ``None`` where none are needed."""
     if _width(raw) <= width:
         return None
     from scipy.sparse import csr_matrix
@@ -209,5 +208,6 @@ def _projection(raw: Raw, width: int, seed: int) -> torch.Tensor | None:
         matrix = csr_matrix(tuple(parts), shape=(len(raw), raw.width))
     else:
         matrix = raw.cpu().numpy()
-    _, _, right = randomized_svd(matrix, width, n_iter=2, random_state=seed)
+    steps: Any = 2  # for pyright, which takes the default of n_iter, 'auto', for its type
+    _, _, right = randomized_svd(matrix, width, n_iter=steps, random_state=seed)
     return torch.from_numpy(np.ascontiguousarray(right.T, np.float32)).to(_device([raw]))

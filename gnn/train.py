@@ -202,7 +202,7 @@ def embed_warm(
 
 
 def warm_precision(precision: float, leverage: torch.Tensor) -> torch.Tensor:
-    """rho / (1 - h) of every warm node."""
+    """Precision rho / (1 - h) of every warm node."""
     return precision / (1 - leverage).clamp(min=1e-4)
 
 
