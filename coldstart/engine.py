@@ -304,6 +304,34 @@ class ColdStartEngine:
 
         return updated(self, delta, texts, progress)
 
+    def embed_new(
+        self,
+        node_type: str,
+        *,
+        links: Mapping[EdgeType, Sequence[Key]] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        text: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The embedding a new node would get, without adding it: for a visitor or a draft.
+
+        Args:
+            node_type: users or items.
+            links: keys at the far end, by edge type; the interaction type for its positives. A
+                key or edge type that is unknown contributes nothing, as in :meth:`update`.
+            properties: numeric and categorical properties by name.
+            text: text vector, ``[dim of the encoder]``; none is a node without text.
+
+        Returns:
+            float32 ``[dim]``, equal to what :meth:`update` with the same node would give.
+
+        Raises:
+            ValueError: the type is neither that of users nor that of items, or a link does not
+                touch it.
+        """
+        from coldstart.updating import new_node
+
+        return new_node(self, node_type, links or {}, properties or {}, text)
+
     # --- disk -----------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
@@ -355,6 +383,11 @@ class ColdStartEngine:
         here, there = place[edges.index[own][wanted]], edges.index[1 - own][wanted]
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
         return Adjacency.from_pairs(here, there, len(rows), other)
+
+    def user_history(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Mean item text of any users' positives; ``None`` where items have no texts."""
+        text = self.texts.get(self.graph.schema.item)
+        return None if text is None else _history_of(self.graph, text.matrix)
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         which = 0 if node_type == self.graph.schema.user else 1

@@ -9,12 +9,20 @@ import torch
 
 _BLOCK_ITEMS = 65_536
 _BLOCK_SCORES = 2**24
+_BLOCK_FLOATS = 2**22
+_SPARE = 32
+"""So many more than k are looked at twice, for those whose order float32 cannot tell."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExactIndex:
-    """Items as ``x_i = [a_i i/|i|, b_i]``, so that ``q_u . x_i = r_ui - b_u`` with a query
-    ``q_u = [a_u u/|u|, 1]``; any inner-product index can serve these rows.
+    """Items as ``x_i = [a_i i/|i|, b_i]``, which any inner-product index can serve.
+
+    With a query ``q_u = [a_u u/|u|, 1]`` it is ``q_u . x_i = r_ui - b_u``.
+
+    The last digit of a float32 product depends on how many rows are multiplied at once. So those
+    that might be among the best are worked out again in float64 and rounded: then lists do not
+    depend on the batch, and items that are equal are ranked as equal.
 
     Args:
         rows: float32 ``[num_items, dim + 1]``.
@@ -74,17 +82,15 @@ class ExactIndex:
             some = pool[start : start + _BLOCK_ITEMS]
             at = torch.from_numpy(some).to(self.rows.device)
             x = self.rows[start : start + len(some)] if whole else self.rows[at]
-            scores = queries @ x[:, :-1].T + x[:, -1]
+            scores = torch.addmm(x[:, -1], queries, x[:, :-1].T)
             if excluded is not None:
                 _exclude(scores, some, excluded)
-            merged = torch.cat([best_scores, scores], dim=1)
-            merged_rows = torch.cat([best_rows, at.expand(len(queries), -1)], dim=1)
+            columns, scores = _best(queries, x, scores, min(k, len(some)))
             # Earlier columns are earlier items, so that a stable cut keeps item order among equals.
-            order = _stable_top(merged, min(k, merged.shape[1]))
+            merged = torch.cat([best_scores, scores], dim=1)
+            merged_rows = torch.cat([best_rows, at[columns]], dim=1)
+            order = merged.argsort(dim=1, descending=True, stable=True)[:, :k]
             best_scores, best_rows = merged.gather(1, order), merged_rows.gather(1, order)
-            if start + len(some) < len(pool):
-                by_row = best_rows.argsort(dim=1)
-                best_scores, best_rows = best_scores.gather(1, by_row), best_rows.gather(1, by_row)
         return best_rows.cpu().numpy(), best_scores.cpu().numpy()
 
 
@@ -100,15 +106,44 @@ def _exclude(scores: torch.Tensor, pool: np.ndarray, excluded: list[np.ndarray])
     scores[tuple(where)] = -torch.inf
 
 
-def _stable_top(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Columns of the ``k`` largest of each row, largest first, earlier columns first among equals."""
-    top, at = scores.topk(k, dim=1)
-    least = top[:, -1:]
-    tied = (scores == least).sum(dim=1) > (top == least).sum(dim=1)
-    for row in torch.nonzero(tied).flatten().tolist():
-        better = torch.nonzero(scores[row] > least[row]).flatten()
-        equal = torch.nonzero(scores[row] == least[row]).flatten()[: k - len(better)]
-        at[row] = torch.cat([better, equal])
-    at = at.sort(dim=1).values
-    order = scores.gather(1, at).argsort(dim=1, descending=True, stable=True)
-    return at.gather(1, order)
+def _best(
+    queries: torch.Tensor, x: torch.Tensor, scores: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns and exact scores of the ``k`` best of each row, earlier columns first among equals.
+
+    Args:
+        queries: ``[n, dim]``.
+        x: rows of the index, ``[m, dim + 1]``.
+        scores: their products to float32, -inf where excluded, ``[n, m]``.
+        k: at most ``m``.
+    """
+    width = min(k + _SPARE, len(x))
+    top, columns = scores.topk(width, dim=1)
+    longest = torch.linalg.vector_norm(x, dim=1).max()
+    lengths = (torch.linalg.vector_norm(queries, dim=1) ** 2 + 1) ** 0.5
+    # Twice what float32 can be wrong by: no better one is further down.
+    unsure = top[:, k - 1] - 2 * x.shape[1] * torch.finfo(x.dtype).eps * lengths * longest
+    columns = columns.sort(dim=1).values
+    exact = _exact(queries, x, columns)
+    exact = torch.where(scores.gather(1, columns).isneginf(), -torch.inf, exact)
+    order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
+    columns, exact = columns.gather(1, order), exact.gather(1, order)
+    many = (top[:, -1] >= unsure) & ~top[:, -1].isneginf() & (width < len(x))
+    for row in torch.nonzero(many).flatten().tolist():
+        near = torch.nonzero(scores[row] >= unsure[row]).flatten()
+        again = _exact(queries[row, None], x, near[None])[0]
+        order = again.argsort(descending=True, stable=True)[:k]
+        columns[row], exact[row] = near[order], again[order]
+    return columns, exact
+
+
+def _exact(queries: torch.Tensor, x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Products of every query with some rows, summed in float64, float32 ``[n, num_columns]``."""
+    out = torch.empty(columns.shape, dtype=x.dtype, device=x.device)
+    step = max(1, _BLOCK_FLOATS // max(columns.shape[1] * x.shape[1], 1))
+    for start in range(0, len(queries), step):
+        some = slice(start, start + step)
+        rows = x[columns[some]].double()  # [step, num_columns, dim + 1]
+        product = rows[:, :, :-1] @ queries[some].double()[:, :, None]
+        out[some] = (product[:, :, 0] + rows[:, :, -1]).to(x.dtype)
+    return out

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from gnn.data import feature_edge_types
-from gnn.infer import precisions, priors
+from gnn.data import Adjacency, NodeInputs, feature_edge_types, relation_name
+from gnn.infer import posteriors, precisions, priors, reference_rows
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import UnknownNodeError
 from kg.graph import KnowledgeGraph
-from kg.vectors import NodeEmbeddings, Vocabulary
+from kg.schema import EdgeType
+from kg.vectors import Key, NodeEmbeddings, Vocabulary
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
@@ -235,3 +236,78 @@ def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> Kn
         vocabularies[each] = graph.vocabularies[each].take(some)
         attributes[each] = take_rows(graph.attributes[each], some)
     return KnowledgeGraph(graph.schema, vocabularies, attributes, {})
+
+
+def new_node(
+    engine: ColdStartEngine,
+    node_type: str,
+    links: Mapping[EdgeType, Sequence[Key]],
+    properties: Mapping[str, Any],
+    text: np.ndarray | None,
+) -> np.ndarray:
+    """See :meth:`coldstart.engine.ColdStartEngine.embed_new`."""
+    graph, schema = engine.graph, engine.graph.schema
+    side, _ = engine._side(node_type)
+    relations: dict[str, Adjacency] = {}
+    same_type: dict[str, Adjacency] = {}
+    positives = np.empty(0, np.int64)
+    is_user = node_type == schema.user
+    for edge_type, keys in links.items():
+        if node_type not in (edge_type[0], edge_type[2]):
+            raise ValueError(f"links {edge_type} do not touch a {node_type}")
+        end = edge_type[2] if edge_type[0] == node_type else edge_type[0]
+        nodes = graph.vocabularies.get(end)
+        if nodes is None:
+            continue
+        rows = np.unique(nodes.rows(list(keys), missing="mark"))
+        rows = rows[rows >= 0]
+        if edge_type == schema.interaction:
+            positives = rows
+            continue
+        name = _name_of(engine, edge_type, node_type)
+        one = Adjacency(np.array([0, len(rows)]), rows, len(nodes))
+        if name is not None:
+            (same_type if end == node_type else relations)[name] = one
+    own_text = engine.texts.get(node_type)
+    if own_text is not None:
+        vector = np.zeros(own_text.dim, np.float32) if text is None else text
+        text = np.asarray(vector, np.float32).reshape(1, own_text.dim)
+    inputs = NodeInputs(
+        np.array([graph.num_nodes(node_type)]),
+        text,
+        relations,
+        same_type,
+        {p: np.array([_number(properties.get(p))]) for p in schema.numeric.get(node_type, ())},
+        {p: [_categories(properties.get(p))] for p in schema.categorical.get(node_type, ())},
+        peer_text=None if own_text is None else own_text.matrix.__getitem__,
+        peer_history=engine.user_history() if is_user and same_type else None,
+    )
+    prior = priors(side, inputs, np.zeros(1, np.int64), engine.item_vectors.device)
+    if not len(positives):
+        return prior[0].cpu().numpy()
+    other_side, vectors = (
+        (engine.items, engine.item_vectors) if is_user else (engine.users, engine.user_vectors)
+    )
+    other = reference_rows(other_side, vectors, positives)
+    own = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
+    found = posteriors(side, inputs.rows, prior, own, other, other_side.spectrum)
+    return found[0].cpu().numpy()
+
+
+def _name_of(engine: ColdStartEngine, edge_type: EdgeType, node_type: str) -> str | None:
+    """Name of the relation at training, ``None`` where it was not there."""
+    if edge_type not in engine.feature_edges:
+        return None
+    if edge_type[0] == edge_type[2]:
+        return edge_type[1]
+    return relation_name(engine.feature_edges, edge_type, engine.graph, node_type)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _categories(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(v) for v in value] if isinstance(value, list | tuple) else [str(value)]

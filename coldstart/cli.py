@@ -1,0 +1,148 @@
+"""The command ``coldstart``: strings from the shell turn into values here and nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 after an error that is told in one line, 130 on Ctrl-C."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped; what was cached stays, run the same command again", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (ValueError, LookupError, RuntimeError, OSError, ImportError) as error:
+        if arguments.verbose:
+            raise
+        print(f"coldstart {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    out = argparse.ArgumentParser(
+        prog="coldstart",
+        description="Recommendations for users and items nobody has seen, from a knowledge graph.",
+    )
+    out.add_argument("--verbose", action="store_true", help="log everything, show tracebacks")
+    commands = out.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="the whole line on MovieLens 100K, in three minutes")
+    demo.add_argument("--title", default="The Clockwork Garden", help="a film nobody has rated")
+    demo.add_argument("--genres", default="Animation,Fantasy", help="its genres, by comma")
+    demo.add_argument("--year", type=int, default=1998, help="its year")
+    demo.add_argument(
+        "--likes",
+        default="Star Wars,The Terminator",
+        help="films that a new person names, by comma",
+    )
+    demo.add_argument("--splits", type=int, default=3, help="random splits to compare on")
+    demo.add_argument(
+        "--out", default="out/demo", help="folder for store, model, table and picture"
+    )
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--json", action="store_true", help="print the results as JSON instead")
+    demo.set_defaults(run=_demo)
+
+    fit = commands.add_parser("fit", help="train an engine on the graph in an embedded store")
+    fit.add_argument("store", help="file of the embedded store")
+    fit.add_argument("model", help="folder to write the engine to")
+    fit.add_argument("--schema", help="TOML file with the roles of types and properties")
+    fit.add_argument("--user", help="node type of users, where there is no schema file")
+    fit.add_argument("--item", help="node type of items")
+    fit.add_argument("--interaction", help="relation from users to items")
+    fit.add_argument("--positive-weight", type=float, help="from which weight one is positive")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.set_defaults(run=_fit)
+
+    recommend = commands.add_parser("recommend", help="items for users, from a saved engine")
+    recommend.add_argument("model", help="folder of a saved engine")
+    recommend.add_argument("users", nargs="+", help="keys of users")
+    recommend.add_argument("-k", type=int, default=10, help="list length")
+    recommend.add_argument("--json", action="store_true", help="one JSON object a line")
+    recommend.set_defaults(run=_recommend)
+    return out
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from coldstart.demo import Film, run_demo
+
+    film = Film(arguments.title, tuple(_listed(arguments.genres)), arguments.year)
+    say = (lambda sentence: None) if arguments.json else print
+    found = run_demo(
+        Path(arguments.out),
+        film,
+        _listed(arguments.likes),
+        num_splits=arguments.splits,
+        seed=arguments.seed,
+        say=say,
+    )
+    if arguments.json:
+        print(json.dumps(found, indent=1, default=str))
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from coldstart.engine import ColdStartEngine
+    from kg.schema import Schema
+    from kg.stores import LadybugStore
+
+    if not Path(arguments.store).exists():
+        raise ValueError(f"there is no store at {arguments.store}; check the path")
+    with LadybugStore(arguments.store, read_only=True) as store:
+        if arguments.schema:
+            schema = Schema.read(arguments.schema)
+        elif arguments.user and arguments.item and arguments.interaction:
+            schema = store.infer_schema(
+                user=arguments.user, item=arguments.item, interaction=arguments.interaction
+            )
+        else:
+            raise ValueError("give --schema FILE, or --user, --item and --interaction")
+        if arguments.positive_weight is not None:
+            schema = replace(schema, positive_weight=arguments.positive_weight)
+        graph = store.read(schema, progress=True)
+    print(graph)
+    engine = ColdStartEngine.fit(graph, rng=arguments.seed, progress=True)
+    engine.save(arguments.model)
+    print(f"engine with {engine.dim} dimensions written to {arguments.model}")
+
+
+def _recommend(arguments: argparse.Namespace) -> None:
+    from coldstart.engine import ColdStartEngine
+
+    engine = ColdStartEngine.load(arguments.model)
+    keys: list[Any] = arguments.users
+    if engine.graph.users.is_int:
+        try:
+            keys = [int(key) for key in keys]
+        except ValueError as error:
+            raise ValueError(f"keys of users are whole numbers in this model: {error}") from error
+    found = engine.recommend(keys, arguments.k, evidence=arguments.json)
+    for row in found.to_pylist():
+        if arguments.json:
+            print(json.dumps(row, default=str))
+        else:
+            print(f"{row['user']}\t{row['rank']}\t{row['item']}\t{row['score']:.4f}")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
