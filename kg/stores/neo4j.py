@@ -1,0 +1,707 @@
+"""A Neo4j server, or any other that speaks Bolt and Cypher."""
+
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg.errors import (
+    DuplicateKeyError,
+    GraphError,
+    StoreAuthError,
+    StoreError,
+    StoreUnavailableError,
+)
+from kg.graph import Edges, KnowledgeGraph, read_edges
+from kg.schema import EdgeType, Schema
+from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
+from kg.stores.base import quoted as _quoted
+from kg.stores.triples import NodeValue, RelationValue, Triples
+from kg.tables import is_string
+from kg.vectors import NodeEmbeddings, Vocabulary
+
+_log = logging.getLogger(__name__)
+
+EDGES_PER_RECORD = 20_000
+NODES_PER_RECORD = 2_000
+ROWS_PER_BATCH = 20_000
+LONGEST_KEY = 8_000
+"""Bytes; the server's range indexes refuse keys of more than about 8,100."""
+_SCHEMES = tuple(f"{name}{tls}" for name in ("neo4j", "bolt") for tls in ("", "+s", "+ssc"))
+_NULL = ""
+"""Stands for null inside ``collect``, which leaves nulls out; a weight or time is never text."""
+
+
+class Neo4jStore(CypherStore):
+    """A graph on a server that speaks Bolt.
+
+    Reading asks for columns, not rows: one record holds some thousand nodes or edges as lists, as
+    the driver's work per record is what limits. Opens at first use.
+
+    Values come as Arrow has them: dates and times as Arrow times, durations as text, points as
+    lists of coordinates. A property that holds different types on different nodes comes as float64
+    if all are numbers, else as text, with a line in the log. A list with nulls or lists in it
+    cannot be stored and is a :class:`StoreError`. A property that is null on every node does not
+    exist and so does not come back.
+
+    Args:
+        uri: ``neo4j://``, ``bolt://`` or their ``+s`` and ``+ssc`` variants.
+        auth: user name and password; ``None`` for a server without authentication.
+        database: name; the server's default if ``None``.
+        timeout: seconds to wait for a connection.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        auth: tuple[str, str] | None = None,
+        database: str | None = None,
+        *,
+        timeout: float = 15.0,
+    ) -> None:
+        self.uri = uri
+        self.database = database
+        self.timeout = timeout
+        self.name = _without_password(uri)
+        self._auth = auth
+        self._driver: Any = None
+
+    def query(self, cypher: str, **params: Any) -> pa.Table:
+        """The result of one query of your own; see :meth:`CypherStore.query`."""
+        with self._session("WRITE", cypher) as session:
+            return _table_of_rows(session.run(cypher, params), f"{self.name} query")
+
+    def close(self) -> None:
+        """Close the connections; they open anew when the store is used again."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
+
+    def _open(self) -> Any:
+        if self._driver is None:
+            import neo4j
+            from neo4j.exceptions import ConfigurationError
+
+            if urlsplit(self.uri).scheme not in _SCHEMES:
+                raise StoreError(
+                    f"{self.name} is no address of a Neo4j server; expected something like "
+                    f"neo4j://localhost:7687, with one of the schemes {_SCHEMES}"
+                )
+            try:
+                driver = neo4j.GraphDatabase.driver(
+                    self.uri,
+                    auth=self._auth,
+                    connection_timeout=self.timeout,
+                    notifications_min_severity="OFF",
+                    max_transaction_retry_time=self.timeout,
+                )
+            except (ConfigurationError, ValueError) as error:
+                raise StoreError(
+                    f"{self.name}: the driver refuses this address or these settings: {error}"
+                ) from error
+            try:
+                with self._errors("(connecting)"):
+                    driver.verify_connectivity()
+            except StoreError:
+                driver.close()
+                raise
+            self._driver = driver
+        return self._driver
+
+    @contextmanager
+    def _errors(self, cypher: str) -> Iterator[None]:
+        """The driver's errors as ours; the password is in neither."""
+        from neo4j.exceptions import (
+            AuthError,
+            DriverError,
+            Neo4jError,
+            ServiceUnavailable,
+            SessionExpired,
+        )
+
+        try:
+            yield
+        except AuthError as error:
+            user = self._auth[0] if self._auth else None
+            raise StoreAuthError(
+                f"{self.name} does not let user {user!r} in: {error.message or error.code}; "
+                "check auth=(user, password)"
+            ) from None
+        except (ServiceUnavailable, SessionExpired, OSError) as error:
+            raise StoreUnavailableError(
+                f"no Neo4j server answers at {self.name}: {error}; check that it runs, and the "
+                "scheme (neo4j:// or neo4j+s://), host and port"
+            ) from error
+        except Neo4jError as error:
+            code = (error.code or "").rsplit(".", 1)[-1]
+            hint = "; check database=..." if code == "DatabaseNotFound" else ""
+            raise StoreError(
+                f"{self.name}: {error.message} ({error.code}){hint}. "
+                f"The query was: {cypher[:500].strip()}"
+            ) from error
+        except DriverError as error:
+            raise StoreError(f"{self.name}: {error}. The query was: {cypher[:500]}") from error
+
+    @contextmanager
+    def _session(self, access: str, cypher: str) -> Iterator[Any]:
+        driver = self._open()
+        with (
+            self._errors(cypher),
+            driver.session(
+                database=self.database, default_access_mode=access, fetch_size=ROWS_PER_BATCH
+            ) as session,
+        ):
+            yield session
+
+    def _rows(self, cypher: str, **params: Any) -> list[list[Any]]:
+        """Few rows, read in a transaction that is repeated if the server asks for it."""
+        with self._session("READ", cypher) as session:
+            return session.execute_read(lambda tx: tx.run(cypher, params).values())
+
+    def _write(self, cypher: str, **params: Any) -> list[list[Any]]:
+        with self._session("WRITE", cypher) as session:
+            return session.execute_write(lambda tx: tx.run(cypher, params).values())
+
+    def _query_for_read(self, cypher: str) -> pa.Table:
+        with self._session("READ", cypher) as session:
+            return _table_of_rows(session.run(cypher), f"{self.name} query")
+
+    def _triples(self, cypher: str) -> Triples:
+        with self._session("READ", cypher) as session:
+            result = session.run(cypher)
+            names = result.keys()
+            values: list[list[Any]] = [[] for _ in names]
+            for record in result:
+                for column, value in zip(values, record.values(), strict=True):
+                    column.append(_triple_value(value))
+        return Triples(dict(zip(names, values, strict=True)), cypher)
+
+    def _labels(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for (label,) in self._rows("CALL db.labels()"):
+            (n,), *_ = self._rows(f"MATCH (n:{quoted(label)}) RETURN count(n)")
+            if n:
+                counts[label] = n
+        return counts
+
+    def _unique_properties(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        rows = self._rows(
+            "SHOW CONSTRAINTS YIELD type, entityType, labelsOrTypes, properties "
+            "WHERE entityType = 'NODE' AND type IN ['UNIQUENESS', 'NODE_KEY', "
+            "'NODE_PROPERTY_UNIQUENESS'] AND size(properties) = 1 "
+            "RETURN labelsOrTypes[0], properties[0]"
+        )
+        for label, property in rows:
+            found[label] = (*found.get(label, ()), property)
+        return found
+
+    def _edge_types(self, labels: Sequence[str]) -> dict[EdgeType, int]:
+        found: dict[EdgeType, int] = {}
+        if not labels:
+            return found
+        for (relation,) in self._rows("CALL db.relationshipTypes()"):
+            r = quoted(relation)
+            # Each branch is answered from the server's counters, without looking at an edge.
+            sides = " UNION ALL ".join(
+                f"MATCH (:{quoted(t)})-[r:{r}]->() RETURN {at} AS label, 0 AS end, count(r) AS n "
+                f"UNION ALL MATCH ()-[r:{r}]->(:{quoted(t)}) "
+                f"RETURN {at} AS label, 1 AS end, count(r) AS n"
+                for at, t in enumerate(labels)
+            )
+            counts = {(labels[at], end): n for at, end, n in self._rows(sides)}
+            for source, target in itertools.product(labels, labels):
+                most = min(counts.get((source, 0), 0), counts.get((target, 1), 0))
+                edge_type = (source, relation, target)
+                if most and self._rows(f"MATCH {_pattern(edge_type)} RETURN 1 LIMIT 1"):
+                    found[edge_type] = most
+        return found
+
+    def _overlaps(self, label: str, others: Sequence[str]) -> bool:
+        has_other = " OR ".join(f"n:{quoted(t)}" for t in others)
+        return bool(self._rows(f"MATCH (n:{quoted(label)}) WHERE {has_other} RETURN 1 LIMIT 1"))
+
+    def _has_property(self, node_type: str, property: str) -> bool:
+        where = f"n.{quoted(property)} IS NOT NULL"
+        return bool(self._rows(f"MATCH (n:{quoted(node_type)}) WHERE {where} RETURN 1 LIMIT 1"))
+
+    def _is_unique(self, node_type: str, property: str) -> bool:
+        p = f"n.{quoted(property)}"
+        rows = self._rows(f"MATCH (n:{quoted(node_type)}) RETURN count(*), count(DISTINCT {p})")
+        return rows[0][0] == rows[0][1]
+
+    def _sample_nodes(self, node_type: str, limit: int) -> pa.Table:
+        rows = self._rows(
+            f"MATCH (n:{quoted(node_type)}) RETURN properties(n) LIMIT $limit", limit=limit
+        )
+        return table_of_maps([row for (row,) in rows], node_type)
+
+    def _sample_edges(self, edge_type: EdgeType, limit: int) -> pa.Table:
+        rows = self._rows(
+            f"MATCH {_pattern(edge_type)} RETURN properties(r) LIMIT $limit", limit=limit
+        )
+        return table_of_maps([row for (row,) in rows], str(edge_type))
+
+    def _read_nodes(self, node_type: str, key: str, exclude: Sequence[str], bar: Any) -> NodesRead:
+        label, k = quoted(node_type), quoted(key)
+        (total,), *_ = self._rows(f"MATCH (n:{label}) RETURN count(n)")
+        left_out = "".join(f", {quoted(p)}: null" for p in exclude if p != key)
+        node = f"n {{.*{left_out}}}"
+        pages = (
+            self._pages(label, k, node)
+            if self._is_indexed(node_type, key)
+            else self._streamed(f"MATCH (n:{label}) WHERE n.{k} IS NOT NULL RETURN {node}")
+        )
+        tables: list[pa.Table] = []
+        kinds: set[type] = set()
+        for page in pages:
+            kinds.update(type(properties.get(key)) for properties in page)
+            tables.append(table_of_maps(page, node_type, exclude))
+            bar.update(len(page))
+        table = joined(tables, node_type)
+        if key not in table.column_names:
+            table = table.append_column(key, pa.nulls(table.num_rows, pa.string()))
+        one_kind = kinds <= {int} or kinds <= {str}
+        if not (one_kind and table.num_rows == total == pc.count_distinct(table[key]).as_py()):
+            self._explain_keys(node_type, key, total, table.num_rows)
+        return NodesRead(in_key_order(table, key))
+
+    def _is_indexed(self, node_type: str, key: str) -> bool:
+        return bool(
+            self._rows(
+                "SHOW INDEXES YIELD type, entityType, labelsOrTypes, properties, state "
+                "WHERE entityType = 'NODE' AND type = 'RANGE' AND state = 'ONLINE' "
+                "AND labelsOrTypes = [$label] AND properties = [$key] RETURN 1",
+                label=node_type,
+                key=key,
+            )
+        )
+
+    def _pages(self, label: str, k: str, node: str) -> Iterator[list[dict[str, Any]]]:
+        """Nodes by ranges of an indexed key, one record each."""
+        last: Any = None
+        while True:
+            where = f"n.{k} IS NOT NULL" if last is None else f"n.{k} > $last"
+            rows = self._rows(
+                f"MATCH (n:{label}) WHERE {where} WITH n ORDER BY n.{k} LIMIT $limit "
+                f"RETURN collect({node}), max(n.{k})",
+                last=last,
+                limit=NODES_PER_RECORD,
+            )
+            page, highest = rows[0]
+            if page:
+                yield page
+            if len(page) < NODES_PER_RECORD:
+                return
+            last = highest
+
+    def _streamed(self, cypher: str) -> Iterator[list[dict[str, Any]]]:
+        """Nodes a record each, where no index makes ranges cheap."""
+        with self._session("READ", cypher) as session:
+            result = session.run(cypher)
+            while page := [row[0] for row in itertools.islice(result, NODES_PER_RECORD)]:
+                yield page
+
+    def _explain_keys(self, node_type: str, key: str, total: int, came: int) -> None:
+        """Raise the error that says why not every node could be identified."""
+        label, k = quoted(node_type), f"n.{quoted(key)}"
+        rows = self._rows(
+            f"MATCH (n:{label}) WHERE {k} IS NULL RETURN count(n), collect(elementId(n))[..3]"
+        )
+        if rows[0][0]:
+            raise GraphError(
+                f"{self.name}: {rows[0][0]} {node_type} nodes have no {key!r} (for example "
+                f"{rows[0][1]}); set it, or name another key in Schema(key=...)"
+            )
+        rows = self._rows(
+            f"MATCH (n:{label}) WITH {k} AS key, count(*) AS times WHERE times > 1 "
+            "RETURN key, times ORDER BY times DESC LIMIT 5"
+        )
+        if rows:
+            raise DuplicateKeyError(
+                f"{self.name}: {node_type} keys occur on more than one node, {key!r} for example: "
+                + ", ".join(f"{value!r} ({times} times)" for value, times in rows)
+                + "; merge the nodes or name another key in Schema(key=...)"
+            )
+        sample = self._rows(f"MATCH (n:{label}) RETURN DISTINCT {k} LIMIT 100000")
+        kinds = {type(value).__name__: value for (value,) in sample}
+        if not kinds.keys() <= {"int"} and not kinds.keys() <= {"str"}:
+            raise GraphError(
+                f"{self.name}: {node_type}.{key} must be integers on all nodes or strings on all, "
+                f"got {kinds}; convert them"
+            )
+        raise StoreError(
+            f"{self.name}: {total} {node_type} nodes were counted and {came} came; "
+            "the store was changed meanwhile: read again"
+        )
+
+    def _read_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        handles: Mapping[str, np.ndarray],
+        on_dangling: str,
+        bar: Any,
+    ) -> tuple[Edges, int]:
+        a, b = (
+            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
+        )
+        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
+        columns = [f"collect({a})", f"collect({b})"]
+        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
+        sources, targets = (vocabularies[t] for t in edge_type[::2])
+        # Ranges over the end with more nodes: no single record then holds a hub's million edges.
+        end, over = (a, sources) if len(sources) >= len(targets) else (b, targets)
+        cypher = f"MATCH {_pattern(edge_type)} WHERE {end} IN $keys RETURN {', '.join(columns)}"
+        if len(over) == 0:
+            return Edges(np.empty((2, 0), np.int64)), 0
+        step = self._keys_per_record(edge_type, len(over))
+        tables: list[pa.Table] = []
+        for start in range(0, len(over), step):
+            keys = over.keys.slice(start, step).to_pylist()
+            (lists,) = self._rows(cypher, keys=keys)
+            if len({len(values) for values in lists}) > 1:
+                raise StoreError(
+                    f"{self.name}: {edge_type}: an edge ends in a node without its key; "
+                    "the store was changed meanwhile: read again"
+                )
+            if lists[0]:
+                tables.append(_edge_columns(lists, names, edge_type))
+                bar.update(len(lists[0]))
+        if not tables:
+            return Edges(np.empty((2, 0), np.int64)), 0
+        table = without_empty_columns(joined(tables, str(edge_type)), names)
+        return read_edges(table, edge_type, schema, vocabularies.__getitem__, on_dangling)
+
+    def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
+        """Whether an edge of this type has the property; quick where no edge of any type has."""
+        known = "CALL db.propertyKeys() YIELD propertyKey WHERE propertyKey = $name RETURN 1"
+        has = f"MATCH {_pattern(edge_type)} WHERE r.{quoted(name)} IS NOT NULL RETURN 1 LIMIT 1"
+        return bool(self._rows(known, name=name)) and bool(self._rows(has))
+
+    def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
+        source, relation, target = map(quoted, edge_type)
+        (out,), *_ = self._rows(f"MATCH (:{source})-[r:{relation}]->() RETURN count(r)")
+        (into,), *_ = self._rows(f"MATCH ()-[r:{relation}]->(:{target}) RETURN count(r)")
+        mean = max(1.0, min(out, into) / num_nodes)
+        return max(1, int(EDGES_PER_RECORD / mean))
+
+    def _write_nodes(
+        self, node_type: str, key: str, table: pa.Table, batch_size: int, bar: Any
+    ) -> None:
+        label, k = quoted(node_type), quoted(key)
+        self._make_unique(node_type, key)
+        names = [n for n in table.column_names if n != key]
+        for column in names:
+            _check_storable(table[column], f"{node_type}.{column}")
+        _check_indexable(table[key], f"{node_type}.{key}")
+        cypher = f"UNWIND $rows AS row MERGE (n:{label} {{{k}: row.key}}) SET n += row.properties"
+        for start in range(0, table.num_rows, batch_size):
+            batch = table.slice(start, batch_size)
+            keys = batch[key].to_pylist()
+            properties = batch.select(names).to_pylist() if names else [{}] * len(keys)
+            rows = [{"key": k, "properties": p} for k, p in zip(keys, properties, strict=True)]
+            self._write(cypher, rows=rows)
+            bar.update(len(rows))
+
+    def _make_unique(self, node_type: str, key: str) -> None:
+        """A uniqueness constraint on the key, so that merging is quick and safe."""
+        if key in self._unique_properties().get(node_type, ()):
+            return
+        label, k = quoted(node_type), quoted(key)
+        try:
+            self._write(f"CREATE CONSTRAINT IF NOT EXISTS FOR (n:{label}) REQUIRE n.{k} IS UNIQUE")
+        except StoreError as error:
+            if self._is_indexed(node_type, key) and self._is_unique_or_null(node_type, key):
+                _log.info("%s: %s.%s has an index, no constraint made", self.name, node_type, key)
+                return
+            if not self._is_unique_or_null(node_type, key):
+                raise DuplicateKeyError(
+                    f"{self.name}: {node_type} nodes share a {key!r} already, so it cannot be "
+                    f"their key: {error}"
+                ) from error
+            raise
+
+    def _is_unique_or_null(self, node_type: str, key: str) -> bool:
+        p = f"n.{quoted(key)}"
+        rows = self._rows(f"MATCH (n:{quoted(node_type)}) RETURN count({p}), count(DISTINCT {p})")
+        return rows[0][0] == rows[0][1]
+
+    def _write_edges(
+        self, edge_type: EdgeType, graph: KnowledgeGraph, batch_size: int, bar: Any
+    ) -> None:
+        source, relation, target = map(quoted, edge_type)
+        a, b = (quoted(graph.schema.key_of(t)) for t in edge_type[::2])
+        table = graph.edge_table(edge_type)
+        names = table.column_names[2:]
+        table = table.rename_columns([f"c{at}" for at in range(table.num_columns)])
+        assigned = ", ".join(f"r.{quoted(n)} = row.c{at}" for at, n in enumerate(names, 2))
+        cypher = (
+            f"UNWIND $rows AS row MATCH (a:{source} {{{a}: row.c0}}) "
+            f"MATCH (b:{target} {{{b}: row.c1}}) MERGE (a)-[r:{relation}]->(b) "
+            + (f"SET {assigned}" if assigned else "")
+        )
+        for start in range(0, table.num_rows, batch_size):
+            rows = table.slice(start, batch_size).to_pylist()
+            self._write(cypher, rows=rows)
+            bar.update(len(rows))
+
+    def _write_vectors(
+        self,
+        embeddings: NodeEmbeddings,
+        property: str,
+        key: str,
+        index: bool,
+        batch_size: int,
+        bar: Any,
+    ) -> list[Any]:
+        label, k, p = quoted(embeddings.node_type), quoted(key), quoted(property)
+        if property == key:
+            raise StoreError(f"{embeddings.node_type}.{key} is the key; write vectors elsewhere")
+        self._remove_other_lengths(embeddings, property, batch_size)
+        cypher = (
+            f"UNWIND $rows AS row OPTIONAL MATCH (n:{label} {{{k}: row.key}}) "
+            f"FOREACH (x IN CASE WHEN n IS NULL THEN [] ELSE [n] END | SET x.{p} = row.vector) "
+            "WITH row, n WHERE n IS NULL RETURN row.key"
+        )
+        missing: list[Any] = []
+        for start in range(0, len(embeddings), batch_size):
+            keys = embeddings.nodes.keys.slice(start, batch_size).to_pylist()
+            vectors = embeddings.matrix[start : start + batch_size].tolist()
+            rows = [{"key": k, "vector": v} for k, v in zip(keys, vectors, strict=True)]
+            missing += [key for (key,) in self._write(cypher, rows=rows)]
+            bar.update(len(rows))
+        if index:
+            self._index(embeddings.node_type, property, embeddings.dim)
+        return missing
+
+    def _remove_other_lengths(
+        self, embeddings: NodeEmbeddings, property: str, batch_size: int
+    ) -> None:
+        """One property holds one space: what has another length goes, and its index with it."""
+        node_type, dim = embeddings.node_type, embeddings.dim
+        label, p = quoted(node_type), f"n.{quoted(property)}"
+        there = f"MATCH (n:{label}) WHERE {p} IS NOT NULL "
+        for (example,) in self._rows(f"{there} RETURN {p} LIMIT 100"):
+            if not isinstance(example, list) or not all(isinstance(x, float) for x in example):
+                raise StoreError(
+                    f"{self.name}: {node_type}.{property} holds other things than vectors "
+                    f"({example!r:.80}); write the vectors under another name"
+                )
+        for name, length in self._vector_indexes(node_type, property):
+            if length != dim:
+                self._write(f"DROP INDEX {quoted(name)} IF EXISTS")
+        remove = f"{there} AND size({p}) <> $dim WITH n LIMIT $limit REMOVE {p} RETURN count(n)"
+        while self._write(remove, dim=dim, limit=batch_size)[0][0]:
+            pass
+
+    def _vector_indexes(self, node_type: str, property: str) -> list[tuple[str, int]]:
+        rows = self._rows(
+            "SHOW INDEXES YIELD name, type, labelsOrTypes, properties, options "
+            "WHERE type = 'VECTOR' AND labelsOrTypes = [$label] AND properties = [$property] "
+            "RETURN name, options",
+            label=node_type,
+            property=property,
+        )
+        return [(name, options["indexConfig"]["vector.dimensions"]) for name, options in rows]
+
+    def _index(self, node_type: str, property: str, dim: int) -> None:
+        """A cosine index that is ready to be asked."""
+        name = quoted(f"vector {node_type} {property}")
+        self._write(
+            f"CREATE VECTOR INDEX {name} IF NOT EXISTS FOR (n:{quoted(node_type)}) "
+            f"ON n.{quoted(property)} OPTIONS {{indexConfig: {{"
+            f"`vector.dimensions`: {int(dim)}, `vector.similarity_function`: 'cosine'}}}}"
+        )
+        self._write("CALL db.awaitIndexes(600)")
+
+    def _read_vectors(self, node_type: str, property: str, key: str) -> pa.Table:
+        label, k, p = quoted(node_type), f"n.{quoted(key)}", f"n.{quoted(property)}"
+        where = f"MATCH (n:{label}) WHERE {k} IS NOT NULL AND {p} IS NOT NULL"
+        cypher = f"{where} RETURN {k}, {p}"
+        what = f"{node_type}.{property}"
+        tables = [pa.table({"key": pa.nulls(0), "vector": pa.nulls(0)})]
+        with self._session("READ", cypher) as session:
+            result = session.run(cypher)
+            while rows := [r.values() for r in itertools.islice(result, NODES_PER_RECORD)]:
+                keys, vectors = (list(column) for column in zip(*rows, strict=True))
+                if not all(isinstance(v, list) for v in vectors):
+                    raise StoreError(f"{self.name}: {what} holds other things than vectors")
+                columns = {"key": to_array(keys, f"{node_type}.{key}")}
+                tables.append(pa.table(columns | {"vector": to_array(vectors, what)}))
+        return joined(tables, what)
+
+
+def quoted(name: str) -> str:
+    r"""A name in backticks, where this server still reads ``\u0060`` as one more backtick."""
+    return _quoted(name).replace("\\", r"\u005C")
+
+
+def to_array(values: list[Any], what: str) -> pa.Array:
+    """Values of one property as an Arrow array; see :class:`Neo4jStore` for mixed types."""
+    first = next((v for v in values if v is not None), None)
+    if isinstance(first, bool | int | float | str | list) and not _has_temporal(first):
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass
+    plain = [_plain(v) for v in values]
+    try:
+        return pa.array(plain)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        kinds = sorted({type(v).__name__ for v in plain if v is not None})
+        _log.warning("%s holds %s on different nodes; it is read as text", what, kinds)
+        return pa.array([None if v is None else str(v) for v in plain])
+
+
+def table_of_maps(
+    maps: Sequence[Mapping[str, Any]], what: str, exclude: Sequence[str] = ()
+) -> pa.Table:
+    """One column per name that occurs in any of the maps; null where a map lacks it."""
+    names = [n for n in dict.fromkeys(itertools.chain.from_iterable(maps)) if n not in exclude]
+    if not names:
+        return pa.table({"_": pa.nulls(len(maps))}).select([])
+    return pa.table({n: to_array([m.get(n) for m in maps], f"{what}.{n}") for n in names})
+
+
+def joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
+    """Tables below each other; a column of several types as :class:`Neo4jStore` says."""
+    if not tables:
+        return pa.table({})
+    mixed = _mixed(tables)
+    for name in mixed:
+        _log.warning("%s.%s holds values of several types; it is read as text", what, name)
+    tables = [_with_text(t, mixed) for t in tables]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _mixed(tables: Sequence[pa.Table]) -> list[str]:
+    """Columns whose types in different tables have no common one."""
+    kinds: dict[str, dict[pa.DataType, None]] = {}
+    for table in tables:
+        for column in table.schema:
+            kinds.setdefault(column.name, {})[column.type] = None
+    found: list[str] = []
+    for name, several in kinds.items():
+        try:
+            schemas = [pa.schema([(name, kind)]) for kind in several]
+            pa.unify_schemas(schemas, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            found.append(name)
+    return found
+
+
+def _with_text(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    for name in names:
+        if name in table.column_names and not is_string(table[name].type):
+            values = [None if v is None else str(v) for v in table[name].to_pylist()]
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, pa.array(values, pa.string()))
+    return table
+
+
+def _table_of_rows(result: Any, what: str) -> pa.Table:
+    """A result of rows as columns, in batches."""
+    names = result.keys()
+    if len(set(names)) != len(names):
+        raise StoreError(f"{what}: column names repeat: {names}")
+    tables: list[pa.Table] = []
+    while rows := [record.values() for record in itertools.islice(result, ROWS_PER_BATCH)]:
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        tables.append(pa.table({n: to_array(list(v), n) for n, v in columns}))
+    if not tables:
+        return pa.table({name: pa.nulls(0) for name in names})
+    return joined(tables, what)
+
+
+def _edge_columns(lists: list[list[Any]], names: Sequence[str], edge_type: EdgeType) -> pa.Table:
+    columns = {"source": to_array(lists[0], "source"), "target": to_array(lists[1], "target")}
+    for name, values in zip(names, lists[2:], strict=True):
+        found = [None if v == _NULL else v for v in values] if _NULL in values else values
+        columns[name] = to_array(found, f"{edge_type}.{name}")
+    return pa.table(columns)
+
+
+def _pattern(edge_type: EdgeType) -> str:
+    source, relation, target = map(quoted, edge_type)
+    return f"(a:{source})-[r:{relation}]->(b:{target})"
+
+
+def _has_temporal(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and hasattr(value[0], "iso_format")
+
+
+def _plain(value: Any) -> Any:
+    """A driver value as Python's own: times native, points as lists, durations as text."""
+    from neo4j.graph import Node, Path, Relationship
+    from neo4j.time import Duration
+
+    if isinstance(value, Duration):
+        return value.iso_format()
+    if hasattr(value, "to_native"):
+        return value.to_native()
+    if isinstance(value, Node | Relationship):
+        return {n: _plain(v) for n, v in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {n: _plain(v) for n, v in value.items()}
+    return value
+
+
+def _triple_value(value: Any) -> Any:
+    from neo4j.graph import Node, Relationship
+
+    if isinstance(value, Node):
+        return NodeValue(tuple(value.labels), {n: _plain(v) for n, v in value.items()})
+    if isinstance(value, Relationship):
+        return RelationValue(value.type, {n: _plain(v) for n, v in value.items()})
+    return _plain(value)
+
+
+def _check_storable(column: pa.ChunkedArray, what: str) -> None:
+    """Raise if the server cannot hold these values as a property."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = kind.value_type
+        if pc.list_flatten(column).null_count and not pa.types.is_null(inner):
+            raise StoreError(f"{what}: Neo4j cannot hold a list with nulls; fill or drop them")
+        kind = inner
+    if (
+        pa.types.is_nested(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_duration(kind)
+        or pa.types.is_time(kind)
+    ):
+        raise StoreError(f"{what}: Neo4j cannot hold {column.type}; convert it to text or numbers")
+
+
+def _check_indexable(keys: pa.ChunkedArray, what: str) -> None:
+    """Raise if a key is too long for the server's indexes."""
+    longest = pc.max(pc.binary_length(keys)).as_py() if is_string(keys.type) else None
+    if longest is not None and longest > LONGEST_KEY:
+        raise StoreError(
+            f"{what}: a key of {longest:,} bytes came; Neo4j indexes {LONGEST_KEY:,} at most. "
+            "Keep long text in another property"
+        )
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    host = parts.netloc.rsplit("@", 1)[-1]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -1,0 +1,524 @@
+"""What every store promises; a new one inherits a class from here and supplies a fixture."""
+
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kg import KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
+from kg.errors import (
+    DuplicateKeyError,
+    GraphError,
+    MissingColumnError,
+    SchemaError,
+    StoreError,
+    UnknownNodeError,
+)
+from kg.stores import Store
+from kg.toy import toy_graph
+
+RATED = ("User", "RATED", "Movie")
+FILMS = Schema(
+    user="User",
+    item="Movie",
+    interaction=RATED,
+    text={"Movie": ("title",)},
+    numeric={"Movie": ("year",)},
+    weight="rating",
+    time="timestamp",
+)
+HOSTILE = [
+    "`",
+    "``) DETACH DELETE n //",
+    "'; DROP TABLE Movie; --",
+    "\"double\" and 'single'",
+    "}{ $rows ${x}",
+    "// comment /* more */",
+    "\\",
+    "\\u0060 \\\\u0060",
+    "with space\tand\nnewline",
+    "Ünïcödé ☃ 映画 \U0001f3ac",
+    "MATCH (n) DETACH DELETE n",
+    "-0",
+    "null",
+]
+
+
+def films(**changes: Any) -> KnowledgeGraph:
+    """Two people with integer keys, three films with string keys, a genre, a sequel."""
+    nodes = {
+        "User": {"id": [1, 2], "age": [30, None]},
+        "Movie": {
+            "id": ["1", "m2", "m3"],
+            "title": ["Solaris", "", None],
+            "year": [1972.0, None, 2002.0],
+            "tags": pa.array([["space", "sea"], [], None], pa.list_(pa.string())),
+        },
+        "Genre": {"id": ["sf"]},
+    }
+    edges = {
+        RATED: {
+            "source": [1, 1, 2],
+            "target": ["1", "m2", "1"],
+            "rating": [5.0, 2.5, 4.0],
+            "timestamp": [881250949, 3, 2**40],
+        },
+        ("Movie", "IN_GENRE", "Genre"): {"source": ["1", "m3"], "target": ["sf", "sf"]},
+        ("Movie", "FOLLOWED_BY", "Movie"): {"source": ["1"], "target": ["m3"], "rating": [0.5]},
+    }
+    return KnowledgeGraph.from_tables(nodes | changes, edges, FILMS)
+
+
+def same_graph(left: KnowledgeGraph, right: KnowledgeGraph) -> None:
+    """Assert that two graphs hold the same nodes, properties and edges, whatever their order."""
+    assert _nodes(left) == _nodes(right)
+    assert _edges(left) == _edges(right)
+    for node_type, nodes in left.vocabularies.items():
+        assert nodes.is_int == right.vocabularies[node_type].is_int or not len(nodes)
+
+
+def _nodes(graph: KnowledgeGraph) -> dict[str, dict[Any, dict[str, Any]]]:
+    return {
+        t: dict(
+            zip(graph.vocabularies[t], map(_present, graph.attributes[t].to_pylist()), strict=True)
+        )
+        if graph.attributes[t].num_columns
+        else {key: {} for key in graph.vocabularies[t]}
+        for t in graph.node_types
+    }
+
+
+def _present(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in properties.items() if value is not None}
+
+
+def _edges(graph: KnowledgeGraph) -> dict[Any, list[Any]]:
+    rows = {e: [tuple(r.items()) for r in graph.edge_table(e).to_pylist()] for e in graph.edges}
+    return {edge_type: sorted(found) for edge_type, found in rows.items()}
+
+
+def vectors(keys: list[Any], node_type: str = "Movie", dim: int = 5) -> NodeEmbeddings:
+    """Random vectors, of full float32 precision."""
+    matrix = np.random.default_rng(0).normal(size=(len(keys), dim)).astype(np.float32)
+    return NodeEmbeddings(Vocabulary(node_type, keys), matrix)
+
+
+class StoreContract:
+    """Inherit and supply a fixture ``store``: a store that is empty."""
+
+    def test_it_is_a_store(self, store):
+        assert isinstance(store, Store)
+
+    def test_a_written_graph_reads_back_equal(self, store):
+        store.write(films())
+        same_graph(store.read(FILMS), films())
+
+    def test_a_larger_graph_reads_back_equal_in_the_same_order_every_time(self, store):
+        graph = toy_graph(num_users=40, num_items=30)
+        store.write(graph, batch_size=17)
+        read = store.read(graph.schema)
+        same_graph(read, graph)
+        again = store.read(graph.schema)
+        assert all(
+            np.array_equal(again.edges[e].index, edges.index) for e, edges in read.edges.items()
+        )
+
+    def test_nodes_come_in_the_order_of_their_keys_and_edges_by_their_ends(self, store):
+        store.write(films(Movie={"id": ["m3", "1", "m2"], "title": ["c", "a", "b"]}))
+        read = store.read(_bare())
+        assert list(read.items) == ["1", "m2", "m3"]
+        assert read.interactions.index.tolist() == [[0, 0, 1], [0, 1, 0]]
+
+    def test_writing_twice_changes_nothing(self, store):
+        first = store.write(films())
+        assert store.write(films()) == first
+        same_graph(store.read(FILMS), films())
+
+    def test_the_report_counts_nodes_and_edges(self, store):
+        report = store.write(films())
+        assert report.nodes == {"User": 2, "Movie": 3, "Genre": 1}
+        assert report.edges[RATED] == 3
+        assert not report.merged
+
+    def test_a_second_write_replaces_properties_and_keeps_other_nodes(self, store):
+        store.write(films())
+        newer = KnowledgeGraph.from_tables(
+            {
+                "User": {"id": [1], "age": [31]},
+                "Movie": {"id": ["1", "m9"], "title": [None, "New"]},
+            },
+            {RATED: {"source": [1], "target": ["1"], "rating": [1.0], "timestamp": [9]}},
+            FILMS,
+        )
+        store.write(newer)
+        read = store.read(FILMS)
+        assert list(read.items) == ["1", "m2", "m3", "m9"]
+        assert read.attributes["Movie"]["title"].to_pylist() == [None, "", None, "New"]
+        assert read.attributes["Movie"]["year"].to_pylist() == [1972.0, None, 2002.0, None]
+        assert read.interactions.weight.tolist() == [1.0, 2.5, 4.0]
+
+    def test_parallel_edges_are_folded_and_counted(self, store):
+        edges = {"source": [1, 1], "target": ["a", "a"], "rating": [1.0, 2.0]}
+        graph = KnowledgeGraph.from_tables(
+            {"User": {"id": [1]}, "Movie": {"id": ["a"]}}, {RATED: edges}, FILMS
+        )
+        assert store.write(graph).merged == {RATED: 1}
+        assert store.read(_bare()).interactions.weight.tolist() == [2.0]
+
+    def test_one_relation_may_lead_to_several_node_types(self, store):
+        schema = Schema("User", "Movie", RATED)
+        graph = KnowledgeGraph.from_tables(
+            {"User": {"id": ["u"]}, "Movie": {"id": [7]}, "Genre": {"id": ["g"]}},
+            {
+                RATED: {"source": ["u"], "target": [7], "weight": [3.0]},
+                ("User", "RATED", "Genre"): {"source": ["u"], "target": ["g"]},
+            },
+            schema,
+        )
+        store.write(graph)
+        store.write(graph)
+        same_graph(store.read(schema), graph)
+
+    def test_dates_booleans_and_lists_of_numbers_survive(self, store):
+        moment = datetime.datetime(2024, 2, 29, 12, 30, 1, 5)
+        values = {
+            "id": ["a", "b"],
+            "seen": [True, None],
+            "day": pa.array([moment.date(), None], pa.date32()),
+            "moment": pa.array([moment, None], pa.timestamp("us")),
+            "counts": [[1, 2], []],
+            "shares": [[0.1, float("inf")], [1e-300]],
+            "big": [2**62, -(2**62)],
+        }
+        graph = _one_edge({"Movie": values})
+        store.write(graph)
+        same_graph(store.read(_bare()), graph)
+
+    def test_a_key_other_than_id_is_used_and_found_again(self, store):
+        schema = Schema("User", "Movie", RATED, key={"Movie": "movie id", "User": "name"})
+        graph = KnowledgeGraph.from_tables(
+            {"User": {"name": ["ann"]}, "Movie": {"movie id": [5], "id": ["other"]}},
+            {RATED: {"source": ["ann"], "target": [5]}},
+            schema,
+        )
+        store.write(graph)
+        same_graph(store.read(schema), graph)
+        assert dict(store.read(Schema("User", "Movie", RATED)).schema.key) == dict(schema.key)
+
+    @pytest.mark.parametrize("text", [*HOSTILE, "", "x" * 5_000])
+    def test_any_text_survives_as_key_and_property(self, store, text):
+        graph = _one_edge({"Movie": {"id": [text, "other"], "title": ["t", text]}}, target=text)
+        store.write(graph)
+        same_graph(store.read(_bare()), graph)
+        store.write_embeddings(vectors([text]))
+        assert store.read_embeddings("Movie").nodes[0] == text
+
+    @pytest.mark.parametrize("text", ["x" * 10_000, "🎬" * 100_000])
+    def test_long_text_survives_as_property(self, store, text):
+        graph = _one_edge({"Movie": {"id": ["a"], "title": [text], "all": [[text, text]]}})
+        store.write(graph)
+        same_graph(store.read(_bare()), graph)
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_any_name_of_type_relation_and_property_survives_or_is_refused(self, store, name):
+        store.write(films())
+        edge_type = ("User", f"r {name}", name)
+        schema = Schema(
+            "User",
+            name,
+            edge_type,
+            text={name: (f"p {name}",)},
+            key={name: f"k {name}"},
+            weight=f"w {name}",
+        )
+        graph = KnowledgeGraph.from_tables(
+            {"User": {"id": [1]}, name: {f"k {name}": ["a", "b"], f"p {name}": ["x", "y"]}},
+            {edge_type: {"source": [1], "target": ["a"], f"w {name}": [2.0]}},
+            schema,
+        )
+        store.write(graph)
+        read = store.read(Schema(**_fields(schema), edge_types=(("User", "RATED", "Movie"),)))
+        assert read.interactions.weight.tolist() == [2.0]
+        assert read.attributes[name][f"p {name}"].to_pylist() == ["x", "y"]
+        assert len(read.vocabularies["Movie"]) == 3
+        store.write_embeddings(vectors(["a"], name), property=f"v {name}")
+        assert store.read_embeddings(name, f"v {name}").dim == 5
+        assert store.infer_schema("User", name).key_of(name) == f"k {name}"
+
+    def test_a_name_with_a_null_character_is_refused_before_anything_is_written(self, store):
+        graph = _one_edge({"Movie": {"id": ["a"], "ti\0tle": ["x"]}})
+        with pytest.raises(SchemaError, match="rename it"):
+            store.write(graph)
+        with pytest.raises(SchemaError, match="there are \\[\\]"):
+            store.read(FILMS)
+
+    def test_relations_are_discovered_as_far_as_they_hang_together(self, store):
+        store.write(films())
+        read = store.read(Schema("User", "Movie", RATED, weight="rating", time="timestamp"))
+        assert set(read.edge_types) == set(films().edge_types)
+        assert set(read.node_types) == {"User", "Movie", "Genre"}
+
+    def test_a_schema_with_edge_types_reads_no_others(self, store):
+        store.write(films())
+        read = store.read(
+            Schema("User", "Movie", RATED, edge_types=(("Movie", "IN_GENRE", "Genre"),))
+        )
+        assert set(read.edge_types) == {RATED, ("Movie", "IN_GENRE", "Genre")}
+
+    def test_an_unknown_label_is_named_with_those_that_exist(self, store):
+        store.write(films())
+        with pytest.raises(SchemaError, match=r"'Film'.*'Genre', 'Movie', 'User'"):
+            store.read(Schema("User", "Film", ("User", "RATED", "Film")))
+
+    def test_an_unknown_relation_is_named_with_those_that_exist(self, store):
+        store.write(films())
+        with pytest.raises(SchemaError, match=r"'LIKES'.*IN_GENRE"):
+            store.read(Schema("User", "Movie", ("User", "LIKES", "Movie")))
+        with pytest.raises(SchemaError, match=r"'LIKES'.*RATED"):
+            store.read(Schema("User", "Movie", RATED, edge_types=(("User", "LIKES", "Movie"),)))
+
+    def test_an_unknown_property_or_key_is_named_with_those_that_exist(self, store):
+        store.write(films())
+        with pytest.raises(SchemaError, match=r"Movie\.plot.*title"):
+            store.read(Schema("User", "Movie", RATED, text={"Movie": ("plot",)}))
+        with pytest.raises(SchemaError, match=r"no property 'isbn'.*title"):
+            store.read(Schema("User", "Movie", RATED, key={"Movie": "isbn"}))
+
+    def test_queries_of_ones_own_replace_the_schemas(self, store):
+        store.write(films())
+        read = store.read(
+            FILMS,
+            queries={
+                "Movie": "MATCH (m:Movie) RETURN m.id AS id, m.title AS title, m.year AS year",
+                RATED: "MATCH (u:User)-[r:RATED]->(m:Movie) WHERE r.rating > 3 RETURN "
+                "u.id AS source, m.id AS target, r.rating AS weight, r.timestamp AS time",
+            },
+        )
+        assert set(read.edge_types) == {RATED}
+        assert read.interactions.weight.tolist() == [5.0, 4.0]
+        assert read.attributes["Movie"].column_names == ["title", "year"]
+
+    def test_a_query_for_nodes_alone_leaves_edges_to_the_schema(self, store):
+        store.write(films())
+        few = "MATCH (m:Movie) WHERE m.id <> 'm2' RETURN m.id AS id, m.title AS title, 1 AS year"
+        with pytest.raises(GraphError, match="on_dangling='skip'"):
+            store.read(FILMS, queries={"Movie": few})
+        read = store.read(FILMS, queries={"Movie": few}, on_dangling="skip")
+        assert (read.num_edges(RATED), read.skipped[RATED]) == (2, 1)
+
+    def test_types_that_only_a_query_knows_get_their_nodes_from_edges(self, store):
+        store.write(films())
+        liked = ("Fan", "LIKES", "Film")
+        cypher = "MATCH (u:User)-[:RATED]->(m:Movie) RETURN u.id AS source, m.id AS target"
+        read = store.read(Schema("Fan", "Film", liked), queries={liked: cypher})
+        assert (list(read.users), list(read.items)) == ([1, 2], ["1", "m2"])
+
+    def test_a_query_that_lacks_a_column_is_named_with_what_it_returned(self, store):
+        store.write(films())
+        with pytest.raises(MissingColumnError, match=r"RATED.*'target'.*'source', 'm'.*MATCH"):
+            store.read(
+                FILMS,
+                queries={
+                    RATED: "MATCH (u:User)-[:RATED]->(m:Movie) RETURN u.id AS source, m.id AS m"
+                },
+            )
+        with pytest.raises(MissingColumnError, match=r"Movie.*'id'.*'title'"):
+            store.read(FILMS, queries={"Movie": "MATCH (m:Movie) RETURN m.title AS title"})
+
+    def test_a_query_with_the_same_key_twice_is_refused(self, store):
+        store.write(films())
+        with pytest.raises(DuplicateKeyError, match="'x' in rows"):
+            store.read(
+                FILMS,
+                queries={
+                    "Movie": "MATCH (m:Movie) RETURN 'x' AS id, m.title AS title, m.year AS year"
+                },
+            )
+
+    def test_a_query_that_matches_nothing_is_an_empty_relation(self, store):
+        store.write(films())
+        nothing = "MATCH (u:User)-[r:RATED]->(m:Movie) WHERE r.rating > 99 "
+        read = store.read(FILMS, queries={RATED: nothing + "RETURN u.id AS source, m.id AS target"})
+        assert read.num_edges(RATED) == 0
+
+    def test_bad_cypher_is_reported_with_the_stores_own_words(self, store):
+        with pytest.raises(StoreError, match=r"(?i)MATSCH"):
+            store.query("MATSCH (n) RETURN n")
+        with pytest.raises(StoreError, match=r"(?i)MATSCH"):
+            store.read(FILMS, queries={"User": "MATSCH (n)", "Movie": "MATSCH (n)", RATED: "x"})
+
+    def test_a_query_returns_its_columns_and_takes_parameters(self, store):
+        store.write(films())
+        cypher = "MATCH (m:Movie) WHERE m.id = $key RETURN m.title AS title, m.year AS year"
+        table = store.query(cypher, key="1")
+        assert table.to_pylist() == [{"title": "Solaris", "year": 1972.0}]
+        for text in HOSTILE:
+            assert store.query("RETURN $text AS text", text=text)["text"].to_pylist() == [text]
+
+    def test_triples_of_nodes_bring_types_keys_properties_and_weights(self, store):
+        store.write(films())
+        read = store.read_triples("MATCH (h)-[r]->(t) RETURN h, r, t", FILMS)
+        assert read.num_edges(RATED) == 3
+        assert sorted(read.interactions.weight) == [2.5, 4.0, 5.0]
+        assert read.attributes["Movie"]["title"].to_pylist().count("Solaris") == 1
+        assert set(read.users) == {1, 2}
+
+    def test_triples_with_type_columns_are_taken_at_their_word(self, store):
+        store.write(films())
+        read = store.read_triples(
+            "MATCH (h:Movie)-[r:IN_GENRE]->(t:Genre) RETURN h.id AS head, 'IN' AS relation, "
+            "t.id AS tail, 'Movie' AS head_type, 'Kind' AS tail_type "
+            "UNION ALL MATCH (h:Movie) RETURN 'ann' AS head, 'RATED' AS relation, h.id AS tail, "
+            "'User' AS head_type, 'Movie' AS tail_type",
+            FILMS,
+        )
+        assert read.edge_table(("Movie", "IN", "Kind")).num_rows == 2
+        assert read.num_edges(RATED) == 3
+
+    def test_triples_without_types_follow_the_rules(self, store):
+        store.write(films())
+        read = store.read_triples(
+            "MATCH (h:User)-[r:RATED]->(t:Movie) RETURN h.id AS head, 'RATED' AS relation, "
+            "t.id AS tail, r.rating AS weight UNION ALL MATCH (h:Movie) RETURN 1 AS head, "
+            "'RATED' AS relation, h.id AS tail, 3.0 AS weight",
+            FILMS,
+        )
+        assert read.num_edges(RATED) == 6
+        genre = store.read_triples(
+            "MATCH (h:Movie)-[:IN_GENRE]->(t) RETURN h.id AS head, 'genre' AS relation, "
+            "t.id AS tail UNION ALL MATCH (h:Movie) RETURN 'x' AS head, 'RATED' AS relation, "
+            "h.id AS tail",
+            FILMS,
+        )
+        assert list(genre.vocabularies["genre"]) == ["sf"]
+
+    def test_a_triple_query_that_lacks_a_column_or_has_a_null_is_refused(self, store):
+        store.write(films())
+        with pytest.raises(MissingColumnError, match=r"'tail'.*MATCH"):
+            store.read_triples("MATCH (h)-[r]->(t) RETURN h, r", FILMS)
+        cypher = "MATCH (m:Movie) RETURN m.id AS head, 'TITLE' AS relation, m.title AS tail"
+        with pytest.raises(GraphError, match="tail is null in rows"):
+            store.read_triples(cypher, FILMS)
+
+    def test_the_schema_is_inferred(self, store):
+        graph = toy_graph()
+        store.write(graph)
+        schema = store.infer_schema(user="User", item="Movie", interaction="RATED")
+        assert schema.interaction == RATED
+        assert set(schema.edge_types) == set(graph.schema.edge_types)
+        assert "plot" in schema.text["Movie"]
+        assert schema.numeric["Movie"] == ("year",)
+        assert schema.categorical["User"] == ("gender",)
+        assert (schema.weight, schema.time) == (graph.schema.weight, graph.schema.time)
+        same_graph(store.read(schema), graph)
+
+    def test_the_schema_is_inferred_without_a_hint(self, store):
+        store.write(films())
+        schema = store.infer_schema()
+        assert (schema.user, schema.item, schema.interaction) == ("User", "Movie", RATED)
+        assert (schema.weight, schema.time) == ("rating", "timestamp")
+
+    def test_inference_says_what_there_is_when_nothing_suits(self, store):
+        store.write(films())
+        with pytest.raises(SchemaError, match=r"'Person'.*'Genre', 'Movie', 'User'"):
+            store.infer_schema(user="Person")
+        with pytest.raises(SchemaError, match=r"LIKES.*RATED"):
+            store.infer_schema(interaction="LIKES")
+
+    def test_vectors_read_back_exactly(self, store):
+        store.write(films())
+        written = vectors(["m3", "1"])
+        assert store.write_embeddings(written, batch_size=1).embeddings == {"Movie": 2}
+        read = store.read_embeddings("Movie")
+        assert list(read.nodes) == ["1", "m3"]
+        assert np.array_equal(read.of(["m3", "1"]), written.matrix)
+
+    def test_vectors_of_integer_keys_find_their_nodes_and_strings_do_not(self, store):
+        store.write(films())
+        store.write_embeddings(vectors([2, 1], "User"))
+        assert list(store.read_embeddings("User").nodes) == [1, 2]
+        with pytest.raises(UnknownNodeError, match="2 User keys have no node, for example '1'"):
+            store.write_embeddings(vectors(["1", "2"], "User"))
+
+    def test_writing_vectors_twice_or_again_keeps_the_last(self, store):
+        store.write(films())
+        first, second = vectors(["1", "m2"]), vectors(["1"])
+        store.write_embeddings(first)
+        store.write_embeddings(first)
+        store.write_embeddings(NodeEmbeddings(second.nodes, -second.matrix))
+        read = store.read_embeddings("Movie")
+        assert np.array_equal(read.of(["1"]), -second.matrix)
+        assert np.array_equal(read.of(["m2"]), first.of(["m2"]))
+
+    def test_vectors_of_another_length_replace_the_old_space(self, store):
+        store.write(films())
+        store.write_embeddings(vectors(["1", "m2"], dim=4))
+        store.write_embeddings(vectors(["1"], dim=6))
+        read = store.read_embeddings("Movie")
+        assert (list(read.nodes), read.dim) == (["1"], 6)
+
+    def test_vectors_without_a_node_are_an_error_or_counted(self, store):
+        store.write(films())
+        with pytest.raises(UnknownNodeError, match="1 Movie keys have no node, for example 'm9'"):
+            store.write_embeddings(vectors(["1", "m9"]))
+        report = store.write_embeddings(vectors(["m2", "m9"]), on_missing="skip")
+        assert (report.embeddings, report.missing) == ({"Movie": 1}, {"Movie": 1})
+        assert list(store.read_embeddings("Movie").nodes) == ["1", "m2"]
+
+    def test_vectors_do_not_overwrite_what_is_no_vector(self, store):
+        store.write(films())
+        with pytest.raises(StoreError, match=r"Movie\.title holds"):
+            store.write_embeddings(vectors(["1"]), property="title")
+        with pytest.raises(GraphError, match="NaN or infinity"):
+            store.write_embeddings(
+                NodeEmbeddings(Vocabulary("Movie", ["1"]), np.array([[1.0, np.nan]]))
+            )
+
+    def test_vectors_stay_out_of_a_graph_unless_asked_for(self, store):
+        store.write(films())
+        store.write_embeddings(vectors(["1", "m2"]))
+        same_graph(store.read(FILMS), films())
+        with_vectors = store.read(FILMS, exclude=()).attributes["Movie"]["embedding"]
+        assert with_vectors.null_count == 1
+
+    def test_absent_vectors_or_labels_are_errors_that_name_them(self, store):
+        store.write(films())
+        with pytest.raises(StoreError, match=r"Movie.*'nothing'"):
+            store.read_embeddings("Movie", "nothing")
+        with pytest.raises(SchemaError, match=r"'Film'.*'Movie'"):
+            store.read_embeddings("Film")
+        with pytest.raises(SchemaError, match=r"'Film'.*'Movie'"):
+            store.write_embeddings(vectors(["1"], "Film"))
+
+    def test_it_works_again_after_close(self, store):
+        store.query("RETURN 1 AS one")
+        store.close()
+        store.close()
+        assert store.query("RETURN 1 AS one")["one"].to_pylist() == [1]
+
+    def test_progress_is_shown_only_when_asked_for(self, store, capfd):
+        store.write(films())
+        store.read(FILMS)
+        assert "rows" not in capfd.readouterr().err
+        store.read(FILMS, progress=True)
+        assert "rows" in capfd.readouterr().err
+
+
+def _bare() -> Schema:
+    return Schema("User", "Movie", RATED, weight="rating", time="timestamp")
+
+
+def _fields(schema: Schema) -> dict[str, Any]:
+    names = ("user", "item", "interaction", "text", "key", "weight")
+    return {name: getattr(schema, name) for name in names}
+
+
+def _one_edge(nodes: dict[str, Any], target: str = "a") -> KnowledgeGraph:
+    edges = {RATED: {"source": ["u"], "target": [target]}}
+    return KnowledgeGraph.from_tables({"User": {"id": ["u"]}} | nodes, edges, _bare())

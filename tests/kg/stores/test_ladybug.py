@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kg import KnowledgeGraph, Schema
+from kg.errors import DependencyError, GraphError, StoreError, StoreUnavailableError
+from kg.stores import LadybugStore
+from tests.contracts import FILMS, RATED, StoreContract, films, same_graph, vectors
+
+LIMIT = 1 << 28
+
+
+@pytest.fixture
+def store() -> Iterator[LadybugStore]:
+    with LadybugStore(memory_limit=LIMIT) as store:
+        yield store
+
+
+class TestLadybugStore(StoreContract):
+    def test_it_works_again_after_close(self, tmp_path):
+        super().test_it_works_again_after_close(LadybugStore(tmp_path / "f.lbug"))
+
+
+def test_a_file_holds_the_graph_after_close(tmp_path):
+    with LadybugStore(tmp_path / "new" / "films.lbug", memory_limit=LIMIT) as store:
+        store.write(films())
+    with LadybugStore(tmp_path / "new" / "films.lbug", memory_limit=LIMIT) as store:
+        same_graph(store.read(FILMS), films())
+
+
+def test_a_read_only_store_reads_and_refuses_to_write(tmp_path):
+    with LadybugStore(tmp_path / "f.lbug", memory_limit=LIMIT) as store:
+        store.write(films())
+    with LadybugStore(tmp_path / "f.lbug", read_only=True, memory_limit=LIMIT) as store:
+        same_graph(store.read(FILMS), films())
+        with pytest.raises(StoreError, match=r"(?i)read.only"):
+            store.query("MATCH (m:Movie) DETACH DELETE m")
+
+
+def test_a_file_that_is_no_store_is_unavailable(tmp_path):
+    (tmp_path / "f.lbug").write_text("something else entirely" * 1000)
+    with pytest.raises(StoreUnavailableError, match=r"f\.lbug"):
+        LadybugStore(tmp_path / "f.lbug").query("RETURN 1 AS one")
+
+
+def test_a_file_that_another_process_has_open_is_unavailable(tmp_path):
+    path = tmp_path / "f.lbug"
+    code = (
+        f"import sys; from kg.stores import LadybugStore; s = LadybugStore({str(path)!r}, "
+        "memory_limit=1 << 28); s.query('RETURN 1 AS one'); print('open', flush=True); "
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(StoreUnavailableError, match="another process has it open"):
+            LadybugStore(path).query("RETURN 1 AS one")
+        other.communicate()
+
+
+def test_a_vector_index_works_or_says_that_the_extension_is_absent(store):
+    store.write(films())
+    try:
+        store._load_vector_extension()
+    except DependencyError:
+        with pytest.raises(DependencyError, match="index=False"):
+            store.write_embeddings(vectors(["1"]), index=True)
+        assert "embedding" not in store.contents().nodes["Movie"].sample.column_names
+    else:
+        store.write_embeddings(vectors(["1"]), index=True)
+        indexes = store.query("CALL SHOW_INDEXES() RETURN *").to_pylist()
+        assert [row["table_name"] for row in indexes] == ["Movie"]
+
+
+@pytest.mark.parametrize(
+    ("movie", "relation", "message"),
+    [
+        ("Mo.vie", "RATED", "no full stop"),
+        ("Movie", "RA.TED", "no full stop"),
+        ("USER", "RATED", "'USER' beside 'User', a node type"),
+        ("Movie", "movie", "'movie' beside 'Movie', a node type"),
+    ],
+)
+def test_names_the_engine_cannot_hold_are_refused_before_writing(store, movie, relation, message):
+    edge_type = ("User", relation, movie)
+    graph = KnowledgeGraph.from_tables(
+        {"User": {"id": ["u"]}, movie: {"id": ["m"]}},
+        {edge_type: {"source": ["u"], "target": ["m"]}},
+        Schema("User", movie, edge_type),
+    )
+    with pytest.raises(StoreError, match=message):
+        store.write(graph)
+    assert store.contents().nodes == {}
+
+
+@pytest.mark.parametrize("columns", [{"_ID": ["x"]}, {"Title": ["x"], "title": ["y"]}])
+def test_properties_the_engine_cannot_hold_are_refused(store, columns):
+    with pytest.raises(StoreError, match="reserved, or differs from another in case only"):
+        store.write(films(Genre={"id": ["sf"], **columns}))
+
+
+def test_a_property_type_the_engine_cannot_hold_is_refused(store):
+    column = pa.array([{"a": 1}])
+    with pytest.raises(StoreError, match=r"Genre\.where: the embedded store cannot hold struct"):
+        store.write(films(Genre={"id": ["sf"], "where": column}))
+
+
+def test_a_property_that_changes_its_type_is_refused_and_the_store_keeps_its_own(store):
+    store.write(films())
+    with pytest.raises(StoreError, match=r"Movie\.year holds double, the graph has string"):
+        store.write(films(Movie={"id": ["1", "m2", "m3"], "title": [""] * 3, "year": ["x"] * 3}))
+    same_graph(store.read(FILMS), films())
+
+
+def test_an_edge_without_a_weight_beside_others_with_one_is_an_error(store):
+    store.write(films())
+    store.query("MATCH (u:User {id: 2}), (m:Movie {id: 'm3'}) CREATE (u)-[:RATED]->(m)")
+    with pytest.raises(GraphError, match="rating: 1 values are null"):
+        store.read(FILMS)
+
+
+def test_a_store_changed_by_ones_own_cypher_reads_back_changed(store):
+    store.write(films())
+    store.query("MATCH (m:Movie {id: '1'}) DETACH DELETE m")
+    store.query("CREATE (m:Movie {id: 'a0', title: 'Alien', year: 1979.0})")
+    read = store.read(Schema("User", "Movie", RATED, weight="rating", time="timestamp"))
+    assert list(read.items) == ["a0", "m2", "m3"]
+    assert read.edge_table(RATED)["target"].to_pylist() == ["m2"]
+
+
+def test_many_edges_survive_a_second_partial_write(store):
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 300, (2, 5000)), axis=1)
+    nodes = {t: {"id": np.arange(300)} for t in ("User", "Movie")}
+
+    def rated(n: int, weight: float) -> KnowledgeGraph:
+        edges = {"source": pairs[0, :n], "target": pairs[1, :n], "rating": np.full(n, weight)}
+        return KnowledgeGraph.from_tables(
+            nodes, {RATED: edges}, Schema("User", "Movie", RATED, weight="rating")
+        )
+
+    store.write(rated(1000, 1.0))
+    store.write(rated(2000, 2.0))
+    same_graph(store.read(Schema("User", "Movie", RATED, weight="rating")), rated(2000, 2.0))
