@@ -100,32 +100,39 @@ class VectorCache:
             float32 ``[len(texts), dim]``, zero where nothing is known, and bool ``[len(texts)]``,
             true where something is.
         """
-        keys = _keys(texts)
-        matrix = np.zeros((len(keys), dim), np.float32)
-        found = np.zeros(len(keys), bool)
-        if not keys or not self.path.exists():
-            return matrix, found
-        with self._open() as connection:
-            known = connection.execute(
-                "SELECT id, dim FROM encoders WHERE fingerprint = ?", (fingerprint,)
-            ).fetchone()
-            if known is None or known[1] != dim:
-                return matrix, found
-            rows: dict[bytes, list[int]] = {}
-            for row, key in enumerate(keys):
-                rows.setdefault(key, []).append(row)
-            now, stale = int(time.time()), []
-            for key, used, vector in _select(connection, list(rows), known[0]):
-                if len(vector) != 4 * dim:
-                    continue
-                at = rows[key]
-                matrix[at] = np.frombuffer(vector, "<f4")
-                found[at] = True
-                if now - used > _TOUCH_AFTER:
-                    stale.append((now, key, known[0]))
-            if stale:
-                self._touch(connection, stale)
-        return matrix, found
+        rows: dict[bytes, int] = {}
+        place = np.array([rows.setdefault(key, len(rows)) for key in _keys(texts)], np.int64)
+        matrix = np.zeros((len(rows), dim), np.float32)
+        found = np.zeros(len(rows), bool)
+        if rows and self.path.exists():
+            with self._open() as connection:
+                self._read_into(matrix, found, connection, fingerprint, rows)
+        return matrix[place], found[place]
+
+    def _read_into(
+        self,
+        matrix: np.ndarray,
+        found: np.ndarray,
+        connection: sqlite3.Connection,
+        fingerprint: str,
+        rows: dict[bytes, int],
+    ) -> None:
+        encoder = connection.execute(
+            "SELECT id FROM encoders WHERE fingerprint = ? AND dim = ?",
+            (fingerprint, matrix.shape[1]),
+        ).fetchone()
+        if encoder is None:
+            return
+        now, size, stale = int(time.time()), matrix.itemsize * matrix.shape[1], []
+        for part in _select(connection, list(rows), encoder[0]):
+            whole = [row for row in part if len(row[2]) == size]
+            at = [rows[key] for key, _, _ in whole]
+            vectors = np.frombuffer(b"".join(vector for _, _, vector in whole), "<f4")
+            matrix[at] = vectors.reshape(len(at), -1) if at else 0
+            found[at] = True
+            stale += [(now, key, encoder[0]) for key, used, _ in whole if now - used > _TOUCH_AFTER]
+        if stale:
+            self._touch(connection, stale)
 
     def put_many(self, fingerprint: str, texts: Sequence[str], matrix: np.ndarray) -> None:
         """Keep these vectors: all of them, or none if the process dies meanwhile.
@@ -172,10 +179,12 @@ class VectorCache:
         with self._open() as connection:
             connection.execute("PRAGMA secure_delete = ON")
             with _writing(connection):
-                gone = _select(connection, keys, None, "e.encoder", "e.vector")
-                _delete(connection, [(k, e) for k, _, e, _ in gone], [(v,) for *_, v in gone])
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return len(gone)
+                num_gone = 0
+                for gone in _select(connection, keys, None, "e.encoder", "e.vector"):
+                    _delete(connection, [(k, e) for k, _, e, _ in gone], [(v,) for *_, v in gone])
+                    num_gone += len(gone)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return num_gone
 
     def clear(self) -> None:
         """Remove everything."""
@@ -341,8 +350,8 @@ def _encoder_id(connection: sqlite3.Connection, fingerprint: str, dim: int) -> i
 def _insert(connection: sqlite3.Connection, encoder: int, new: dict[bytes, np.ndarray]) -> None:
     """Add vectors by hash of text, in place of those that are there."""
     now = int(time.time())
-    old = _select(connection, list(new), encoder, "e.vector")
-    _delete(connection, [(key, encoder) for key, _, _ in old], [(v,) for *_, v in old])
+    for old in _select(connection, list(new), encoder, "e.vector"):
+        _delete(connection, [(key, encoder) for key, _, _ in old], [(v,) for *_, v in old])
     (last,) = connection.execute("SELECT ifnull(max(id), 0) FROM vectors").fetchone()
     ids = range(last + 1, last + 1 + len(new))
     connection.executemany(
@@ -357,19 +366,16 @@ def _insert(connection: sqlite3.Connection, encoder: int, new: dict[bytes, np.nd
 
 def _select(
     connection: sqlite3.Connection, keys: list[bytes], encoder: int | None, *columns: str
-) -> list[tuple]:
-    """Hash, time of use and the columns asked for (default: the vector) of the entries here."""
+) -> Iterator[list[tuple]]:
+    """Hash, time of use and columns (default: the vector) of the entries here, part by part."""
     wanted = ", ".join(columns or ("v.vector",))
     source = "entries e" if columns else "entries e JOIN vectors v ON v.id = e.vector"
     whose = "" if encoder is None else f" AND e.encoder = {int(encoder)}"
-    rows: list[tuple] = []
     for start in range(0, len(keys), _PER_QUERY):
         part = keys[start : start + _PER_QUERY]
         marks = ",".join("?" * len(part))
-        rows += connection.execute(
-            f"SELECT e.text, e.used, {wanted} FROM {source} WHERE e.text IN ({marks}){whose}", part
-        )
-    return rows
+        query = f"SELECT e.text, e.used, {wanted} FROM {source} WHERE e.text IN ({marks}){whose}"
+        yield connection.execute(query, part).fetchall()
 
 
 def _delete(

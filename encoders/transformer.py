@@ -24,7 +24,7 @@ POOLINGS = ("mean", "cls", "last")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _TOKENISE_AT_ONCE = 4096  # texts; bounds what the tokenizer's own objects take
-_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}  # padding included; CPU: measured on two cores
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}  # padding included; CPU: measured, GPU: not yet
 _POSITION_OFFSET = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"}
 
 
