@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class ExactIndex:
     def of(cls, vectors: torch.Tensor, bias: torch.Tensor) -> ExactIndex:
         """The index of embeddings whose length is their gain, and their biases."""
         return cls(torch.cat([vectors, bias[:, None]], dim=1))
+
+    @cached_property
+    def longest(self) -> torch.Tensor:
+        """Length of the longest row."""
+        return torch.linalg.vector_norm(self.rows, dim=1).max()
 
     def search(
         self,
@@ -85,7 +91,7 @@ class ExactIndex:
             scores = torch.addmm(x[:, -1], queries, x[:, :-1].T)
             if excluded is not None:
                 _exclude(scores, some, excluded)
-            columns, scores = _best(queries, x, scores, min(k, len(some)))
+            columns, scores = _best(queries, x, self.longest, scores, min(k, len(some)))
             # Earlier columns are earlier items, so that a stable cut keeps item order among equals.
             merged = torch.cat([best_scores, scores], dim=1)
             merged_rows = torch.cat([best_rows, at[columns]], dim=1)
@@ -107,19 +113,19 @@ def _exclude(scores: torch.Tensor, pool: np.ndarray, excluded: list[np.ndarray])
 
 
 def _best(
-    queries: torch.Tensor, x: torch.Tensor, scores: torch.Tensor, k: int
+    queries: torch.Tensor, x: torch.Tensor, longest: torch.Tensor, scores: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns and exact scores of the ``k`` best of each row, earlier columns first among equals.
 
     Args:
         queries: ``[n, dim]``.
         x: rows of the index, ``[m, dim + 1]``.
+        longest: length of the longest row.
         scores: their products to float32, -inf where excluded, ``[n, m]``.
         k: at most ``m``.
     """
     width = min(k + _SPARE, len(x))
     top, columns = scores.topk(width, dim=1)
-    longest = torch.linalg.vector_norm(x, dim=1).max()
     lengths = (torch.linalg.vector_norm(queries, dim=1) ** 2 + 1) ** 0.5
     # Twice what float32 can be wrong by: no better one is further down.
     unsure = top[:, k - 1] - 2 * x.shape[1] * torch.finfo(x.dtype).eps * lengths * longest
