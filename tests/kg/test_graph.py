@@ -1,6 +1,6 @@
+import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -258,9 +258,10 @@ def test_importing_kg_brings_no_heavy_package():
 
 
 def test_importing_kg_takes_less_than_600_milliseconds():
-    def seconds():
-        start = time.perf_counter()
+    def seconds():  # of processor time, which is the wall time of a quiet machine
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", "import kg"], check=True)
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < 0.6
