@@ -62,6 +62,10 @@ def half_step(
     """
     rotated = other @ spectrum.vectors
     right = prior @ spectrum.vectors * precision[:, None] if prior is not None else None
+    if len(links) == 1:
+        z = rotated[torch.from_numpy(links.indices).to(rotated.device)]
+        out = _solve_one(z, spectrum.values, right, precision, exposure, alpha)
+        return out @ spectrum.vectors.T
     degrees = links.degrees
     order = np.argsort(degrees, kind="stable")
     out = torch.zeros(len(links), other.shape[1], dtype=other.dtype, device=other.device)
@@ -110,6 +114,28 @@ def _solve(
     inner.diagonal(dim1=1, dim2=2).add_(1 / alpha)
     t = torch.linalg.solve(inner, (z @ y[:, :, None]))  # [n, width, 1]
     return y - (scaled.transpose(1, 2) @ t)[:, :, 0]
+
+
+def _solve_one(
+    z: torch.Tensor,
+    values: torch.Tensor,
+    right: torch.Tensor | None,
+    precision: torch.Tensor,
+    exposure: torch.Tensor,
+    alpha: float,
+) -> torch.Tensor:
+    """One node as in :func:`_solve`, without padding: what a request waits for. ``[1, k]``."""
+    diagonal = torch.addcmul(precision, exposure, values)  # [k]
+    b = (exposure + alpha) * z.sum(dim=0)
+    b = b if right is None else b + right[0]
+    if len(z) > len(values):
+        a = torch.addmm(torch.diag(diagonal), z.T, z, alpha=alpha)
+        return torch.linalg.solve(a, b)[None]
+    scaled = z / diagonal
+    y = b / diagonal
+    inner = scaled @ z.T
+    inner.diagonal().add_(1 / alpha)
+    return (y - scaled.T @ torch.linalg.solve(inner, z @ y))[None]
 
 
 def _batch_end(degrees: np.ndarray, order: np.ndarray, start: int, k: int) -> int:

@@ -99,7 +99,7 @@ class Vocabulary:
             raise TypeError(f"expected a list of {self.node_type} keys, got the string {keys!r}")
         if len(keys) <= 64 or isinstance(keys, list | tuple):
             listed = keys.to_pylist() if isinstance(keys, pa.Array | pa.ChunkedArray) else keys
-            found = np.fromiter((self._find(k) for k in listed), np.int64, len(keys))
+            found = self._find_all(listed)
         else:
             array = key_array(keys, self.node_type)
             if array.type != self.keys.type:
@@ -163,6 +163,14 @@ class Vocabulary:
             return -1
         row = self._index().get(key, -1)
         return row if row < len(self) else -1
+
+    def _find_all(self, keys: Sequence[Any]) -> np.ndarray:
+        if set(map(type, keys)) <= {int if self.is_int else str}:
+            get = self._index().get
+            found = np.array([get(key, -1) for key in keys], np.int64)
+            found[found >= len(self)] = -1
+            return found
+        return np.array([self._find(key) for key in keys], np.int64)
 
     def _unknown(self, key: Any) -> UnknownNodeError:
         hint = "add it first"
