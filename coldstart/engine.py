@@ -472,7 +472,7 @@ class ColdStartEngine:
         )
 
     def item_parts(self, rows: np.ndarray) -> torch.Tensor:
-        """Item embeddings as sums of a part per feature group and one from interactions.
+        """Item embeddings as sums of a part per feature group and, last, one from interactions.
 
         Returns:
             float32 ``[len(rows), num_groups + 1, dim]``.
@@ -483,7 +483,13 @@ class ColdStartEngine:
         links, other = self._seen_through(
             item, self._links(item, rows), self.user_vectors, self.item_vectors
         )
-        return embedding_parts(self.items, rows, raws, links, other, self.users.spectrum)
+        parts = embedding_parts(self.items, rows, raws, links, other, self.users.spectrum)
+        # A user who came with the same update, or was touched since, has another vector by now than
+        # the one that the item was embedded against; what that makes is due to interactions too.
+        busy = torch.from_numpy(np.flatnonzero(links.degrees)).to(parts.device)
+        now = self.item_vectors[torch.from_numpy(rows).to(parts.device)]
+        parts[busy, -1] += (now - parts.sum(dim=1))[busy]
+        return parts
 
 
 def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarray:
@@ -573,6 +579,7 @@ def _aligned(
 
     Raises:
         UnknownNodeError: a node has no vector.
+        ValueError: a vector holds NaN or infinity.
     """
     out = {}
     for node_type in (graph.schema.user, graph.schema.item):
@@ -588,8 +595,23 @@ def _aligned(
                     "give a vector for every node (zero where there is no text)"
                 )
             given = NodeEmbeddings(nodes, given.matrix[rows])
+        check_finite(given)
         out[node_type] = given
     return out
+
+
+def check_finite(vectors: NodeEmbeddings) -> None:
+    """Raise where a text vector holds NaN or infinity.
+
+    Raises:
+        ValueError: one does.
+    """
+    bad = np.flatnonzero(~np.isfinite(vectors.matrix).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{vectors.node_type} {vectors.nodes[int(bad[0])]!r} has a text vector with NaN or "
+            f"infinity, {len(bad)} in all; give zeros where there is no text"
+        )
 
 
 def _dot(users: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from gnn.data import Adjacency, NodeInputs, feature_edge_types, relation_name
 from gnn.infer import posteriors, precisions, priors, reference_rows
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
-from kg.errors import UnknownNodeError
+from kg.errors import AlignmentError, UnknownNodeError
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings, Vocabulary
@@ -35,18 +35,17 @@ def updated(
     old = engine.graph
     graph = old.apply(delta)
     user, item = graph.schema.user, graph.schema.item
-    kept = {
-        node_type: np.flatnonzero(graph.vocabularies[node_type].rows(v.keys, missing="mark") >= 0)
-        for node_type, v in old.vocabularies.items()
-        if node_type in delta.removed_nodes
-    }
     # A key that is removed and added again in one change is a new node.
-    for node_type in kept:
-        gone = np.isin(
-            kept[node_type], old.vocabularies[node_type].rows(delta.removed_nodes[node_type])
-        )
-        kept[node_type] = kept[node_type][~gone]
-    vectors = _grown_texts(engine, graph, delta, kept, texts or {}, progress)
+    kept = {
+        node_type: np.setdiff1d(np.arange(old.num_nodes(node_type)), _rows(old, node_type, keys))
+        for node_type, keys in delta.removed_nodes.items()
+    }
+    given = texts or {}
+    reworded = {t: _reworded(engine, graph, delta, kept, given, t) for t in engine.texts}
+    vectors = {
+        t: _grown_texts(engine, graph, kept.get(t), rows, given, progress, t)
+        for t, rows in reworded.items()
+    }
     moved = replace(
         engine,
         graph=graph,
@@ -57,7 +56,14 @@ def updated(
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
         item_bias=_grown(engine.item_bias[:, None], len(graph.items), kept.get(item))[:, 0],
     )
-    touched = touched_rows(old, graph, delta, _uses_history(engine))
+    touched = touched_rows(
+        old,
+        graph,
+        delta,
+        reworded=reworded,
+        heard={user: moved.users.warm, item: moved.items.warm},
+        uses_history=item in engine.texts and _uses_history(engine),
+    )
     if not (len(touched[user]) or len(touched[item])):
         return moved
     fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
@@ -86,42 +92,64 @@ def updated(
 
 
 def touched_rows(
-    old: KnowledgeGraph, new: KnowledgeGraph, delta: GraphDelta, uses_history: bool
+    old: KnowledgeGraph,
+    new: KnowledgeGraph,
+    delta: GraphDelta,
+    *,
+    reworded: Mapping[str, np.ndarray],
+    heard: Mapping[str, np.ndarray],
+    uses_history: bool,
 ) -> dict[str, np.ndarray]:
-    """Rows in the new graph of the users and items whose features or interactions may differ."""
+    """Rows in the new graph of the users and items whose features or interactions may differ.
+
+    Args:
+        old: before the change.
+        new: after it.
+        delta: the change.
+        reworded: new rows of the known nodes whose text changed, by node type.
+        heard: new rows of the nodes that count in the features of those linked to them.
+        uses_history: whether a user's features tell what the friends interacted with.
+    """
     schema = new.schema
     touched: dict[str, set[int]] = {schema.user: set(), schema.item: set()}
 
-    def touch(node_type: str, keys: pa.ChunkedArray) -> None:
-        if node_type in touched and len(keys):
-            rows = new.vocabularies[node_type].rows(keys, missing="mark")
-            touched[node_type].update(rows[rows >= 0].tolist())
+    def touch(node_type: str, keys: pa.ChunkedArray) -> set[int]:
+        if node_type not in touched or not len(keys):
+            return set()
+        rows = new.vocabularies[node_type].rows(keys, missing="mark")
+        found = set(rows[rows >= 0].tolist())
+        touched[node_type] |= found
+        return found
 
+    # Those whose friends may find that their own features changed.
+    speakers = {t: set(reworded[t].tolist()) if t in reworded else set() for t in touched}
     for node_type, table in delta.nodes.items():
         touch(node_type, table[schema.key_of(node_type)])
     for tables in (delta.edges, delta.removed_edges):
-        for (source, _, target), table in tables.items():
-            touch(source, table["source"])
-            touch(target, table["target"])
+        for edge_type, table in tables.items():
+            sources = touch(edge_type[0], table["source"])
+            touch(edge_type[2], table["target"])
+            if uses_history and edge_type == schema.interaction:
+                speakers[schema.user] |= sources
     for node_type, keys in delta.removed_nodes.items():
-        gone = old.vocabularies[node_type].rows(keys)
+        gone = _rows(old, node_type, keys)
         for edge_type, edges in old.edges.items():
             for end, other in ((0, 2), (2, 0)):
                 if edge_type[end] == node_type and edge_type[other] in touched:
                     hit = np.isin(edges.index[end // 2], gone)
                     there = np.unique(edges.index[other // 2][hit])
-                    touch(edge_type[other], _keys(old.vocabularies[edge_type[other]], there))
-    if uses_history and (touched[schema.user] or schema.item in delta.nodes):
-        # A friend's history says something about a user.
-        changed = touch_peers(new, schema.user, touched[schema.user])
+                    linked = touch(
+                        edge_type[other], _keys(old.vocabularies[edge_type[other]], there)
+                    )
+                    if uses_history and edge_type == schema.interaction and other == 0:
+                        speakers[schema.user] |= linked
+    if uses_history and len(items := reworded.get(schema.item, ())):
         edges = new.interactions.index
-        readers = np.unique(edges[0][np.isin(edges[1], list(touched[schema.item]))])
-        changed |= touch_peers(new, schema.user, set(readers.tolist()))
-        touched[schema.user] |= changed
-    for node_type in touched:
-        if node_type in delta.nodes:
-            own = new.vocabularies[node_type].rows(delta.nodes[node_type][schema.key_of(node_type)])
-            touched[node_type] |= touch_peers(new, node_type, set(own.tolist()))
+        speakers[schema.user] |= set(np.unique(edges[0][np.isin(edges[1], items)]).tolist())
+    for node_type, rows in speakers.items():
+        if rows:
+            rows &= set(heard[node_type].tolist())
+            touched[node_type] |= touch_peers(new, node_type, rows)
     return {t: np.array(sorted(rows), np.int64) for t, rows in touched.items()}
 
 
@@ -136,6 +164,10 @@ def touch_peers(graph: KnowledgeGraph, node_type: str, rows: set[int]) -> set[in
             wanted = list(rows)
             out.update(there[np.isin(here, wanted)].tolist(), here[np.isin(there, wanted)].tolist())
     return out
+
+
+def _rows(graph: KnowledgeGraph, node_type: str, keys: Sequence[Key]) -> np.ndarray:
+    return graph.vocabularies[node_type].rows(keys)
 
 
 def _keys(nodes: Vocabulary, rows: np.ndarray) -> pa.ChunkedArray:
@@ -171,36 +203,47 @@ def _grown(vectors: torch.Tensor, num_rows: int, kept: np.ndarray | None) -> tor
     return torch.cat([vectors, vectors.new_zeros(num_rows - len(vectors), vectors.shape[1])])
 
 
-def _grown_texts(
+def _reworded(
     engine: ColdStartEngine,
     graph: KnowledgeGraph,
     delta: GraphDelta,
-    kept: dict[str, np.ndarray],
+    kept: Mapping[str, np.ndarray],
+    given: Mapping[str, NodeEmbeddings],
+    node_type: str,
+) -> np.ndarray:
+    """New rows of the known nodes whose text vector is to be made anew, or came with the change."""
+    if node_type not in delta.nodes:
+        return np.empty(0, np.int64)
+    table, nodes = delta.nodes[node_type], graph.vocabularies[node_type]
+    own = nodes.rows(table[graph.schema.key_of(node_type)])
+    known = own[own < len(kept.get(node_type, engine.graph.vocabularies[node_type]))]
+    if set(graph.schema.text.get(node_type, ())) & set(table.column_names):
+        return known
+    if node_type not in given:
+        return np.empty(0, np.int64)
+    return known[given[node_type].nodes.rows(_keys(nodes, known), missing="mark") >= 0]
+
+
+def _grown_texts(
+    engine: ColdStartEngine,
+    graph: KnowledgeGraph,
+    kept: np.ndarray | None,
+    reworded: np.ndarray,
     given: Mapping[str, NodeEmbeddings],
     progress: bool,
-) -> dict[str, NodeEmbeddings]:
-    out = {}
-    for node_type, old in engine.texts.items():
-        nodes, matrix = graph.vocabularies[node_type], old.matrix
-        if node_type in kept:
-            matrix = matrix[kept[node_type]]
-        fresh = np.arange(len(matrix), len(nodes))
-        changed = np.empty(0, np.int64)
-        if node_type in delta.nodes:
-            table = delta.nodes[node_type]
-            own = nodes.rows(table[graph.schema.key_of(node_type)])
-            says_text = set(graph.schema.text.get(node_type, ())) & set(table.column_names)
-            if says_text or node_type in given:
-                changed = own[own < len(matrix)]
-        rows = np.concatenate([changed, fresh])
-        if len(rows) or len(nodes) != len(old.nodes):
-            grown = np.zeros((len(nodes), matrix.shape[1]), np.float32)
-            grown[: len(matrix)] = matrix
-            matrix = grown
-        if len(rows):
-            matrix[rows] = _text_vectors(engine, graph, node_type, rows, given, progress)
-        out[node_type] = NodeEmbeddings(nodes, matrix)
-    return out
+    node_type: str,
+) -> NodeEmbeddings:
+    """The text vectors of all nodes of a type after the change."""
+    nodes, matrix = graph.vocabularies[node_type], engine.texts[node_type].matrix
+    if kept is not None:
+        matrix = matrix[kept]
+    rows = np.concatenate([reworded, np.arange(len(matrix), len(nodes))])
+    if len(rows):
+        grown = np.zeros((len(nodes), matrix.shape[1]), np.float32)
+        grown[: len(matrix)] = matrix
+        matrix = grown
+        matrix[rows] = _text_vectors(engine, graph, node_type, rows, given, progress)
+    return NodeEmbeddings(nodes, matrix)
 
 
 def _text_vectors(
@@ -211,7 +254,7 @@ def _text_vectors(
     given: Mapping[str, NodeEmbeddings],
     progress: bool,
 ) -> np.ndarray:
-    nodes = graph.vocabularies[node_type].take(rows)
+    nodes, dim = graph.vocabularies[node_type].take(rows), engine.texts[node_type].dim
     if node_type in given:
         at = given[node_type].nodes.rows(nodes.keys, missing="mark")
         if (at < 0).any():
@@ -220,12 +263,23 @@ def _text_vectors(
                 f"{node_type} {key!r} is new or changed and has no vector in texts=; give one for "
                 "each (zero where there is no text), or leave texts= out to have them encoded"
             )
-        return given[node_type].matrix[at]
-    from encoders.embed import embed_nodes
+        found, source = NodeEmbeddings(nodes, given[node_type].matrix[at]), "texts="
+    else:
+        from encoders.embed import embed_nodes
 
-    some = graph_of_rows(graph, node_type, rows)
-    found = embed_nodes(some, engine.encoder, [node_type], cache=engine.cache, progress=progress)
-    return found[node_type].matrix
+        some, encoder = graph_of_rows(graph, node_type, rows), engine.encoder
+        every = embed_nodes(some, encoder, [node_type], cache=engine.cache, progress=progress)
+        found = every[node_type]
+        source = "the default encoder" if encoder is None else "the encoder"
+    from coldstart.engine import check_finite
+
+    check_finite(found)
+    if found.dim != dim:
+        raise AlignmentError(
+            f"{node_type} text vectors: the engine was trained on {dim} floats each, {source} has "
+            f"{found.dim}; pass texts= with vectors of the same kind as in training"
+        )
+    return found.matrix
 
 
 def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> KnowledgeGraph:
