@@ -89,6 +89,8 @@ Raw = torch.Tensor | SparseRows
 class FeatureGroup(Protocol):
     """One block of features; frozen once fitted."""
 
+    kind: ClassVar[str]
+
     @property
     def name(self) -> str:
         """What the block is called in explanations."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
     groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
     groups += [
         OneHot.fit(name, relations, inputs, warm)
-        for name, relations in _relation_groups(inputs).items()
+        for name, relations in _relation_groups(inputs, warm).items()
     ]
     for relation in inputs.same_type:
         groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))
@@ -115,7 +116,28 @@ def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
     scales = [root_mean_square(group.raw(inputs, warm, torch.device("cpu"))) for group in groups]
     useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
-    return Propagation(tuple(g for g, _ in useful), tuple(s for _, s in useful))
+    return Propagation(_distinctly_named([g for g, _ in useful]), tuple(s for _, s in useful))
+
+
+def _distinctly_named(groups: list[FeatureGroup]) -> tuple[FeatureGroup, ...]:
+    """The groups, with their kind behind a name that is taken.
+
+    A relation and a property may share a name, and the parts of a score are told apart by it.
+    """
+    taken, out = {"interactions", "popularity"}, []
+    for group in groups:
+        name = group.name
+        if name in taken:
+            name = f"{name} {group.kind}"
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        out.append(group if name == group.name else _renamed(group, name))
+    return tuple(out)
+
+
+def _renamed(group: Any, name: str) -> FeatureGroup:
+    return replace(group, name=name)
 
 
 def root_mean_square(raw: Raw) -> float:
@@ -124,8 +146,9 @@ def root_mean_square(raw: Raw) -> float:
     return float(square.double().mean().sqrt()) if len(square) else 0.0
 
 
-def _relation_groups(inputs: NodeInputs) -> dict[str, tuple[str, ...]]:
-    by_size = sorted(inputs.relations, key=lambda r: -len(inputs.relations[r].indices))
+def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
+    sizes = {name: links.degrees[warm].sum() for name, links in inputs.relations.items()}
+    by_size = sorted(inputs.relations, key=lambda name: -sizes[name])
     own, shared = by_size[:MAX_RELATIONS], by_size[MAX_RELATIONS:]
     groups = {name: (name,) for name in inputs.relations if name in own}
     return groups | ({"small relations": tuple(sorted(shared))} if shared else {})
