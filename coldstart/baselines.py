@@ -210,7 +210,9 @@ class _Kernels:
     def grid(self, penalties: tuple[float, ...] = RIDGE) -> Iterator[tuple[float, float]]:
         """Shares of text and ridge penalties."""
         shares = TEXT_SHARES
-        if self.text is None or self.rest is None:
+        if self.text is None and self.rest is None:
+            shares = ()  # nothing is known of these nodes, so there is nothing to choose from
+        elif self.text is None or self.rest is None:
             shares = (0.0,) if self.text is None else (1.0,)
         return ((share, penalty) for share in shares for penalty in penalties)
 

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gnn.data import Adjacency
 from kg.graph import KnowledgeGraph
+from kg.tables import require_columns
+from kg.vectors import Vocabulary
 
 WARM, VAL, TEST = "warm", "val", "test"
 SEGMENTS = ("cold_items", "cold_users", "cold_both", "warm", "mixed")
 """What can be asked of a split: which items are candidates, and whether the users are warm."""
+
+_COLUMNS = ("seed", "user_id", "item_id", "user_part", "item_part", "warm_part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,11 @@ class Split:
 
     def __post_init__(self) -> None:
         user, item = self.pairs
+        if len(np.unique(user * len(self.item_part) + item)) < len(user):
+            raise ValueError(
+                f"split {self.name}: a pair comes twice, so that it could be trained on and tested "
+                "with; keep one of each"
+            )
         cold = (self.user_part[user] != WARM) | (self.item_part[item] != WARM)
         if (leak := cold & (self.pair_part == "train")).any():
             first = self.pairs[:, np.argmax(leak)].tolist()
@@ -129,36 +139,54 @@ def _positions(pairs: np.ndarray, users: np.ndarray, candidates: np.ndarray) -> 
     return Adjacency.from_pairs(*at, len(users), len(candidates))
 
 
-def read_splits(
-    path: str | Path, graph: KnowledgeGraph, universe: tuple[np.ndarray, np.ndarray] | None = None
-) -> list[Split]:
+def read_splits(path: str | Path, graph: KnowledgeGraph) -> list[Split]:
     """The splits in a Parquet file, one per ``seed``.
+
+    Nodes that the file does not name take no part: they are neither trained on nor candidates.
 
     Args:
         path: a file with columns seed, user_id, item_id, user_part, item_part, warm_part.
         graph: the graph whose rows the splits name.
-        universe: keys of the users and items that take part; those without any positive pair in
-            the file are candidates too where they are named here.
 
     Raises:
+        MissingColumnError: the file lacks a column.
         UnknownNodeError: the file names a node that the graph lacks.
+        ValueError: a split leaks, or gives one node two parts.
     """
-    table = pq.read_table(path).to_pandas()
+    table = pq.read_table(path)
+    require_columns(table, _COLUMNS, f"splits in {path}")
+    seeds = table["seed"].to_numpy()
     splits = []
-    for seed, frame in table.groupby("seed"):
-        users, items = (
-            graph.users.rows(frame.user_id.to_numpy()),
-            graph.items.rows(frame.item_id.to_numpy()),
-        )
-        user_part = np.full(len(graph.users), "", dtype="<U5")
-        item_part = np.full(len(graph.items), "", dtype="<U5")
-        user_part[users] = frame.user_part.astype(str)
-        item_part[items] = frame.item_part.astype(str)
-        pair_part = np.where(frame.warm_part.isna(), "", frame.warm_part.astype(str)).astype("<U5")
+    for seed in np.unique(seeds).tolist():
+        some, name = table.filter(pa.array(seeds == seed)), f"seed {seed}"
+        users, items = graph.users.rows(some["user_id"]), graph.items.rows(some["item_id"])
         splits.append(
-            Split(f"seed {seed}", np.stack([users, items]), pair_part, user_part, item_part)
+            Split(
+                name,
+                np.stack([users, items]),
+                _parts(some["warm_part"]),
+                _part_of_nodes(users, _parts(some["user_part"]), graph.users, name),
+                _part_of_nodes(items, _parts(some["item_part"]), graph.items, name),
+            )
         )
     return splits
+
+
+def _parts(column: pa.ChunkedArray) -> np.ndarray:
+    named = [part or "" for part in column.cast(pa.string()).to_pylist()]
+    return np.array(named, dtype="<U5")
+
+
+def _part_of_nodes(rows: np.ndarray, parts: np.ndarray, nodes: Vocabulary, name: str) -> np.ndarray:
+    out = np.full(len(nodes), "", dtype="<U5")
+    out[rows] = parts
+    if (two := out[rows] != parts).any():
+        row = int(rows[np.argmax(two)])
+        raise ValueError(
+            f"split {name}: {nodes.node_type} {nodes[row]!r} is in two parts, "
+            f"{sorted(np.unique(parts[rows == row]).tolist())}; give it one"
+        )
+    return out
 
 
 def random_split(
@@ -181,7 +209,7 @@ def random_split(
         name: for reports.
 
     Raises:
-        ValueError: a share is negative or two of them leave nothing to train on.
+        ValueError: a share is negative, or so large that two of them leave nothing to train on.
     """
     shares = {"cold_users": cold_users, "cold_items": cold_items, "held_out": held_out}
     for what, share in shares.items():
