@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from coldstart.calibration import simulated_cold_boost
+from coldstart.calibration import lift, simulated_cold_boost
 from coldstart.index import ExactIndex
 from coldstart.ranking import Recommendations
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, node_inputs
-from gnn.infer import embedding_parts, exposures, posteriors, priors, reference_rows
+from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError, UnknownNodeError
@@ -64,7 +64,7 @@ class ColdStartEngine:
         items: how items are embedded.
         user_vectors: float32 ``[num_users, dim]``.
         item_vectors: float32 ``[num_items, dim]``.
-        item_bias: b_i = cold_boost (1 - omega_i), float32 ``[num_items]``; b_u is 0.
+        item_bias: b_i, float32 ``[num_items]``, see :func:`coldstart.calibration.lift`; b_u is 0.
         cold_boost: lift of an item without history.
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
@@ -157,7 +157,7 @@ class ColdStartEngine:
             trained.items,
             user_vectors,
             item_vectors,
-            float(boost) * (1 - exposures(trained.items, item_inputs.rows, positives[1])),
+            lift(graph, trained.items, float(boost), item_inputs.rows),
             float(boost),
             graph.edge_types,
             encoder,
@@ -252,9 +252,11 @@ class ColdStartEngine:
             UnknownNodeError: a key is not in the graph.
             ValueError: the type is neither that of users nor that of items.
         """
-        every = self.embeddings(node_type)
-        rows = every.nodes.rows(keys)
-        return NodeEmbeddings(every.nodes.take(rows), every.matrix[rows])
+        _, vectors = self._side(node_type)
+        nodes = self.graph.vocabularies[node_type]
+        rows = nodes.rows(keys)
+        some = vectors[torch.from_numpy(rows).to(vectors.device)]
+        return NodeEmbeddings(nodes.take(rows), some.cpu().numpy())
 
     def embeddings(self, node_type: str) -> NodeEmbeddings:
         """Embeddings of all users or all items, known or new.
@@ -263,7 +265,8 @@ class ColdStartEngine:
             ValueError: the type is neither that of users nor that of items.
         """
         _, vectors = self._side(node_type)
-        return NodeEmbeddings(self.graph.vocabularies[node_type], vectors.cpu().numpy())
+        copied = vectors.to("cpu", copy=True).numpy()
+        return NodeEmbeddings(self.graph.vocabularies[node_type], copied)
 
     def recomputed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
         """Embeddings from features, edges and the other side, without looking at the cached rows.

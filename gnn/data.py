@@ -239,18 +239,18 @@ def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | N
     for node_type in graph.node_types:
         data[node_type].num_nodes = graph.num_nodes(node_type)
         if features and node_type in features:
-            data[node_type].x = torch.from_numpy(features[node_type])
+            data[node_type].x = torch.tensor(features[node_type])
     for (source, relation, target), edges in graph.edges.items():
-        index = torch.from_numpy(edges.index)
+        index = torch.tensor(edges.index)  # copies, as the graph is frozen
         for edge_type, edge_index in (
             ((source, relation, target), index),
             ((target, f"rev_{relation}", source), index.flip(0)),
         ):
             data[edge_type].edge_index = edge_index
             if edges.weight is not None:
-                data[edge_type].edge_weight = torch.from_numpy(edges.weight).float()
+                data[edge_type].edge_weight = torch.tensor(edges.weight, dtype=torch.float32)
             if edges.time is not None:
-                data[edge_type].time = torch.from_numpy(edges.time)
+                data[edge_type].time = torch.tensor(edges.time)
     return data
 
 
