@@ -384,12 +384,9 @@ class CypherStore(ABC):
             edge_types, node_types = self._discover(schema, node_types, labels)
             if schema.interaction not in edge_types:
                 raise self._no_such_edges(schema.interaction, edge_types)
-        elif by_schema:
-            ends = sorted({t for e in by_schema for t in (e[0], e[2])} & set(labels))
-            there = self._edge_types(ends)
-            for edge_type in by_schema:
-                if edge_type not in there:
-                    raise self._no_such_edges(edge_type, there)
+        for edge_type in by_schema if schema.edge_types or queried else ():
+            if not self._has_edges(edge_type):
+                raise self._no_such_edges(edge_type, self._edge_types(list(labels)))
         tables = [t for t in node_types if t in labels or t in asked]
         unique = self._unique_properties()
         keys = {t: self._key(t, schema.key.get(t), unique) for t in tables if t not in asked}
@@ -525,6 +522,10 @@ class CypherStore(ABC):
         """Edge types among labels, with at most so many edges each."""
 
     @abstractmethod
+    def _has_edges(self, edge_type: EdgeType) -> bool:
+        """Whether the store knows edges of this type."""
+
+    @abstractmethod
     def _overlaps(self, label: str, others: Sequence[str]) -> bool:
         """Whether a node with this label also has one of the others."""
 
@@ -615,11 +616,13 @@ def in_row_order(edges: Edges) -> Edges:
     if len(source) < 2:
         return edges
     pairs = source * (int(target.max()) + 1) + target
-    if edges.time is not None and (len(np.unique(pairs)) < len(pairs)):
-        return edges.select(np.lexsort((edges.time, pairs)))
-    if bool((pairs[1:] >= pairs[:-1]).all()):
+    steps = np.diff(pairs)
+    if bool((steps > 0).all()):
         return edges
-    return edges.select(np.argsort(pairs, kind="stable"))
+    order = np.argsort(pairs, kind="stable")
+    if edges.time is not None and bool((np.diff(pairs[order]) == 0).any()):
+        order = np.lexsort((edges.time, pairs))
+    return edges.select(order)
 
 
 def last_of_parallel(edges: Edges) -> Edges:

@@ -180,6 +180,10 @@ class LadybugStore(CypherStore):
                     )
         return found
 
+    def _has_edges(self, edge_type: EdgeType) -> bool:
+        source, relation, target = edge_type
+        return relation in self._tables("REL") and (source, target) in self._ends(relation)
+
     def _overlaps(self, label: str, others: Sequence[str]) -> bool:
         return False
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -33,6 +35,8 @@ from kg.vectors import NodeEmbeddings, Vocabulary
 _log = logging.getLogger(__name__)
 
 EDGES_PER_RECORD = 20_000
+RECORDS_AHEAD = 2
+"""Records of edges that are asked for before the last one is unpacked."""
 NODES_PER_RECORD = 2_000
 ROWS_PER_BATCH = 20_000
 LONGEST_KEY = 8_000
@@ -223,9 +227,12 @@ class Neo4jStore(CypherStore):
             for source, target in itertools.product(labels, labels):
                 most = min(counts.get((source, 0), 0), counts.get((target, 1), 0))
                 edge_type = (source, relation, target)
-                if most and self._rows(f"MATCH {_pattern(edge_type)} RETURN 1 LIMIT 1"):
+                if most and self._has_edges(edge_type):
                     found[edge_type] = most
         return found
+
+    def _has_edges(self, edge_type: EdgeType) -> bool:
+        return bool(self._rows(f"MATCH {_pattern(edge_type)} RETURN 1 LIMIT 1"))
 
     def _overlaps(self, label: str, others: Sequence[str]) -> bool:
         has_other = " OR ".join(f"n:{quoted(t)}" for t in others)
@@ -367,10 +374,9 @@ class Neo4jStore(CypherStore):
         if len(over) == 0:
             return Edges(np.empty((2, 0), np.int64)), 0
         step = self._keys_per_record(edge_type, len(over))
+        ranges = (over.keys.slice(start, step) for start in range(0, len(over), step))
         tables: list[pa.Table] = []
-        for start in range(0, len(over), step):
-            keys = over.keys.slice(start, step).to_pylist()
-            (lists,) = self._rows(cypher, keys=keys)
+        for (lists,) in _ahead(lambda keys: self._rows(cypher, keys=keys.to_pylist()), ranges):
             if len({len(values) for values in lists}) > 1:
                 raise StoreError(
                     f"{self.name}: {edge_type}: an edge ends in a node without its key; "
@@ -623,6 +629,21 @@ def _table_of_rows(result: Any, what: str) -> pa.Table:
     if not tables:
         return pa.table({name: pa.nulls(0) for name in names})
     return joined(tables, what)
+
+
+def _ahead(work: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
+    """Results in order, while the next ones are under way: the server works as we unpack."""
+    waiting: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(RECORDS_AHEAD)
+    try:
+        for argument in arguments:
+            waiting.append(pool.submit(work, argument))
+            if len(waiting) > RECORDS_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _edge_columns(lists: list[list[Any]], names: Sequence[str], edge_type: EdgeType) -> pa.Table:

@@ -1,0 +1,140 @@
+"""How fast a graph comes out of a store, as a ratio to the plainest way of asking.
+
+    python benchmarks/import_graph.py --edges 100000          # the embedded store
+    python benchmarks/import_graph.py --edges 100000 --neo4j  # and a genuine server
+    NEO4J_URI=... NEO4J_PASSWORD=... python benchmarks/import_graph.py --neo4j  # your own, empty
+
+Neo4j: ``read`` against ``for record in session.run(...)`` over the same edges (budget: 6 x or
+more). Embedded: ``read`` against the bare query to Arrow (budget: at most 1.5 x its time). The
+rounds are interleaved; the best of each is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kg import KnowledgeGraph, Schema
+from kg.stores import LadybugStore, Neo4jStore
+
+RATED = ("User", "RATED", "Movie")
+SCHEMA = Schema("User", "Movie", RATED, edge_types=(("User", "RATED", "Movie"),))
+EDGES = (
+    "MATCH (u:User)-[r:RATED]->(m:Movie) "
+    "RETURN u.id AS source, m.id AS target, r.weight AS weight, r.time AS time"
+)
+
+
+def random_graph(num_edges: int) -> KnowledgeGraph:
+    """Distinct random ratings with string keys, 20 a user, 100 a film."""
+    rng = np.random.default_rng(0)
+    num_users, num_items = max(10, num_edges // 20), max(10, num_edges // 100)
+    pairs = rng.choice(num_users * num_items, num_edges, replace=False)
+    users, items = np.divmod(pairs, num_items)
+    nodes = {
+        "User": {"id": [f"user-{n}" for n in range(num_users)]},
+        "Movie": {
+            "id": [f"movie-{n}" for n in range(num_items)],
+            "title": [f"The title of film number {n}" for n in range(num_items)],
+            "year": rng.integers(1920, 2025, num_items),
+        },
+    }
+    edges = {
+        "source": [f"user-{n}" for n in users],
+        "target": [f"movie-{n}" for n in items],
+        "weight": rng.integers(1, 6, num_edges).astype(float),
+        "time": rng.integers(0, 2**31, num_edges),
+    }
+    return KnowledgeGraph.from_tables(nodes, {RATED: edges}, SCHEMA)
+
+
+def best_of(rounds: int, ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Seconds of the best round of each way, rounds interleaved."""
+    seconds = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def timed_write(store: Any, graph: KnowledgeGraph) -> None:
+    start = time.perf_counter()
+    store.write(graph)
+    total, took = graph.num_nodes() + graph.num_edges(), time.perf_counter() - start
+    print(f"  write: {took:.2f} s, {total / took:,.0f} nodes and edges a second")
+
+
+def embedded(graph: KnowledgeGraph, rounds: int) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LadybugStore(Path(folder) / "graph.lbug") as store,
+    ):
+        print(f"embedded store, {graph.num_edges():,} edges")
+        timed_write(store, graph)
+        ways = {"query to Arrow": lambda: store.query(EDGES), "read": lambda: store.read(SCHEMA)}
+        seconds = best_of(rounds, ways)
+        show(seconds, graph.num_edges())
+        ratio = seconds["read"] / seconds["query to Arrow"]
+        print(f"  read takes {ratio:.2f} x the bare query (budget 1.5)")
+
+
+def server(graph: KnowledgeGraph, rounds: int) -> None:
+    from tests import neo4j_server
+
+    running = (
+        neo4j_server.start_java(neo4j_server.jars(), options=())
+        if not neo4j_server.os.environ.get("NEO4J_URI")
+        else neo4j_server.start()
+    )
+    with Neo4jStore(running.uri, running.auth) as store:
+        print(f"Neo4j, {graph.num_edges():,} edges")
+        timed_write(store, graph)
+
+        def plain_loop() -> int:
+            with store._open().session(default_access_mode="READ") as session:
+                rows = [
+                    (record["source"], record["target"], record["weight"], record["time"])
+                    for record in session.run(EDGES)
+                ]
+            return len(rows)
+
+        seconds = best_of(rounds, {"plain loop": plain_loop, "read": lambda: store.read(SCHEMA)})
+        show(seconds, graph.num_edges())
+        print(f"  read is {seconds['plain loop'] / seconds['read']:.1f} x the loop (budget 6)")
+    running.stop()
+
+
+def show(seconds: dict[str, float], num_edges: int) -> None:
+    for name, took in seconds.items():
+        print(f"  {name}: {took:.2f} s, {num_edges / took:,.0f} edges a second")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edges", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--neo4j", action="store_true", help="also measure a genuine server")
+    options = parser.parse_args()
+    for num_edges in options.edges:
+        graph = random_graph(num_edges)
+        embedded(graph, options.rounds)
+        if options.neo4j:
+            server(graph, options.rounds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory of this process: {peak:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
