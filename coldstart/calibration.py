@@ -10,7 +10,9 @@ from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency
 from gnn.heads import Spectrum, half_step
+from gnn.infer import precisions
 from gnn.train import Trained, TrainedSide, warm_precision
+from kg.graph import KnowledgeGraph
 
 COLD_SHARE = 0.1
 """Share of the warm items that play cold, and of the other interactions that play unknown."""
@@ -59,6 +61,31 @@ def simulated_cold_boost(
     scorer = CosineBiasScorer(u.cpu().numpy(), v.cpu().numpy(), np.zeros(num_items, np.float32))
     task = _task(user, item, cold, unknown, kept, num_users, num_items, rng)
     return calibrate_cold_boost(scorer, task) if len(task.users) else 0.0
+
+
+def lift(
+    graph: KnowledgeGraph, side: TrainedSide, cold_boost: float, rows: np.ndarray
+) -> torch.Tensor:
+    """b_i = cold_boost (1 - omega_i) / (1 + m_i) of some items, float32 ``[len(rows)]``.
+
+    omega_i is the exposure of the item's n positives, 1 for an item that was warm at training. m_i
+    counts its interactions that are not positive: an item that was only ever disliked is not new.
+
+    Args:
+        graph: with all interactions.
+        side: of the items.
+        cold_boost: lift of an item without any interaction.
+        rows: of the items.
+    """
+    edges, least = graph.interactions, graph.schema.positive_weight
+    positive = np.ones(len(edges), bool)
+    if least is not None and edges.weight is not None:
+        positive = edges.weight >= least
+    num_items = len(graph.items)
+    liked = np.bincount(edges.index[1][positive], minlength=num_items)[rows]
+    not_liked = np.bincount(edges.index[1][~positive], minlength=num_items)[rows]
+    omega = precisions(side, rows, liked)[1]
+    return cold_boost * (1 - omega) / (1 + torch.from_numpy(not_liked).to(omega))
 
 
 def _rows(vectors: torch.Tensor, side: TrainedSide) -> torch.Tensor:

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from coldstart.calibration import lift
 from gnn.data import Adjacency, NodeInputs, feature_edge_types, relation_name
-from gnn.infer import posteriors, precisions, priors, reference_rows
+from gnn.infer import posteriors, priors, reference_rows
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import AlignmentError, UnknownNodeError
@@ -85,9 +86,8 @@ def updated(
         out[at] = moved._embedded(node_type, rows, before[user], before[item], prior[node_type])
         after[node_type] = out
     bias = moved.item_bias.clone()
-    degrees = moved._links(item, touched[item]).degrees
-    omega = precisions(moved.items, touched[item], degrees)[1]
-    bias[torch.from_numpy(touched[item]).to(bias.device)] = engine.cold_boost * (1 - omega)
+    at = torch.from_numpy(touched[item]).to(bias.device)
+    bias[at] = lift(graph, moved.items, engine.cold_boost, touched[item])
     return replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
 
 

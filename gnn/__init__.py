@@ -1,4 +1,4 @@
-"""From a graph to embeddings: propagation makes features, heads in closed form embed any node."""
+"""Graph to arrays: propagation over the typed graph, closed-form heads, export to PyG."""
 
 from __future__ import annotations
 

@@ -51,18 +51,6 @@ def precisions(
     return rho, omega
 
 
-def exposures(side: TrainedSide, rows: np.ndarray, linked: np.ndarray) -> torch.Tensor:
-    """Exposure omega of some nodes, float32 ``[n]``; 0 for one without interactions.
-
-    Args:
-        side: of these nodes.
-        rows: of these nodes.
-        linked: row of a node for each of its interactions.
-    """
-    degrees = np.bincount(linked, minlength=int(rows.max(initial=-1)) + 1)
-    return precisions(side, rows, degrees[rows])[1]
-
-
 def reference_rows(side: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     """What the other side sees of these nodes: training's reference, or the current vector."""
     positions = warm_positions(side, rows)
