@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def made(edges, **nodes):
 
 
 def lists(links):
-    return [links.indices[s:e].tolist() for s, e in zip(links.indptr, links.indptr[1:])]
+    return [links.indices[s:e].tolist() for s, e in pairwise(links.indptr)]
 
 
 def test_repeated_pairs_count_once_and_targets_ascend():

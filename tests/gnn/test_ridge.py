@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+
+from gnn import ridge as module
+from gnn.groups import SparseRows
+from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
+
+WEIGHTS, SCALES = np.array([0.7, 2.0, 0.1]), (1.5, 0.8, 2.0)
+
+
+def sparse(dense):
+    source, column = np.nonzero(dense)
+    indptr = np.searchsorted(source, np.arange(len(dense) + 1))
+    values = dense[source, column].astype(np.float32)
+    return SparseRows(*(torch.from_numpy(x) for x in (indptr, column, values)), dense.shape[1])
+
+
+def made(num_rows=30, seed=0):
+    """Two dense groups and a sparse one, with their dense form, weights and scales in."""
+    rng = np.random.default_rng(seed)
+    dense = [rng.normal(size=(num_rows, width)) for width in (1, 6, 9)]
+    dense[2] *= rng.random((num_rows, 9)) < 0.3
+    raws = [torch.from_numpy(x.astype(np.float32)) for x in dense[:2]] + [sparse(dense[2])]
+    phi = [w**0.5 / s * x for w, s, x in zip(WEIGHTS, SCALES, dense, strict=True)]
+    targets = torch.from_numpy(rng.normal(size=(num_rows, 4)).astype(np.float32))
+    return raws, np.concatenate(phi, axis=1), targets
+
+
+def naive_prediction(phi, targets, at):
+    """Ridge with penalty 1 in the features, float64."""
+    weights = np.linalg.solve(np.eye(phi.shape[1]) + phi.T @ phi, phi.T @ targets)
+    return at @ weights
+
+
+@pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
+def test_left_out_predictions_equal_fitting_again_without_the_row(kind):
+    raws, phi, targets = made()
+    left_out = kind(raws, SCALES, WEIGHTS).fit(targets).left_out
+    for row in range(len(phi)):
+        others = np.arange(len(phi)) != row
+        again = naive_prediction(phi[others], targets.numpy()[others], phi[row])
+        np.testing.assert_allclose(left_out[row], again, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
+def test_tables_turn_raw_features_into_predictions(kind):
+    raws, phi, targets = made()
+    tables = kind(raws, SCALES, WEIGHTS).fit(targets).tables
+    assert [t.shape[0] for t in tables] == [1, 6, 9]
+    dense = [raws[0], raws[1], raws[2].to_dense()]
+    found = sum(x @ t for x, t in zip(dense, tables, strict=True))
+    np.testing.assert_allclose(found, naive_prediction(phi, targets.numpy(), phi), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
+def test_leverage_is_the_diagonal_of_the_hat_matrix(kind):
+    raws, phi, _ = made()
+    hat = phi @ np.linalg.solve(np.eye(phi.shape[1]) + phi.T @ phi, phi.T)
+    np.testing.assert_allclose(kind(raws, SCALES, WEIGHTS).leverage, np.diag(hat), atol=1e-5)
+
+
+def test_both_ways_agree_also_in_small_blocks(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
+    raws, _, targets = made()
+    dual, primal = (kind(raws, SCALES, WEIGHTS) for kind in (DualRidge, PrimalRidge))
+    np.testing.assert_allclose(dual.leverage, primal.leverage, atol=1e-5)
+    one, other = dual.fit(targets), primal.fit(targets)
+    np.testing.assert_allclose(one.left_out, other.left_out, atol=1e-4)
+    for x, y in zip(one.tables, other.tables, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+def test_a_wide_group_of_low_rank_is_projected_without_loss(monkeypatch):
+    monkeypatch.setattr(module, "MAX_WIDTH", 24)
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 50))
+    raws = [torch.from_numpy(wide.astype(np.float32)), sparse(wide * (np.arange(50) < 40))]
+    targets = torch.from_numpy(rng.normal(size=(60, 2)).astype(np.float32))
+    weights, scales = np.array([0.5, 0.3]), (4.0, 4.0)
+    projected = PrimalRidge(raws, scales, weights)
+    assert sum(p.shape[1] for p in projected.projections) <= 24
+    exact, found = DualRidge(raws, scales, weights).fit(targets), projected.fit(targets)
+    np.testing.assert_allclose(found.left_out, exact.left_out, atol=1e-3)
+    np.testing.assert_allclose(raws[0] @ found.tables[0], raws[0] @ exact.tables[0], atol=1e-3)
+
+
+def test_the_way_is_chosen_by_the_number_of_rows(monkeypatch):
+    raws, _, _ = made()
+    assert isinstance(ridge(raws, SCALES, WEIGHTS), DualRidge)
+    monkeypatch.setattr(module, "MAX_DUAL", 29)
+    assert isinstance(ridge(raws, SCALES, WEIGHTS), PrimalRidge)
+
+
+def test_gram_and_row_selection_are_the_same_sparse_or_dense():
+    dense = made()[0][2].to_dense()
+    rows = np.array([4, 0, 29, 4])
+    some = select_rows(sparse(dense.numpy()), rows)
+    assert torch.equal(some.to_dense(), dense[rows])
+    assert torch.equal(select_rows(dense, rows), dense[rows])
+    np.testing.assert_allclose(gram(some), dense[rows] @ dense[rows].T, atol=1e-5)
+    none = sparse(np.zeros((3, 4)))
+    assert gram(none).tolist() == [[0] * 3] * 3
