@@ -35,6 +35,17 @@ class Recommendations:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __str__(self) -> str:
+        names = ("user", "rank", "item", "score")
+        table = self.to_table().select(names).to_pylist()
+        cells = [names, *((r["user"], r["rank"], r["item"], f"{r['score']:.3f}") for r in table)]
+        widths = [max(len(str(row[c])) for row in cells) for c in range(len(names))]
+        lines = (
+            "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in cells
+        )
+        return "\n".join(line.rstrip() for line in lines)
+
     def to_table(self) -> pa.Table:
         """Arrow table with ``user``, ``item``, ``rank``, ``score`` and the evidence."""
         columns = {

@@ -1,0 +1,76 @@
+"""The command: cheap to ask for help, clear when something is wrong."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from coldstart.cli import main
+from kg.stores import LadybugStore
+from kg.toy import toy_graph
+
+
+def _python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_help_and_import_bring_no_torch():
+    code = (
+        "import sys, coldstart, coldstart.cli; coldstart.cli.parser();"
+        "print([m for m in ('torch', 'transformers', 'pyarrow') if m in sys.modules])"
+    )
+    assert _python(code).stdout.strip() == "[]"
+
+
+def test_help_takes_less_than_300_milliseconds_of_processor_time():
+    code = (
+        "import time; start = time.process_time();"
+        "from coldstart.cli import parser; parser().format_help();"
+        "print(time.process_time() - start)"
+    )
+    assert min(float(_python(code).stdout) for _ in range(5)) < 0.3
+
+
+def test_fit_and_recommend_from_a_store(tmp_path, capsys):
+    graph = toy_graph()
+    schema = tmp_path / "schema.toml"
+    graph.schema.write(schema)
+    with LadybugStore(tmp_path / "toy.lbug") as store:
+        store.write(graph)
+    model = str(tmp_path / "model")
+    assert main(["fit", str(tmp_path / "toy.lbug"), model, "--schema", str(schema)]) == 0
+    capsys.readouterr()
+    user = graph.users[0]
+    assert main(["recommend", model, str(user), "-k", "3", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert {row["user"] for row in rows} == {user}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit", "nowhere.lbug", "model"], "there is no store at nowhere.lbug"),
+        (["recommend", "nowhere", "1"], "no saved cold-start engine"),
+        (["demo", "--splits", "0"], "at least 1 split"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert expected in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_keyboard_interrupt_ends_with_130(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coldstart.cli._recommend", interrupted)
+    started = time.monotonic()
+    assert main(["recommend", "model", "1"]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert time.monotonic() - started < 5
