@@ -56,7 +56,7 @@ class TrainedSide:
         warm: rows of the warm nodes at training, int64 ``[num_warm]``.
         leverage: of the warm nodes in the ridge, float32 ``[num_warm]``.
         reference: what the other side is embedded against, float32 ``[num_warm, k]``.
-        reliability: share of the embeddings' variance that features explain, between 0 and 1.
+        reliability: share of the variance of plain ALS factors that features explain, 0 to 1.
     """
 
     propagation: Propagation
@@ -141,6 +141,9 @@ def train(
     user_precision = mean_degree if config.user_precision is None else config.user_precision
     item_ridge = ridge(item_raws, item_propagation.scales, item_weights)
     user_ridge = ridge(user_raws, user_propagation.scales, user_weights)
+    # Of factors that no feature has touched yet: later ones are drawn to what features predict.
+    item_reliability = explained(v, item_ridge.fit(v).left_out)
+    user_reliability = explained(u, user_ridge.fit(u).left_out)
     for sweep in range(config.sweeps):
         progress(f"joint sweep {sweep + 1} of {config.sweeps}")
         v = warm_half_step(back, u, item_ridge.fit(v).left_out, config.item_precision)
@@ -156,10 +159,9 @@ def train(
         warm_items,
         item_ridge.leverage.float(),
         v,
-        explained(v, item_fit.left_out),
+        item_reliability,
     )
     leverage = user_ridge.leverage.float()
-    reliability = explained(u, user_fit.left_out)
     u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, links, v)
     user_side = TrainedSide(
         user_propagation,
@@ -169,7 +171,7 @@ def train(
         warm_users,
         leverage,
         u,
-        reliability,
+        user_reliability,
     )
     v = embed_warm(item_raws, item_side.tables, item_side.leverage, config.item_precision, back, u)
     return Trained(user_side, item_side, u, v)
@@ -258,25 +260,63 @@ def learn_weights(
     u = contexts[torch.from_numpy(seen).to(device)]
     v = targets[torch.from_numpy(rows).to(device)]
     context, node = (torch.from_numpy(x).to(device) for x in (place, links.sources))
-    per_context = torch.bincount(context, minlength=len(seen)).float()
-
-    log_weights = torch.full((len(raws),), -3.0, device=device, requires_grad=True)
-    sharpness = torch.ones((), device=device, requires_grad=True)
+    log_weights = torch.full((len(raws),), -3.0, device=device)
+    sharpness = torch.ones((), device=device)
     optimiser = torch.optim.Adam([log_weights, sharpness], lr=config.weight_rate)
-    eye = torch.eye(len(rows), device=device)
     for step in range(config.weight_steps):
-        system = torch.tensordot(log_weights.exp(), grams, dims=1) + eye
-        inverse = torch.linalg.inv(system)
-        left_out = v - (inverse @ v) / inverse.diagonal()[:, None]
-        logits = sharpness.exp() * (u @ left_out.T)  # [num_seen, n]
-        hits = logits[context, node].sum()
-        loss = (per_context @ logits.logsumexp(dim=1) - hits) / len(context)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of the group weights is {loss.item()} at step {step}"
-            )
-        optimiser.zero_grad()
-        loss.backward()
+        loss, log_weights.grad, sharpness.grad = cold_loss(
+            log_weights, sharpness, grams, v, u, context, node
+        )
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss of the group weights is {loss} at step {step}")
         optimiser.step()
-        log.debug("group weights, step %d: loss %.4f", step, loss.item())
-    return log_weights.detach().exp().double().cpu().numpy()
+        log.debug("group weights, step %d: loss %.4f", step, loss)
+    return log_weights.exp().double().cpu().numpy()
+
+
+def cold_loss(
+    log_weights: torch.Tensor,
+    sharpness: torch.Tensor,
+    grams: torch.Tensor,
+    targets: torch.Tensor,
+    contexts: torch.Tensor,
+    context: torch.Tensor,
+    node: torch.Tensor,
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Loss of the left-out predictions, and its gradients by log weights and sharpness.
+
+    With S = sum_g w_g K_g + I, H = S^-1, B = H V, d = diag(H) and P = V - B / d, the loss is
+    -(1/|T|) sum over pairs of log softmax over nodes of e^h U P'. The gradient by S is
+    -(H G_B B' + H diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes half
+    the arithmetic of differentiating the inverse.
+
+    Args:
+        log_weights: log w_g, ``[num_groups]``.
+        sharpness: h.
+        grams: K_g, ``[num_groups, n, n]``.
+        targets: V, ``[n, k]``.
+        contexts: U, ``[m, k]``.
+        context: row of U of every pair, ``[num_pairs]``.
+        node: row of V of every pair, ``[num_pairs]``.
+    """
+    weights = log_weights.exp()
+    system = torch.tensordot(weights, grams, dims=1)
+    system.diagonal().add_(1.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+    diagonal = inverse.diagonal().clone()[:, None]
+    dual = inverse @ targets
+    logits = sharpness.exp() * (contexts @ (targets - dual / diagonal).T)  # [m, n]
+    per_context = torch.bincount(context, minlength=len(contexts)).to(logits)
+    top = logits.logsumexp(dim=1, keepdim=True)
+    loss = float((per_context @ top[:, 0] - logits[context, node].sum()) / len(context))
+
+    by_logit = (logits - top).exp_().mul_(per_context[:, None])
+    ones = torch.ones_like(node, dtype=by_logit.dtype)
+    by_logit.index_put_((context, node), -ones, accumulate=True).div_(len(context))
+    by_sharpness = (by_logit * logits).sum()
+    by_left_out = sharpness.exp() * (by_logit.T @ contexts)  # [n, k]
+    by_dual = -by_left_out / diagonal
+    by_diagonal = (by_left_out * dual).sum(dim=1) / diagonal[:, 0] ** 2
+    by_system = -((inverse @ by_dual) @ dual.T + (inverse * by_diagonal) @ inverse)
+    by_weight = torch.einsum("gij,ij->g", grams, by_system)
+    return loss, by_weight * weights, by_sharpness
