@@ -8,6 +8,7 @@ from gnn.ridge import DualRidge
 from gnn.train import (
     TrainConfig,
     apply,
+    cold_loss,
     embed_warm,
     explained,
     learn_weights,
@@ -59,7 +60,7 @@ def weights_of(steps):
     return learn_weights(*problem, config, rng), problem
 
 
-def cold_loss(weights, raws, scales, targets, contexts, links):
+def loss_of(weights, raws, scales, targets, contexts, links):
     """Full softmax over items predicted as if they were cold, with sharpness e."""
     left_out = DualRidge(raws, scales, weights).fit(targets).left_out
     log_chance = (np.e * contexts @ left_out.T).log_softmax(dim=1)
@@ -71,7 +72,7 @@ def test_an_informative_group_gets_more_weight_than_noise_and_the_loss_falls():
     found, _ = weights_of(12)
     np.testing.assert_allclose(start, np.exp(-3), rtol=1e-6)
     assert found[0] > 10 * found[1]
-    assert cold_loss(found, *problem) < cold_loss(start, *problem) - 0.2
+    assert loss_of(found, *problem) < loss_of(start, *problem) - 0.2
 
 
 def test_weights_are_learnt_on_a_sample_where_there_is_too_much():
@@ -87,12 +88,33 @@ def test_weights_are_learnt_on_a_sample_where_there_is_too_much():
     assert (one != other).any()
 
 
-def test_features_that_are_not_numbers_stop_the_training():
-    raws = [torch.full((4, 1), torch.nan)]
+def test_the_gradient_of_the_cold_loss_is_that_of_autograd():
+    rng = np.random.default_rng(0)
+    features = [torch.from_numpy(rng.normal(size=(12, width))) for width in (2, 5, 1)]
+    grams = torch.stack([x @ x.T for x in features])
+    targets, contexts = (torch.from_numpy(rng.normal(size=(n, 3))) for n in (12, 8))
+    context, node = (torch.from_numpy(x) for x in np.nonzero(rng.random((8, 12)) < 0.3))
+    log_weights = torch.tensor([-1.0, 0.3, -2.0], dtype=torch.float64, requires_grad=True)
+    sharpness = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    inverse = torch.linalg.inv(
+        torch.tensordot(log_weights.exp(), grams, dims=1) + torch.eye(12, dtype=torch.float64)
+    )
+    left_out = targets - (inverse @ targets) / inverse.diagonal()[:, None]
+    log_chance = (sharpness.exp() * contexts @ left_out.T).log_softmax(dim=1)
+    loss = -log_chance[context, node].mean()
+    loss.backward()
+    problem = grams, targets, contexts, context, node
+    found = cold_loss(log_weights.detach(), sharpness.detach(), *problem)
+    assert found[0] == pytest.approx(loss.item())
+    np.testing.assert_allclose(found[1], log_weights.grad, rtol=1e-6)
+    np.testing.assert_allclose(found[2], sharpness.grad, rtol=1e-6)
+
+
+def test_embeddings_that_are_not_numbers_stop_the_training():
     links = Adjacency.from_pairs(np.arange(4), np.arange(4), 4, 4)
-    eye = torch.eye(4)
+    eye, nan = torch.eye(4), torch.full((4, 4), torch.nan)
     with pytest.raises(FloatingPointError, match="loss of the group weights is nan at step 0"):
-        learn_weights(raws, (1.0,), eye, eye, links, TrainConfig(), np.random.default_rng(0))
+        learn_weights([eye], (1.0,), nan, eye, links, TrainConfig(), np.random.default_rng(0))
 
 
 def test_embed_warm_is_the_fixed_point_of_the_explicit_leave_one_out_prior():
