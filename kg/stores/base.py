@@ -255,7 +255,7 @@ class CypherStore(ABC):
 
         Nodes are merged by key and edges by their two ends: what is there gets the graph's
         properties, weight and time, what else the store holds stays. A property that is null is
-        removed from its node.
+        removed from its node. A time is written as the integer that the graph holds.
 
         Args:
             graph: nodes with their properties, edges with weight and time.
@@ -442,6 +442,8 @@ class CypherStore(ABC):
                 )
             return named
         key = likely_key(properties, unique.get(node_type, ()))
+        if key is None and self._has_property(node_type, "id"):
+            return "id"
         if key is None:
             raise SchemaError(
                 f"{self.name}: {node_type} has no property 'id' and no unique one to be its key; "

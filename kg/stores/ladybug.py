@@ -335,11 +335,16 @@ class LadybugStore(CypherStore):
         nodes = table_name in self._tables("NODE")
         pattern = f"(n:{quoted(table_name)})" if nodes else f"()-[n:{quoted(table_name)}]->()"
         empty = self._run(f"MATCH {pattern} RETURN n.{quoted(name)} AS v LIMIT 0")
+        kind = empty["v"].type
         try:
-            return column.cast(empty["v"].type)
+            if column.null_count == len(column):
+                return pa.chunked_array([pa.nulls(len(column), kind)])
+            if not _may_become(column.type, kind):
+                raise pa.ArrowInvalid("these are not cast into each other")
+            return column.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise StoreError(
-                f"{self.name}: {table_name}.{name} holds {empty['v'].type}, the graph has "
+                f"{self.name}: {table_name}.{name} holds {kind}, the graph has "
                 f"{column.type} ({error}); convert it or name it differently"
             ) from error
 
@@ -523,7 +528,12 @@ def _is_integer(text: str) -> bool:
 
 def _storable(table: pa.Table) -> pa.Table:
     """The table in the widest type of each family, as the engine's columns are made."""
-    columns = {n: table[n].cast(_widened(table[n].type)) for n in table.column_names}
+    columns = {}
+    for name in table.column_names:
+        try:
+            columns[name] = table[name].cast(_widened(table[name].type))
+        except pa.ArrowInvalid as error:
+            raise StoreError(f"{name}: the embedded store cannot hold a value: {error}") from error
     return pa.table(columns)
 
 
@@ -541,6 +551,15 @@ def _widened(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz)
     return pa.date32() if pa.types.is_date(kind) else kind
+
+
+def _may_become(given: pa.DataType, kept: pa.DataType) -> bool:
+    """Whether a value still means the same: numbers as other numbers, times as integers."""
+    if pa.types.is_nested(given) and pa.types.is_nested(kept):
+        return _may_become(given.value_type, kept.value_type)
+    numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in (given, kept)]
+    time = pa.types.is_integer(given) and pa.types.is_timestamp(kept)
+    return all(numbers) or time or (is_string(given) and is_string(kept))
 
 
 def _batches(table: pa.Table, batch_size: int) -> list[pa.Table]:

@@ -153,6 +153,10 @@ class Neo4jStore(CypherStore):
                 f"{self.name}: {error.message} ({error.code}){hint}. "
                 f"The query was: {cypher[:500].strip()}"
             ) from error
+        except (OverflowError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.name}: a value cannot be sent: {error}. The query was: {cypher[:500]}"
+            ) from error
         except DriverError as error:
             raise StoreError(f"{self.name}: {error}. The query was: {cypher[:500]}") from error
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from kg import KnowledgeGraph, Schema
 from kg.errors import DependencyError, GraphError, StoreError, StoreUnavailableError
 from kg.stores import LadybugStore
+from kg.toy import toy_graph
 from tests.contracts import FILMS, RATED, StoreContract, films, same_graph, vectors
 
 LIMIT = 1 << 28
@@ -120,6 +122,33 @@ def test_a_property_that_changes_its_type_is_refused_and_the_store_keeps_its_own
     same_graph(store.read(FILMS), films())
 
 
+def test_keys_of_another_kind_than_the_stores_are_refused(store):
+    store.write(films())
+    edges = {RATED: {"source": ["1"], "target": ["1"]}}
+    nodes = {"User": {"id": ["1"]}, "Movie": {"id": ["1"], "title": ["x"]}}
+    with pytest.raises(StoreError, match=r"User\.id holds int64, the graph has string"):
+        store.write(KnowledgeGraph.from_tables(nodes, edges, FILMS))
+    same_graph(store.read(FILMS), films())
+
+
+def test_a_number_too_large_for_the_engine_is_refused(store):
+    column = pa.array([2**64 - 1], pa.uint64())
+    with pytest.raises(StoreError, match="size: the embedded store cannot hold a value"):
+        store.write(films(Genre={"id": ["sf"], "size": column}))
+
+
+def test_an_edge_time_that_is_a_date_in_the_store_stays_one(store):
+    schema = Schema("User", "Movie", RATED)
+    store.query("CREATE NODE TABLE User(id INT64 PRIMARY KEY)")
+    store.query("CREATE NODE TABLE Movie(id INT64 PRIMARY KEY)")
+    store.query("CREATE REL TABLE RATED(FROM User TO Movie, time TIMESTAMP)")
+    store.query("CREATE (:User {id: 1})-[:RATED {time: timestamp('2024-01-01')}]->(:Movie {id: 2})")
+    graph = store.read(schema)
+    assert graph.interactions.time.tolist() == [1704067200000000]
+    store.write(graph)
+    same_graph(store.read(schema), graph)
+
+
 def test_an_edge_without_a_weight_beside_others_with_one_is_an_error(store):
     store.write(films())
     store.query("MATCH (u:User {id: 2}), (m:Movie {id: 'm3'}) CREATE (u)-[:RATED]->(m)")
@@ -134,6 +163,31 @@ def test_a_store_changed_by_ones_own_cypher_reads_back_changed(store):
     read = store.read(Schema("User", "Movie", RATED, weight="rating", time="timestamp"))
     assert list(read.items) == ["a0", "m2", "m3"]
     assert read.edge_table(RATED)["target"].to_pylist() == ["m2"]
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_writing_leaves_a_store_that_a_second_run_completes(tmp_path):
+    code = (
+        "import sys; from kg.stores import LadybugStore; from kg.toy import toy_graph\n"
+        "store = LadybugStore(sys.argv[1], memory_limit=1 << 28)\n"
+        "graph = toy_graph(num_users=2000, num_items=900)\n"
+        "store.query('RETURN 1 AS one'); print('open', flush=True)\n"
+        "store.write(graph); store.write(graph, batch_size=100); print('done', flush=True)"
+    )
+    graph = toy_graph(num_users=2000, num_items=900)
+    for seconds in (0.05, 0.1, 0.2, 0.4, 0.8):
+        path = tmp_path / f"{seconds}.lbug"
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"open\n"
+            time.sleep(seconds)
+            writer.kill()
+            assert writer.stdout.read() == b""
+        with LadybugStore(path, memory_limit=LIMIT) as store:
+            store.write(graph)
+            same_graph(store.read(graph.schema), graph)
 
 
 def test_many_edges_survive_a_second_partial_write(store):
