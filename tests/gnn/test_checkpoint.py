@@ -1,0 +1,61 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gnn.checkpoint import side_from_state, side_to_state
+from gnn.data import NodeInputs, node_inputs
+from gnn.infer import priors
+from gnn.train import TrainConfig, train
+from kg.errors import SavedFileError
+from kg.toy import toy_graph
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A trained side with a group of every kind, and inputs for it."""
+    graph = toy_graph(num_cold_items=8)
+    text = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
+    plain = node_inputs(graph, "Movie", text)
+    tags = [["odd", "very"] if row % 3 else [] for row in range(80)]
+    items = NodeInputs(
+        **(vars(plain) | {"categorical": {"tags": tags}, "vectors": {"image": text}})
+    )
+    users, rng = node_inputs(graph, "User", None), np.random.default_rng(0)
+    trained = train(users, items, graph.positives(), TrainConfig(), rng=rng, device=CPU)
+    return trained.items, items
+
+
+def test_a_side_comes_back_from_json_and_arrays_and_embeds_identically(made):
+    side, items = made
+    meta, arrays = side_to_state(side)
+    again = side_from_state(json.loads(json.dumps(meta)), arrays, CPU)
+    assert again.propagation.names == side.propagation.names
+    assert [type(g) for g in again.propagation.groups] == [type(g) for g in side.propagation.groups]
+    assert {g.kind for g in side.propagation.groups} >= {"constant", "category", "gaussians"}
+    one, other = (priors(s, items, items.rows, CPU) for s in (side, again))
+    assert torch.equal(one, other)
+    assert torch.equal(again.leverage, side.leverage)
+    assert torch.equal(again.reference, side.reference)
+    assert (again.precision, again.reliability) == (side.precision, side.reliability)
+    np.testing.assert_array_equal(again.warm, side.warm)
+    np.testing.assert_array_equal(again.weights, side.weights)
+
+
+def test_what_is_saved_is_plain_arrays_and_json(made):
+    meta, arrays = side_to_state(made[0])
+    assert all(isinstance(a, np.ndarray) and a.dtype.kind in "fib" for a in arrays.values())
+    assert json.loads(json.dumps(meta)).keys() == meta.keys()
+
+
+def test_a_missing_array_or_an_unknown_kind_of_group_is_an_error(made):
+    meta, arrays = side_to_state(made[0])
+    some = {name: a for name, a in arrays.items() if name != "leverage"}
+    with pytest.raises(SavedFileError, match="the saved engine lacks 'leverage'; save it again"):
+        side_from_state(meta, some, CPU)
+    strange = meta | {"groups": [{"kind": "hologram"}, *meta["groups"][1:]]}
+    with pytest.raises(SavedFileError, match="lacks 'hologram'"):
+        side_from_state(strange, arrays, CPU)
