@@ -172,10 +172,10 @@ def test_a_process_killed_while_writing_leaves_a_store_that_a_second_run_complet
         "store = LadybugStore(sys.argv[1], memory_limit=1 << 28)\n"
         "graph = toy_graph(num_users=2000, num_items=900)\n"
         "store.query('RETURN 1 AS one'); print('open', flush=True)\n"
-        "store.write(graph); store.write(graph, batch_size=100); print('done', flush=True)"
+        "store.write(graph); store.write(graph, batch_size=20); print('done', flush=True)"
     )
     graph = toy_graph(num_users=2000, num_items=900)
-    for seconds in (0.05, 0.1, 0.2, 0.4, 0.8):
+    for seconds in (0.05, 0.1, 0.2, 0.4, 0.6):
         path = tmp_path / f"{seconds}.lbug"
         with subprocess.Popen(
             [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE

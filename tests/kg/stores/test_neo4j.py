@@ -5,6 +5,7 @@ import socket
 import threading
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kg import Schema
@@ -239,3 +240,9 @@ def test_a_server_killed_while_writing_is_unavailable_and_a_second_run_completes
             same_graph(store.read(FILMS), graph)
     finally:
         again.stop()
+
+
+@pytest.mark.neo4j
+def test_a_number_too_large_for_the_server_is_refused(store):
+    with pytest.raises(StoreError, match="a value cannot be sent"):
+        store.write(films(Genre={"id": ["sf"], "size": pa.array([2**64 - 1], pa.uint64())}))
