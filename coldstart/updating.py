@@ -324,8 +324,13 @@ def new_node(
             (same_type if end == node_type else relations)[name] = one
     own_text = engine.texts.get(node_type)
     if own_text is not None:
-        vector = np.zeros(own_text.dim, np.float32) if text is None else text
-        text = np.asarray(vector, np.float32).reshape(1, own_text.dim)
+        text = np.zeros(own_text.dim, np.float32) if text is None else np.asarray(text, np.float32)
+        if text.shape != (own_text.dim,):
+            raise ValueError(
+                f"text= of a {node_type}: expected [{own_text.dim}] floats, as in training, got "
+                f"{list(text.shape)}"
+            )
+        text = text[None]
     inputs = NodeInputs(
         np.array([graph.num_nodes(node_type)]),
         text,

@@ -1,0 +1,362 @@
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from coldstart import ColdStartEngine, EngineConfig
+from coldstart.scorer import cosine_plus_bias
+from gnn.infer import priors
+from gnn.train import TrainConfig
+from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema
+from kg.errors import GraphError, UnknownNodeError
+from kg.toy import toy_graph
+from tests.coldstart.toys import GENRE, RATED, word_vectors
+
+COLD_ITEMS = [f"m{n}" for n in range(72, 80)]
+COLD_USERS = [f"u{n}" for n in range(54, 60)]
+BARE = Schema(user="User", item="Movie", interaction=RATED)
+
+
+def fitted(graph, **options):
+    options.setdefault("texts", word_vectors(graph) if "plot" in _films(graph) else {})
+    return ColdStartEngine.fit(graph, device="cpu", **options)
+
+
+def _films(graph):
+    return graph.attributes["Movie"].column_names
+
+
+def bare(ratings, users=("u", "v"), items=("a", "b", "c"), schema=BARE):
+    nodes = {"User": {"id": list(users)}, "Movie": {"id": list(items)}}
+    return KnowledgeGraph.from_tables(nodes, {RATED: ratings}, schema)
+
+
+def pairs(found):
+    return [(row["user"], row["item"]) for row in found.to_pylist()]
+
+
+def taste(key):
+    return int(key[1:]) % 4
+
+
+# Embeddings
+
+
+def test_two_fits_with_the_same_seed_agree_exactly(graph, engine):
+    again = fitted(graph)
+    assert torch.equal(again.user_vectors, engine.user_vectors)
+    assert torch.equal(again.item_vectors, engine.item_vectors)
+    assert torch.equal(again.item_bias, engine.item_bias)
+    assert not torch.equal(fitted(graph, rng=1).item_vectors, engine.item_vectors)
+
+
+def test_a_deleted_embedding_comes_back_from_edges_features_and_the_other_side(graph, engine):
+    for name, node_type in (("user_vectors", "User"), ("item_vectors", "Movie")):
+        lost = replace(engine, **{name: torch.full_like(getattr(engine, name), torch.nan)})
+        keys = list(graph.vocabularies[node_type])
+        found = lost.recomputed(node_type, keys).matrix
+        np.testing.assert_allclose(found, engine.embed(node_type, keys).matrix, atol=1e-5)
+
+
+def test_a_node_is_recomputed_alone_as_among_all(engine):
+    for node_type, keys in (("User", ["u3", "u57"]), ("Movie", ["m5", "m79"])):
+        for key in keys:
+            alone = engine.recomputed(node_type, [key]).matrix
+            np.testing.assert_allclose(alone, engine.embed(node_type, [key]).matrix, atol=1e-5)
+
+
+def test_a_node_without_interactions_has_the_prior_of_its_features_exactly(engine):
+    for node_type, keys in (("User", COLD_USERS), ("Movie", COLD_ITEMS)):
+        side, _ = engine._side(node_type)
+        inputs = engine._inputs_of(node_type, np.arange(len(engine.embeddings(node_type))))
+        prior = priors(side, inputs, inputs.rows, torch.device("cpu"))[-len(keys) :]
+        np.testing.assert_array_equal(engine.embed(node_type, keys).matrix, prior.numpy())
+
+
+def test_embeddings_are_for_users_and_items_and_copies(engine):
+    every = engine.embeddings("Movie")
+    assert every.matrix.shape == (80, engine.dim)
+    np.testing.assert_array_equal(every.of(["m7"]), engine.embed("Movie", ["m7"]).matrix)
+    every.matrix[:] = 0
+    assert engine.embeddings("Movie").matrix.any()
+    with pytest.raises(ValueError, match="embeddings are made for 'User' and 'Movie', not 'Genre'"):
+        engine.embeddings("Genre")
+    with pytest.raises(UnknownNodeError, match="'m99' is not among the 80 known"):
+        engine.embed("Movie", ["m99"])
+
+
+def test_cold_nodes_do_not_change_what_is_learnt(graph, engine):
+    gone = GraphDelta(removed_nodes={"Movie": COLD_ITEMS, "User": COLD_USERS})
+    fewer = fitted(graph.apply(gone))
+    assert torch.equal(fewer.user_vectors, engine.user_vectors[:54])
+    assert torch.equal(fewer.item_vectors, engine.item_vectors[:72])
+    assert fewer.cold_boost == engine.cold_boost
+
+
+# Scores
+
+
+def test_the_score_is_the_cosine_with_gains_and_biases(engine):
+    u, i = engine.user_vectors.numpy(), engine.item_vectors.numpy()
+    lengths = np.linalg.norm(u, axis=1), np.linalg.norm(i, axis=1)
+    r = cosine_plus_bias(u, i, *lengths, np.zeros(60), engine.item_bias.numpy())
+    users, items = list(engine.graph.users), list(engine.graph.items)
+    np.testing.assert_allclose(engine.score(users, items), r, atol=1e-5)
+    assert engine.score(["u1"], ["m1", "m2"]).dtype == np.float32
+
+
+def test_a_score_ignores_batch_and_candidates(engine):
+    users, items = list(engine.graph.users), list(engine.graph.items)
+    together = engine.score(users, items)
+    for u, i in ((0, 0), (17, 79), (59, 40)):
+        alone = engine.score([users[u]], [items[i]])
+        np.testing.assert_allclose(alone[0, 0], together[u, i], atol=1e-5)
+    some = engine.recommend(["u3"], 2, candidates=["m5", "m9"], exclude_seen=False).to_pylist()
+    for row in some:
+        at = items.index(row["item"])
+        np.testing.assert_allclose(row["score"], together[3, at], atol=1e-5)
+
+
+def test_a_cold_item_is_lifted_by_the_cold_boost_and_a_warm_one_is_not(graph):
+    engine = fitted(graph, config=EngineConfig(cold_boost=2.5))
+    assert engine.item_bias[:72].tolist() == [0.0] * 72
+    np.testing.assert_allclose(engine.item_bias[72:], 2.5)
+
+
+def test_settings_that_make_no_sense_are_errors():
+    with pytest.raises(ValueError, match="cold_boost must be a number or 'auto', got 'lots'"):
+        EngineConfig(cold_boost="lots")
+
+
+# Tastes
+
+
+def test_an_unseen_film_of_ones_taste_outranks_the_others(engine):
+    users = [f"u{n}" for n in range(54)]
+    scores = engine.score(users, COLD_ITEMS)
+    alike = np.array([[taste(u) == taste(i) for i in COLD_ITEMS] for u in users])
+    assert alike[np.arange(54), scores.argmax(axis=1)].all()
+    assert scores[alike].mean() > scores[~alike].mean() + 0.5
+
+
+@pytest.mark.parametrize("telling", ["text", "genre"])
+def test_text_or_genre_alone_is_enough(telling):
+    graph = toy_graph(num_cold_items=8)
+    texts = word_vectors(graph)
+    kept = {RATED: graph.interactions}
+    if telling == "genre":
+        kept[GENRE] = graph.edges[GENRE]
+        texts = {}
+    schema = replace(graph.schema, numeric={}, edge_types=())
+    only = KnowledgeGraph(schema, graph.vocabularies, graph.attributes, kept)
+    engine = fitted(only, texts=texts)
+    users = [f"u{n}" for n in range(60)]
+    scores = engine.score(users, COLD_ITEMS)
+    alike = np.array([[taste(u) == taste(i) for i in COLD_ITEMS] for u in users])
+    assert (alike[np.arange(60), scores.argmax(axis=1)]).mean() > 0.95
+
+
+def test_attributes_of_a_cold_user_move_the_list_to_the_users_taste(engine):
+    found = engine.recommend(COLD_USERS, 10)
+    hits = [taste(user) == taste(item) for user, item in pairs(found)]
+    assert np.mean(hits) > 0.7
+
+
+def test_a_user_type_without_any_feature_gets_the_mean_user():
+    pairs_ = [("u", "a"), ("u", "b"), ("v", "a"), ("w", "a"), ("w", "c")]
+    source, target = zip(*pairs_, strict=True)
+    users = ("u", "v", "w", "new", "newer")
+    engine = fitted(bare({"source": source, "target": target}, users))
+    new, newer = engine.embed("User", ["new", "newer"]).matrix
+    np.testing.assert_array_equal(new, newer)
+    best = engine.recommend(["new"], 1, exclude_seen=False).to_pylist()[0]
+    assert best["item"] == "a"
+
+
+# Lists
+
+
+def test_recommend_is_the_best_of_the_scores_without_what_was_seen(engine, graph):
+    found = engine.recommend(["u5"], 10).to_pylist()
+    assert [row["rank"] for row in found] == list(range(1, 11))
+    seen = set(graph.interactions.index[1][graph.interactions.index[0] == 5].tolist())
+    scores = engine.score(["u5"], list(graph.items))[0]
+    left = [i for i in np.argsort(-scores, kind="stable") if i not in seen][:10]
+    assert [row["item"] for row in found] == [f"m{i}" for i in left]
+    np.testing.assert_allclose([row["score"] for row in found], scores[left], atol=1e-5)
+
+
+def test_users_get_the_same_list_alone_and_together(engine):
+    users = list(engine.graph.users)
+    together = engine.recommend(users, 5, evidence=False)
+    alone = [engine.recommend([user], 5, evidence=False) for user in users]
+    assert pairs(together) == [pair for one in alone for pair in pairs(one)]
+    scores = np.concatenate([one.scores for one in alone])
+    np.testing.assert_array_equal(together.scores, scores)
+
+
+def test_candidates_filters_and_what_was_seen_are_kept_to(engine, graph):
+    some = ["m70", "m3", "m71", "m72"]
+    found = engine.recommend(["u1", "u2"], 10, candidates=some, exclude_seen=False)
+    assert sorted(pairs(found)) == sorted((u, m) for u in ("u1", "u2") for m in some)
+    years = dict(zip(graph.items, graph.attributes["Movie"]["year"].to_pylist(), strict=True))
+    early = engine.recommend(["u1"], 80, where=pc.field("year") < 1970, exclude_seen=False)
+    expected = {m for m, year in years.items() if year is not None and year < 1970}
+    assert {item for _, item in pairs(early)} == expected
+    one = engine.recommend(["u1"], 80, where={"year": [1960, 1975]}, exclude_seen=False)
+    assert {item for _, item in pairs(one)} == {m for m, y in years.items() if y in (1960, 1975)}
+    both = engine.recommend(["u1"], 9, candidates=some, where={"id": "m3"}, exclude_seen=False)
+    assert pairs(both) == [("u1", "m3")]
+
+
+def test_audience_is_the_column_of_the_scores(engine, graph):
+    found = engine.audience(["m75", "m2"], 60, exclude_seen=False).to_pylist()
+    users, scores = list(graph.users), engine.score(list(graph.users), ["m75", "m2"])
+    for column, item in enumerate(["m75", "m2"]):
+        rows = [row for row in found if row["item"] == item]
+        order = np.argsort(-scores[:, column], kind="stable")
+        assert [row["user"] for row in rows] == [users[u] for u in order]
+        np.testing.assert_allclose([r["score"] for r in rows], scores[order, column], atol=1e-5)
+    seen = graph.interactions.index
+    raters = {f"u{u}" for u in seen[0][seen[1] == 2]}
+    left = {user for user, _ in pairs(engine.audience(["m2"], 60))}
+    assert left == set(users) - raters
+
+
+def test_an_audience_can_be_chosen_by_the_properties_of_users(engine):
+    found = engine.audience(["m75"], 100, where=pc.field("age") < 30).to_pylist()
+    ages = engine.graph.attributes["User"]["age"].to_pylist()
+    assert found
+    assert all(ages[int(row["user"][1:])] < 30 for row in found)
+
+
+def test_more_than_the_catalogue_gives_a_shorter_list(engine):
+    assert len(engine.recommend(["u58"], 1000)) == 80
+    seen = (engine.graph.interactions.index[0] == 1).sum()
+    assert len(engine.recommend(["u1"], 1000)) == 80 - seen
+
+
+def test_nobody_or_nothing_to_choose_from_is_an_empty_list(engine):
+    assert engine.recommend([], 3).to_pylist() == []
+    assert engine.recommend(["u1"], 3, candidates=[]).to_pylist() == []
+    assert engine.recommend(["u1"], 3, where={"year": 1066}).to_pylist() == []
+    assert engine.score([], ["m1"]).shape == (0, 1)
+
+
+def test_items_that_nothing_is_known_of_tie_in_item_order():
+    ratings = {"source": ["u", "u", "v"], "target": ["a", "b", "a"]}
+    unknown = [f"x{n}" for n in range(300)]
+    engine = fitted(bare(ratings, items=["a", "b", *unknown]))
+    found = engine.recommend(["u", "v"], 300, candidates=unknown)
+    for user in ("u", "v"):
+        assert [item for one, item in pairs(found) if one == user] == unknown
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("k", [0, -3, 2.5, True, "10"])
+def test_a_length_that_is_no_whole_number_from_one_is_an_error(engine, k):
+    with pytest.raises(ValueError, match=f"k must be a whole number of at least 1, got {k!r}"):
+        engine.recommend(["u1"], k)
+
+
+def test_unknown_users_items_and_candidates_are_named(engine):
+    with pytest.raises(UnknownNodeError, match="User 'nobody' is not among the 60 known; add it"):
+        engine.recommend(["u1", "nobody"])
+    with pytest.raises(UnknownNodeError, match="Movie 'm99' is not among the 80 known; add it"):
+        engine.recommend(["u1"], candidates=["m1", "m99"])
+    with pytest.raises(UnknownNodeError, match=r"User 7 is not among .*; keys of User are str"):
+        engine.score([7], ["m1"])
+    with pytest.raises(TypeError, match="expected a list of User keys, got the string 'u1'"):
+        engine.recommend("u1")
+
+
+@pytest.mark.parametrize("where", [{"director": "Lynch"}, pc.field("director") == "Lynch"])
+def test_a_filter_on_a_property_that_items_lack_names_those_they_have(engine, where):
+    with pytest.raises(ValueError, match=r"does not fit Movie.*\['id', 'title', 'plot', 'year'\]"):
+        engine.recommend(["u1"], where=where)
+
+
+@pytest.mark.parametrize("where", ["year > 1990", 7])
+def test_a_filter_that_is_no_filter_is_an_error(engine, where):
+    with pytest.raises(ValueError, match="does not fit Movie"):
+        engine.recommend(["u1"], where=where)
+
+
+def test_a_graph_without_users_items_or_positives_cannot_be_trained_on():
+    none = {"source": [], "target": []}
+    with pytest.raises(GraphError, match="no nodes of type 'User'; add some first"):
+        fitted(bare(none, users=()))
+    with pytest.raises(GraphError, match="no nodes of type 'Movie'; add some first"):
+        fitted(bare(none, items=()))
+    with pytest.raises(GraphError, match="has 0 interactions, none of them positive"):
+        fitted(bare(none))
+    low = {"source": ["u"], "target": ["a"], "weight": [2.0]}
+    with pytest.raises(GraphError, match=r"1 interactions.*\(positive_weight is 4\); add inter"):
+        fitted(bare(low, schema=replace(BARE, positive_weight=4)))
+
+
+def test_a_single_interaction_is_enough():
+    engine = fitted(bare({"source": ["u"], "target": ["b"]}))
+    assert engine.recommend(["v"], 1).to_pylist()[0]["item"] == "b"
+    assert np.isfinite(engine.score(["u", "v"], ["a", "b", "c"])).all()
+
+
+def test_a_device_that_is_not_there_is_an_error(graph):
+    with pytest.raises(ValueError, match=r"device 'abacus' cannot be used here .*; use 'auto'"):
+        ColdStartEngine.fit(graph, texts=word_vectors(graph), device="abacus")
+
+
+def test_text_vectors_must_cover_every_node_and_be_finite(graph):
+    texts = word_vectors(graph)["Movie"]
+    some = NodeEmbeddings(texts.nodes.take(np.arange(79)), texts.matrix[:79])
+    with pytest.raises(UnknownNodeError, match="Movie 'm79' has no text vector, 1 in all; give"):
+        fitted(graph, texts={"Movie": some})
+    matrix = texts.matrix.copy()
+    matrix[4, 0] = np.nan
+    with pytest.raises(ValueError, match="Movie 'm4' has a text vector with NaN or infinity"):
+        fitted(graph, texts={"Movie": NodeEmbeddings(texts.nodes, matrix)})
+
+
+def test_text_vectors_may_come_in_any_order(graph, engine):
+    texts, order = word_vectors(graph)["Movie"], np.random.default_rng(0).permutation(80)
+    turned = NodeEmbeddings(texts.nodes.take(order), texts.matrix[order])
+    assert torch.equal(fitted(graph, texts={"Movie": turned}).item_vectors, engine.item_vectors)
+
+
+# Other machines and encoders
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_scores_of_the_cpu(graph, engine, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+    on_gpu = ColdStartEngine.fit(graph, texts=word_vectors(graph), device="cuda")
+    assert on_gpu.item_vectors.device.type == "cuda"
+    users, items = list(graph.users), list(graph.items)
+    np.testing.assert_allclose(on_gpu.score(users, items), engine.score(users, items), atol=5e-3)
+    assert len(on_gpu.recommend(users, 5)) == 300
+    assert len(on_gpu.audience(items, 5)) == 400
+    on_gpu.save(tmp_path / "model")
+    back = ColdStartEngine.load(tmp_path / "model", device="cpu")
+    np.testing.assert_allclose(back.score(users, items), on_gpu.score(users, items), atol=1e-5)
+
+
+def test_the_default_encoder_reads_the_films(graph):
+    config = EngineConfig(TrainConfig(max_dim=8))
+    engine = ColdStartEngine.fit(graph, config, cache=None, device="cpu")
+    assert engine.texts["Movie"].dim == 384
+    users = [f"u{n}" for n in range(54)]
+    scores = engine.score(users, COLD_ITEMS)
+    alike = np.array([[taste(u) == taste(i) for i in COLD_ITEMS] for u in users])
+    assert alike[np.arange(54), scores.argmax(axis=1)].mean() > 0.9
+
+
+def test_progress_is_shown_only_when_asked_for(graph, capfd):
+    fitted(graph)
+    assert "training" not in capfd.readouterr().err
+    fitted(graph, progress=True)
+    assert "training" in capfd.readouterr().err
