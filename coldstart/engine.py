@@ -293,7 +293,9 @@ class ColdStartEngine:
 
         What was learnt stays as trained. First the priors of all new and touched nodes, then one
         simultaneous half step of both sides against the vectors from before the update. A node
-        that the change does not touch keeps its embedding bit for bit.
+        that the change does not touch keeps its embedding bit for bit. One change and its two
+        halves give the same, but for partners of a node that came after training and gets
+        interactions in both halves: those of the second half see what it has become by the first.
 
         Args:
             delta: new and changed nodes, edges, interactions, and what is gone.

@@ -205,11 +205,14 @@ class NeighbourText:
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """``[n, dim]``; zero for a node without neighbours (and text)."""
         links = warm_links(inputs.same_type.get(self.relation), rows, self.warm)
-        needed, places = np.unique(links.indices, return_inverse=True)
-        texts = self.text.of_peers(inputs, needed, device)
-        share = 1.0 / np.maximum(links.degrees, 1)
-        values = np.repeat(share, links.degrees).astype(np.float32)
-        mean = _sparse(links.indptr, places, values, max(len(needed), 1), device).matmul(texts)
+        if len(links.indices):
+            needed, places = np.unique(links.indices, return_inverse=True)
+            texts = self.text.of_peers(inputs, needed, device)
+            share = 1.0 / np.maximum(links.degrees, 1)
+            values = np.repeat(share, links.degrees).astype(np.float32)
+            mean = _sparse(links.indptr, places, values, len(needed), device).matmul(texts)
+        else:
+            mean = torch.zeros(len(rows), len(self.text.mean), device=device)
         if not self.blend:
             return mean
         own = self.text.raw(inputs, rows, device)

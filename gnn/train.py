@@ -287,8 +287,8 @@ def cold_loss(
 
     With S = sum_g w_g K_g + I, H = S^-1, B = H V, d = diag(H) and P = V - B / d, the loss is
     -(1/|T|) sum over pairs of log softmax over nodes of e^h U P'. The gradient by S is
-    -(H G_B B' + H diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes half
-    the arithmetic of differentiating the inverse.
+    -(H G_B B' + H diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes
+    half the arithmetic of differentiating the inverse.
 
     Args:
         log_weights: log w_g, ``[num_groups]``.

@@ -1,0 +1,426 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from coldstart import ColdStartEngine
+from encoders import TfidfEncoder
+from kg import GraphDelta, NodeEmbeddings, Vocabulary
+from kg.errors import (
+    AlignmentError,
+    DanglingEdgeError,
+    GraphError,
+    UnknownNodeError,
+)
+from tests.coldstart.toys import (
+    FRIEND,
+    GENRE,
+    LIVES,
+    RATED,
+    SIMILAR,
+    part_of,
+    ratings,
+    vectors_of,
+    word_vectors,
+    words_of,
+)
+
+NEW = {"id": ["new"], "title": ["The orbit and the galaxy"], "plot": ["A rocket."], "year": [1964]}
+NEW_TEXT = {
+    "Movie": NodeEmbeddings(
+        Vocabulary("Movie", ["new"]), words_of("The orbit and the galaxy", "A rocket.")[None]
+    )
+}
+
+
+def fit(graph):
+    return ColdStartEngine.fit(graph, texts=word_vectors(graph), device="cpu")
+
+
+def without(graph, **keys):
+    return graph.apply(GraphDelta(removed_nodes=keys))
+
+
+def vectors(engine, node_type):
+    every = engine.embeddings(node_type)
+    return dict(zip(every.nodes, every.matrix, strict=True))
+
+
+def changed(before, after, node_type):
+    """Keys of the nodes whose embedding is not bit for bit what it was, or is new."""
+    old = vectors(before, node_type)
+    return {
+        key
+        for key, vector in vectors(after, node_type).items()
+        if key not in old or not np.array_equal(vector, old[key])
+    }
+
+
+def new_film(**edges):
+    return GraphDelta(nodes={"Movie": NEW}, edges=edges)
+
+
+def add_new_film(engine, edges=None):
+    return engine.update(GraphDelta(nodes={"Movie": NEW}, edges=edges or {}), texts=NEW_TEXT)
+
+
+# A node that comes later is what it would have been
+
+
+def test_a_cold_item_that_comes_later_is_as_if_it_had_been_there(graph, engine):
+    later = [f"m{n}" for n in range(76, 80)]
+    part = part_of(graph, Movie=later)
+    assert part.edges[SIMILAR].num_rows > 8
+    assert RATED not in part.edges
+    smaller = fit(without(graph, Movie=later))
+    updated = smaller.update(part, texts=vectors_of(word_vectors(graph), later))
+    assert list(updated.graph.items) == list(graph.items)
+    np.testing.assert_allclose(
+        updated.embed("Movie", later).matrix, engine.embed("Movie", later).matrix, atol=1e-5
+    )
+    np.testing.assert_allclose(updated.item_vectors, engine.item_vectors, atol=1e-5)
+    np.testing.assert_allclose(updated.item_bias, engine.item_bias, atol=1e-5)
+
+
+def test_a_cold_user_who_comes_later_is_as_if_there_before(graph, engine):
+    later = [f"u{n}" for n in range(56, 60)]
+    part = part_of(graph, User=later)
+    assert {FRIEND, LIVES} == set(part.edges)
+    updated = fit(without(graph, User=later)).update(part)
+    np.testing.assert_allclose(
+        updated.embed("User", later).matrix, engine.embed("User", later).matrix, atol=1e-5
+    )
+    np.testing.assert_allclose(updated.user_vectors, engine.user_vectors, atol=1e-5)
+
+
+def test_one_at_a_time_is_the_same(graph, engine):
+    later = ["m78", "m79"]
+    updated = fit(without(graph, Movie=later))
+    for key in later:
+        present = set(updated.graph.items) | {key}
+        part = part_of(graph, Movie=[key])
+        links = part.edges[SIMILAR].to_pylist()
+        links = [x for x in links if {x["source"], x["target"]} <= present]
+        edges = dict(part.edges) | {SIMILAR: {c: [x[c] for x in links] for c in links[0]}}
+        delta = GraphDelta(nodes=part.nodes, edges=edges)
+        updated = updated.update(delta, texts=vectors_of(word_vectors(graph), [key]))
+    np.testing.assert_allclose(
+        updated.embed("Movie", later).matrix, engine.embed("Movie", later).matrix, atol=1e-5
+    )
+
+
+def test_embedding_a_draft_is_what_adding_it_would_give(engine):
+    edges = {
+        GENRE: {"source": ["new"], "target": ["space"]},
+        SIMILAR: {"source": ["new", "m4"], "target": ["m0", "new"]},
+        RATED: ratings(("u0", "new"), ("u4", "new")),
+    }
+    draft = engine.embed_new(
+        "Movie",
+        links={GENRE: ["space"], SIMILAR: ["m0", "m4"], RATED: ["u0", "u4"]},
+        properties={"year": 1964},
+        text=NEW_TEXT["Movie"].matrix[0],
+    )
+    added = add_new_film(engine, edges)
+    np.testing.assert_allclose(draft, added.embed("Movie", ["new"]).matrix[0], atol=1e-5)
+    visitor = {"id": ["v"], "age": [25], "gender": ["x"]}
+    edges = {FRIEND: {"source": ["v"], "target": ["u3"]}, RATED: ratings(("v", "m1"))}
+    added = engine.update(GraphDelta(nodes={"User": visitor}, edges=edges))
+    draft = engine.embed_new(
+        "User", links={FRIEND: ["u3"], RATED: ["m1"]}, properties={"age": 25, "gender": "x"}
+    )
+    np.testing.assert_allclose(draft, added.embed("User", ["v"]).matrix[0], atol=1e-5)
+
+
+def test_a_draft_that_does_not_fit_is_an_error(engine):
+    with pytest.raises(ValueError, match=r"text= of a Movie: expected \[24\] floats.* got \[7\]"):
+        engine.embed_new("Movie", text=np.zeros(7))
+    with pytest.raises(ValueError, match=r"links .*LIVES_IN.* do not touch a Movie"):
+        engine.embed_new("Movie", links={LIVES: ["Harbour"]})
+    with pytest.raises(ValueError, match="embeddings are made for 'User' and 'Movie'"):
+        engine.embed_new("Genre")
+
+
+# What is not touched stays
+
+
+def test_nothing_to_change_gives_the_engine_itself(engine):
+    assert engine.update(GraphDelta()) is engine
+
+
+def test_a_new_item_moves_nobody_who_is_not_linked_to_it(engine):
+    edges = {GENRE: {"source": ["new"], "target": ["space"]}}
+    updated = add_new_film(engine, edges | {SIMILAR: {"source": ["new"], "target": ["m4"]}})
+    assert changed(engine, updated, "Movie") <= {"new", "m4"}
+    assert changed(engine, updated, "User") == set()
+    moved = updated.embed("Movie", ["m4"]).matrix - engine.embed("Movie", ["m4"]).matrix
+    assert np.abs(moved).max() < 1e-5
+
+
+def test_a_click_moves_the_two_who_met_and_the_friends_of_the_user(engine, graph):
+    updated = engine.update(GraphDelta(edges={RATED: ratings(("u1", "m7"))}))
+    friends = graph.edges[FRIEND].index
+    of_u1 = {f"u{n}" for n in [*friends[1][friends[0] == 1], *friends[0][friends[1] == 1]]}
+    assert changed(engine, updated, "Movie") == {"m7"}
+    assert changed(engine, updated, "User") == {"u1", *of_u1}
+
+
+def test_friends_see_no_history_of_a_user_who_came_after_training(engine):
+    visitor = GraphDelta(
+        nodes={"User": {"id": ["v"], "age": [25]}},
+        edges={FRIEND: {"source": ["v"], "target": ["u3"]}},
+    )
+    once = engine.update(visitor)
+    twice = once.update(GraphDelta(edges={RATED: ratings(("v", "m1"))}))
+    assert changed(engine, once, "User") <= {"v", "u3"}
+    assert changed(once, twice, "User") == {"v"}
+
+
+def test_a_new_title_moves_the_film_and_those_linked_to_it(engine, graph):
+    title = {"id": ["m2"], "title": ["The forest and the glacier"]}
+    texts = {
+        "Movie": NodeEmbeddings(
+            Vocabulary("Movie", ["m2"]), words_of("The forest and the glacier", "")[None]
+        )
+    }
+    updated = engine.update(GraphDelta(nodes={"Movie": title}), texts=texts)
+    links = graph.edges[SIMILAR].index
+    alike = {f"m{n}" for n in [*links[1][links[0] == 2], *links[0][links[1] == 2]]}
+    assert changed(engine, updated, "Movie") == {"m2", *alike}
+
+
+def test_another_year_moves_only_the_film_and_asks_for_no_text(engine):
+    updated = engine.update(GraphDelta(nodes={"Movie": {"id": ["m2"], "year": [1999]}}))
+    assert changed(engine, updated, "Movie") == {"m2"}
+    assert changed(engine, updated, "User") == set()
+
+
+def test_the_engine_before_stays_as_it_was(engine):
+    before = engine.item_vectors.clone(), engine.user_vectors.clone(), len(engine.graph.items)
+    add_new_film(engine, {RATED: ratings(("u0", "new"), ("u1", "m7"))})
+    assert torch.equal(engine.item_vectors, before[0])
+    assert torch.equal(engine.user_vectors, before[1])
+    assert len(engine.graph.items) == before[2]
+
+
+# Interactions
+
+
+def test_one_more_click_moves_a_warm_user_a_little_and_towards_the_item(engine, graph):
+    seen = graph.interactions.index
+    for user in range(12):
+        fresh = next(i for i in range(72) if i not in seen[1][seen[0] == user])
+        pair = f"u{user}", f"m{fresh}"
+        updated = engine.update(GraphDelta(edges={RATED: ratings(pair)}))
+        for node_type, key in zip(("User", "Movie"), pair, strict=True):
+            before, after = (e.embed(node_type, [key]).matrix[0] for e in (engine, updated))
+            assert 0 < np.linalg.norm(after - before) < 0.6 * np.linalg.norm(before)
+        assert updated.score([pair[0]], [pair[1]]) > engine.score([pair[0]], [pair[1]])
+
+
+def test_a_click_taken_back_leaves_no_trace(engine):
+    clicked = engine.update(GraphDelta(edges={RATED: ratings(("u1", "m7"), ("u58", "m7"))}))
+    pair = {"source": ["u1", "u58"], "target": ["m7", "m7"]}
+    back = clicked.update(GraphDelta(removed_edges={RATED: pair}))
+    np.testing.assert_allclose(back.user_vectors, engine.user_vectors, atol=1e-5)
+    np.testing.assert_allclose(back.item_vectors, engine.item_vectors, atol=1e-5)
+
+
+def test_a_dislike_is_no_positive(engine):
+    updated = engine.update(GraphDelta(edges={RATED: ratings(("u58", "m7"), weight=1.0)}))
+    np.testing.assert_allclose(
+        updated.embed("User", ["u58"]).matrix, engine.embed("User", ["u58"]).matrix, atol=1e-6
+    )
+    assert "m7" not in {r["item"] for r in updated.recommend(["u58"], 80).to_pylist()}
+
+
+def test_a_new_person_who_names_two_films_gets_films_of_that_taste(engine):
+    visitor = GraphDelta(
+        nodes={"User": {"id": ["v"]}}, edges={RATED: ratings(("v", "m2"), ("v", "m6"))}
+    )
+    found = engine.update(visitor).recommend(["v"], 5).to_pylist()
+    assert [int(row["item"][1:]) % 4 for row in found] == [2] * 5
+    assert not {"m2", "m6"} & {row["item"] for row in found}
+
+
+def test_every_interaction_of_a_new_item_draws_it_to_those_who_like_it(engine):
+    romance = [f"u{n}" for n in range(1, 50, 4)]  # while its text is of space
+    scores = []
+    for n in (0, 1, 2, 5, 10):
+        edges = {RATED: ratings(*[(u, "new") for u in romance[:n]])} if n else {}
+        scores.append(add_new_film(engine, edges).score(romance, ["new"]).mean())
+    assert scores == sorted(scores)
+    assert scores[-1] > scores[0] + 0.1
+
+
+# One change and its halves
+
+
+def assert_same(one, other):
+    assert set(one.graph.items) == set(other.graph.items)
+    for node_type in ("User", "Movie"):
+        first, second = vectors(one, node_type), vectors(other, node_type)
+        for key, vector in first.items():
+            np.testing.assert_allclose(vector, second[key], atol=1e-5, err_msg=str(key))
+
+
+def test_one_change_and_its_two_halves_agree(engine):
+    film = {"nodes": {"Movie": NEW}, "edges": {RATED: ratings(("u0", "new"), ("u4", "new"))}}
+    visitor = {"id": ["v"], "age": [25]}
+    clicks = ratings(("v", "m1"), ("v", "m5"), ("u9", "m3"))
+    person = {"nodes": {"User": visitor}, "edges": {RATED: clicks}}
+    every = {name: [*film["edges"][RATED][name], *clicks[name]] for name in clicks}
+    both = GraphDelta(nodes=film["nodes"] | person["nodes"], edges={RATED: every})
+    at_once = engine.update(both, texts=NEW_TEXT)
+    halves = engine.update(GraphDelta(**film), texts=NEW_TEXT).update(GraphDelta(**person))
+    assert_same(at_once, halves)
+    turned = engine.update(GraphDelta(**person)).update(GraphDelta(**film), texts=NEW_TEXT)
+    assert_same(at_once, turned)
+
+
+def test_nodes_first_and_their_interactions_after_is_one_change(engine):
+    # Also for pairs that are both new: they see each other's priors in either case.
+    nodes = {"Movie": NEW, "User": {"id": ["v"], "age": [25]}}
+    edges = {RATED: ratings(("v", "new"), ("u0", "new"), ("v", "m1"))}
+    at_once = engine.update(GraphDelta(nodes=nodes, edges=edges), texts=NEW_TEXT)
+    nodes_first = engine.update(GraphDelta(nodes=nodes), texts=NEW_TEXT)
+    assert_same(at_once, nodes_first.update(GraphDelta(edges=edges)))
+
+
+def test_only_later_partners_of_a_new_node_see_what_it_has_become(engine):
+    first, second = ratings(("u0", "new")), ratings(("u4", "new"))
+    at_once = add_new_film(engine, {RATED: ratings(("u0", "new"), ("u4", "new"))})
+    half = add_new_film(engine, {RATED: first})
+    halves = half.update(GraphDelta(edges={RATED: second}))
+    one, other = vectors(at_once, "User"), vectors(halves, "User")
+    differ = {key for key in one if not np.allclose(one[key], other[key], atol=1e-5)}
+    assert differ <= {"u4"}
+    np.testing.assert_allclose(at_once.item_vectors, halves.item_vectors, atol=1e-5)
+
+
+# Removal
+
+
+def test_removing_nodes_keeps_the_others(engine, graph):
+    gone = GraphDelta(removed_nodes={"User": ["u2", "u57"], "Movie": ["m3", "m77"]})
+    updated = engine.update(gone)
+    assert (len(updated.user_vectors), len(updated.item_vectors)) == (58, 78)
+    edges, links = graph.interactions.index, graph.edges[SIMILAR].index
+    near = {*edges[1][np.isin(edges[0], [2, 57])], *links[1][np.isin(links[0], [3, 77])]}
+    near |= {*links[0][np.isin(links[1], [3, 77])]}
+    moved = changed(engine, updated, "Movie")
+    assert moved <= {f"m{n}" for n in near}
+    assert len(moved) < 40
+    for key in ("m3", "u2"):
+        with pytest.raises(UnknownNodeError, match=f"'{key}' is not among"):
+            updated.score(["u2"] if key == "u2" else ["u1"], [key])
+
+
+def test_an_engine_with_removed_warm_nodes_recomputes_updates_saves_and_loads(engine, tmp_path):
+    smaller = engine.update(GraphDelta(removed_nodes={"User": ["u2"], "Movie": ["m0", "m3"]}))
+    for node_type in ("User", "Movie"):
+        keys = list(smaller.graph.vocabularies[node_type])
+        np.testing.assert_allclose(
+            smaller.recomputed(node_type, keys).matrix,
+            smaller.embed(node_type, keys).matrix,
+            atol=1e-5,
+        )
+    smaller.save(tmp_path / "model")
+    loaded = ColdStartEngine.load(tmp_path / "model", device="cpu")
+    assert torch.equal(loaded.item_vectors, smaller.item_vectors)
+    edges = {RATED: ratings(("u1", "new")), SIMILAR: {"source": ["new"], "target": ["m4"]}}
+    one, other = add_new_film(smaller, edges), add_new_film(loaded, edges)
+    assert torch.equal(one.item_vectors, other.item_vectors)
+    again = one.update(GraphDelta(removed_nodes={"Movie": ["new", "m1"], "User": ["u1"]}))
+    assert len(again.recommend(["u3"], 100, exclude_seen=False)) == 77
+
+
+def test_what_was_cold_is_the_same_after_warm_nodes_are_gone(engine, graph):
+    links = graph.edges[SIMILAR].index
+    alike = {f"m{n}" for n in [*links[1][links[0] == 3], *links[0][links[1] == 3]]}
+    updated = engine.update(GraphDelta(removed_nodes={"Movie": ["m3"]}))
+    lonely = sorted({f"m{n}" for n in range(72, 80)} - alike)
+    again = updated.recomputed("Movie", lonely).matrix
+    np.testing.assert_allclose(again, engine.embed("Movie", lonely).matrix, atol=1e-5)
+
+
+def test_removing_an_entity_moves_those_who_had_it(engine, graph):
+    updated = engine.update(GraphDelta(removed_nodes={"Genre": ["crime"]}))
+    index = graph.edges[GENRE].index
+    crime = {f"m{n}" for n in index[0][index[1] == 2]}
+    assert changed(engine, updated, "Movie") == crime
+    recomputed = updated.recomputed("Movie", ["m0", "m2"]).matrix
+    np.testing.assert_allclose(recomputed, updated.embed("Movie", ["m0", "m2"]).matrix, atol=1e-5)
+
+
+def test_a_key_removed_and_added_in_one_change_is_a_new_node(engine, graph):
+    index = graph.interactions.index
+    rated = {f"m{n}" for n in index[1][index[0] == 1]}
+    fresh = {"id": ["u1"], "age": [70], "gender": ["x"]}
+    updated = engine.update(GraphDelta(nodes={"User": fresh}, removed_nodes={"User": ["u1"]}))
+    assert list(updated.graph.users)[-1] == "u1"
+    found = updated.recommend(["u1"], 100).to_pylist()
+    assert len(found) == 80
+    assert rated <= {row["item"] for row in found}
+    stranger = engine.embed_new("User", properties={"age": 70, "gender": "x"})
+    np.testing.assert_allclose(updated.embed("User", ["u1"]).matrix[0], stranger, atol=1e-5)
+
+
+# Things unknown at training
+
+
+def test_entities_and_relations_unknown_at_training_contribute_nothing(engine):
+    edges = {
+        GENRE: {"source": ["new"], "target": ["opera"]},
+        ("Movie", "SHOT_IN", "Country"): {"source": ["new", "m1"], "target": ["Italy", "Italy"]},
+    }
+    nodes = {"Movie": NEW, "Genre": {"id": ["opera"], "name": ["Opera"]}}
+    updated = engine.update(GraphDelta(nodes=nodes, edges=edges), texts=NEW_TEXT)
+    plain = add_new_film(engine)
+    np.testing.assert_allclose(
+        updated.embed("Movie", ["new"]).matrix, plain.embed("Movie", ["new"]).matrix, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        updated.embed("Movie", ["m1"]).matrix, engine.embed("Movie", ["m1"]).matrix, atol=1e-5
+    )
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("delta", "error", "message"),
+    [
+        ({"removed_nodes": {"User": ["nobody"]}}, UnknownNodeError, "User 'nobody' is not among"),
+        ({"edges": {RATED: ratings(("u1", "m99"))}}, DanglingEdgeError, "Movie 'm99'"),
+        ({"edges": {RATED: ratings(("u1", "m1"), weight=np.nan)}}, GraphError, "weight"),
+        (
+            {"removed_edges": {RATED: {"source": ["u58"], "target": ["m1"]}}},
+            GraphError,
+            "1 edges to remove do not exist",
+        ),
+    ],
+)
+def test_a_change_that_does_not_fit_changes_nothing(engine, delta, error, message):
+    with pytest.raises(error, match=message):
+        engine.update(GraphDelta(**delta))
+    assert len(engine.graph.users) == 60
+
+
+def test_text_vectors_must_cover_what_is_new_and_be_as_in_training(engine):
+    other = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["x"]), np.ones((1, 24)))}
+    with pytest.raises(UnknownNodeError, match="Movie 'new' is new or changed and has no vector"):
+        engine.update(new_film(), texts=other)
+    long = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["new"]), np.ones((1, 25)))}
+    with pytest.raises(AlignmentError, match="trained on 24 floats each, texts= has 25; pass"):
+        engine.update(new_film(), texts=long)
+    bad = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["new"]), np.full((1, 24), np.inf))}
+    with pytest.raises(ValueError, match="Movie 'new' has a text vector with NaN or infinity"):
+        engine.update(new_film(), texts=bad)
+
+
+def test_an_engine_of_ready_vectors_does_not_encode_in_another_space(engine):
+    encoder = TfidfEncoder.fit(["one text", "another text"], dim=2)
+    with pytest.raises(AlignmentError, match="trained on 24 floats each, the encoder has 2; pass"):
+        replace(engine, encoder=encoder, cache=None).update(new_film())
