@@ -1,4 +1,4 @@
-"""What every store promises; a new one inherits a class from here and supplies a fixture."""
+"""What every store and scorer promises; a new one inherits a class from here and says who it is."""
 
 # pyright: reportAttributeAccessIssue=false
 
@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from coldstart.scorer import Scorer
+from coldstart.training_data import TrainingData
 from kg import KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.errors import (
     DuplicateKeyError,
@@ -22,6 +24,7 @@ from kg.errors import (
 )
 from kg.stores import Store
 from kg.toy import toy_graph
+from tests.coldstart.toys import word_vectors
 
 RATED = ("User", "RATED", "Movie")
 FILMS = Schema(
@@ -508,6 +511,55 @@ class StoreContract:
         assert "rows" not in capfd.readouterr().err
         store.read(FILMS, progress=True)
         assert "rows" in capfd.readouterr().err
+
+
+class ScorerContract:
+    """What whatever ranks promises; a subclass supplies ``make``.
+
+    The data are a toy graph with cold users and cold items, and its text vectors.
+    """
+
+    def make(self, data: TrainingData) -> Scorer:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def data(self) -> TrainingData:
+        graph = toy_graph(num_users=24, num_items=32, num_cold_users=3, num_cold_items=4)
+        return TrainingData(graph, word_vectors(graph))
+
+    @pytest.fixture
+    def scorer(self, data):
+        return self.make(data)
+
+    def test_every_pair_seen_or_not_has_a_finite_score(self, scorer):
+        scores = scorer.score(np.arange(24), np.arange(32))
+        assert scores.shape == (24, 32)
+        assert scores.dtype == np.float32
+        assert np.isfinite(scores).all()
+
+    def test_a_score_ignores_the_other_candidates_and_users(self, scorer):
+        together = scorer.score(np.arange(24), np.arange(32))
+        for user, item in ((0, 1), (23, 31), (5, 30), (22, 2)):
+            alone = scorer.score(np.array([user]), np.array([item]))[0, 0]
+            np.testing.assert_allclose(alone, together[user, item], rtol=1e-5, atol=1e-5)
+
+    def test_rows_come_in_the_order_asked_for(self, scorer):
+        together = scorer.score(np.arange(24), np.arange(32))
+        users, items = np.array([7, 23, 0, 7]), np.array([31, 4, 4])
+        some = scorer.score(users, items)
+        np.testing.assert_allclose(some, together[np.ix_(users, items)], rtol=1e-5, atol=1e-5)
+
+    def test_no_candidates_or_no_users_give_no_scores(self, scorer):
+        none = np.empty(0, np.int64)
+        assert scorer.score(np.array([0, 1]), none).shape == (2, 0)
+        assert scorer.score(none, np.array([0, 1])).shape == (0, 2)
+
+    def test_the_same_data_and_seed_give_the_same_scores(self, data):
+        one, other = (
+            self.make(TrainingData(data.graph, data.texts)).score(np.arange(24), np.arange(32))
+            for _ in range(2)
+        )
+        np.testing.assert_array_equal(one, other)
 
 
 def _bare() -> Schema:
