@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from coldstart import calibration
+from coldstart.calibration import lift, simulated_cold_boost
+from coldstart.evaluation import calibrate_cold_boost
+from coldstart.scorer import CosineBiasScorer
+from coldstart.splits import Task
+from gnn.data import Adjacency
+from gnn.infer import priors
+from kg import GraphDelta, KnowledgeGraph
+from kg.toy import toy_graph
+from tests.coldstart.toys import RATED, ratings
+
+
+def boost(engine, rng=0):
+    class Trained:
+        users, items = engine.users, engine.items
+        user_embeddings = engine.user_vectors[torch.from_numpy(engine.users.warm)]
+        item_embeddings = engine.item_vectors[torch.from_numpy(engine.items.warm)]
+
+    every = []
+    for node_type, side in (("User", engine.users), ("Movie", engine.items)):
+        inputs = engine._inputs_of(node_type, np.arange(engine.graph.num_nodes(node_type)))
+        every.append(priors(side, inputs, inputs.rows, torch.device("cpu")))
+    pairs = engine.graph.positives()
+    return simulated_cold_boost(Trained, *every, pairs, np.random.default_rng(rng))
+
+
+def test_the_simulated_lift_repeats_and_is_finite(engine):
+    assert boost(engine) == boost(engine)
+    assert np.isfinite(boost(engine, rng=1))
+
+
+def test_too_many_users_and_items_are_sampled(engine, monkeypatch):
+    monkeypatch.setattr(calibration, "MAX_USERS", 5)
+    monkeypatch.setattr(calibration, "MAX_ITEMS", 40)
+    seen = []
+    monkeypatch.setattr(calibration, "calibrate_cold_boost", lambda s, task: seen.append(task) or 0)
+    boost(engine)
+    task = seen[0]
+    assert (len(task.users), len(task.candidates), task.cold.sum() > 0) == (5, 40, True)
+    assert len(task.relevant) == 5
+
+
+def mixed_task(cold, relevant):
+    links = Adjacency.from_pairs(np.zeros(len(relevant), int), np.array(relevant), 1, len(cold))
+    none = Adjacency.from_pairs(np.empty(0, int), np.empty(0, int), 1, len(cold))
+    cold = np.array(cold)
+    return Task("mixed", "val", np.array([0]), np.arange(len(cold)), links, none, cold)
+
+
+def test_cold_items_are_lifted_where_their_scores_are_too_low_and_lowered_where_too_high():
+    one = np.ones((1, 1), np.float32)
+    low = CosineBiasScorer(one, np.array([[3.0], [2.9], [0.5]], np.float32), np.zeros(3, "f"))
+    high = CosineBiasScorer(one, np.array([[3.0], [2.9], [9.0]], np.float32), np.zeros(3, "f"))
+    cold = [False, False, True]
+    assert calibrate_cold_boost(low, mixed_task(cold, [2])) > 2.4
+    assert calibrate_cold_boost(high, mixed_task(cold, [0, 1])) < -6
+
+
+def test_an_item_is_lifted_by_what_it_lacks_in_history(engine, graph):
+    rho = engine.items.precision
+    edges = {RATED: ratings(("u1", "m78"), ("u2", "m78"))}
+    disliked = {RATED: ratings(("u1", "m79"), weight=1.0)}
+    after = graph.apply(GraphDelta(edges=edges)).apply(GraphDelta(edges=disliked))
+    found = lift(after, engine.items, 3.0, np.array([0, 77, 78, 79]))
+    np.testing.assert_allclose(found, [0, 3, 3 * (1 - 2 / (2 + rho)), 1.5], rtol=1e-6)
+
+
+def test_a_lift_in_a_graph_without_weights_counts_every_interaction(engine):
+    graph = toy_graph(num_cold_items=8)
+    pairs = {"source": ["u1"], "target": ["m79"]}
+    plain = KnowledgeGraph.from_tables(
+        {t: graph.node_table(t) for t in graph.node_types},
+        {RATED: pairs},
+        replace(graph.schema, positive_weight=None, edge_types=()),
+    )
+    found = lift(plain, engine.items, 1.0, np.array([79]))
+    assert found.item() == pytest.approx(1 - 1 / (1 + engine.items.precision))
