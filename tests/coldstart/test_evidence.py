@@ -4,7 +4,7 @@ import pytest
 from coldstart import ColdStartEngine, EngineConfig, evidence
 from coldstart.evidence import evidence_of, node_counts
 from gnn.train import TrainConfig
-from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Vocabulary
+from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from tests.coldstart.toys import GENRE, RATED, SIMILAR, ratings, words_of
 
 WORDS = words_of("The orbit", "A rocket and a galaxy.")
@@ -62,8 +62,6 @@ def test_parts_add_up_where_names_collide():
         "User": {"id": [f"u{n}" for n in range(4)]},
         "Movie": {"id": [f"m{n}" for n in range(6)], "genre": list("aabbab")},
     }
-    from kg import Schema
-
     schema = Schema("User", "Movie", RATED, categorical={"Movie": ("genre",)})
     graph = KnowledgeGraph.from_tables(nodes, {RATED: ratings_, **edges}, schema)
     text = NodeEmbeddings(graph.items, np.random.default_rng(0).normal(size=(6, 3)))

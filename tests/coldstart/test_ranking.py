@@ -1,5 +1,3 @@
-import builtins
-
 import numpy as np
 import pytest
 
@@ -45,20 +43,10 @@ def test_printed_it_is_a_small_table(found):
 
 
 def test_without_pandas_the_error_says_how_to_get_it(found, monkeypatch):
-    genuine = builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name == "pandas" or name.startswith("pandas."):
-            raise ImportError("No module named 'pandas'")
-        return genuine(name, *args, **kwargs)
-
-    table = found.to_table()
-
-    class Bare:
+    class Table:
         def to_pandas(self):
-            absent("pandas")
+            raise ImportError("No module named 'pandas'")
 
-    monkeypatch.setattr(Recommendations, "to_table", lambda self: Bare())
+    monkeypatch.setattr(Recommendations, "to_table", lambda self: Table())
     with pytest.raises(DependencyError, match=r"to_pandas needs pandas: pip install kg-coldstart"):
         found.to_pandas()
-    assert table.num_rows == 3
