@@ -7,6 +7,7 @@ import torch
 from gnn.checkpoint import side_from_state, side_to_state
 from gnn.data import NodeInputs, node_inputs
 from gnn.infer import priors
+from gnn.ridge import DualRidge
 from gnn.train import TrainConfig, train
 from kg.errors import SavedFileError
 from kg.toy import toy_graph
@@ -59,3 +60,17 @@ def test_a_missing_array_or_an_unknown_kind_of_group_is_an_error(made):
     strange = meta | {"groups": [{"kind": "hologram"}, *meta["groups"][1:]]}
     with pytest.raises(SavedFileError, match="lacks 'hologram'"):
         side_from_state(strange, arrays, CPU)
+
+
+def test_arrays_with_a_row_per_node_are_numbers_of_nodes_or_can_be_worked_out_again(made):
+    side, items = made
+    _, arrays = side_to_state(side)
+    sizes = {len(side.warm), len(items)}
+    per_node = {name.split(".")[-1] for name, a in arrays.items() if {*a.shape[:1]} & sizes}
+    assert per_node <= {"warm", "column", "idf", "table", "leverage", "reference"}
+    # Leverage follows from features, tables from features and what the other side is embedded with.
+    raws = side.propagation.raw(items, side.warm, CPU)
+    ridge = DualRidge(raws, side.propagation.scales, side.weights)
+    np.testing.assert_allclose(ridge.leverage, side.leverage, atol=1e-5)
+    for again, table in zip(ridge.fit(side.reference).tables, side.tables, strict=True):
+        np.testing.assert_allclose(again, table, atol=1e-5)
