@@ -136,7 +136,9 @@ def train(
     progress("weights of item groups")
     item_weights = learn_weights(item_raws, item_propagation.scales, v, u, back, config, rng)
     progress("weights of user groups")
-    user_weights = learn_weights(user_raws, user_propagation.scales, u, v, links, config, rng)
+    user_weights = learn_weights(
+        user_raws, user_propagation.scales, u, v, links, config, rng, among_contexts=True
+    )
 
     user_precision = mean_degree if config.user_precision is None else config.user_precision
     item_ridge = ridge(item_raws, item_propagation.scales, item_weights)
@@ -228,12 +230,16 @@ def learn_weights(
     links: Adjacency,
     config: TrainConfig,
     rng: np.random.Generator,
+    *,
+    among_contexts: bool = False,
 ) -> np.ndarray:
     """The weight of every group under which left-out nodes are found best, ``[num_groups]``.
 
     Every node is predicted as if it were cold, V_loo = V - (H V) / diag(H) with
-    H = (sum_g w_g K_g + I)^-1, and the loss is the full softmax of the other side's nodes over
-    these predictions. Nothing of it needs a validation set.
+    H = (sum_g w_g K_g + I)^-1, and the loss is the full softmax over items: what a user chooses
+    among the left-out items, or what a left-out user chooses among the items. (A softmax over
+    left-out users, the same with the roles swapped, was worse for cold users: by .0026 +- .0009
+    in NDCG@20 on the validation parts of five splits of MovieLens 100K.) No validation set.
 
     Args:
         raws: raw features of the warm nodes, a block per group.
@@ -243,6 +249,7 @@ def learn_weights(
         links: each node's positives among the contexts.
         config: settings.
         rng: draws nodes and contexts where there are too many.
+        among_contexts: whether the contexts are the items, and the left-out nodes users.
     """
     rows = np.arange(len(targets))
     if len(rows) > config.weight_nodes:
@@ -265,7 +272,7 @@ def learn_weights(
     optimiser = torch.optim.Adam([log_weights, sharpness], lr=config.weight_rate)
     for step in range(config.weight_steps):
         loss, log_weights.grad, sharpness.grad = cold_loss(
-            log_weights, sharpness, grams, v, u, context, node
+            log_weights, sharpness, grams, v, u, context, node, over=0 if among_contexts else 1
         )
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss of the group weights is {loss} at step {step}")
@@ -282,11 +289,12 @@ def cold_loss(
     contexts: torch.Tensor,
     context: torch.Tensor,
     node: torch.Tensor,
+    over: int = 1,
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Loss of the left-out predictions, and its gradients by log weights and sharpness.
 
     With S = sum_g w_g K_g + I, H = S^-1, B = H V, d = diag(H) and P = V - B / d, the loss is
-    -(1/|T|) sum over pairs of log softmax over nodes of e^h U P'. The gradient by S is
+    -(1/|T|) sum over pairs of log softmax of e^h U P', over nodes or contexts. The gradient by S is
     -(H G_B B' + H diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes
     half the arithmetic of differentiating the inverse.
 
@@ -298,6 +306,7 @@ def cold_loss(
         contexts: U, ``[m, k]``.
         context: row of U of every pair, ``[num_pairs]``.
         node: row of V of every pair, ``[num_pairs]``.
+        over: axis of the softmax: 1 over the nodes, 0 over the contexts.
     """
     weights = log_weights.exp()
     system = torch.tensordot(weights, grams, dims=1)
@@ -306,11 +315,13 @@ def cold_loss(
     diagonal = inverse.diagonal().clone()[:, None]
     dual = inverse @ targets
     logits = sharpness.exp() * (contexts @ (targets - dual / diagonal).T)  # [m, n]
-    per_context = torch.bincount(context, minlength=len(contexts)).to(logits)
-    top = logits.logsumexp(dim=1, keepdim=True)
-    loss = float((per_context @ top[:, 0] - logits[context, node].sum()) / len(context))
+    chooser = context if over else node
+    choices = torch.bincount(chooser, minlength=logits.shape[1 - over]).to(logits)
+    choices = choices.unsqueeze(over)
+    top = logits.logsumexp(dim=over, keepdim=True)
+    loss = float(((choices * top).sum() - logits[context, node].sum()) / len(context))
 
-    by_logit = (logits - top).exp_().mul_(per_context[:, None])
+    by_logit = (logits - top).exp_().mul_(choices)
     ones = torch.ones_like(node, dtype=by_logit.dtype)
     by_logit.index_put_((context, node), -ones, accumulate=True).div_(len(context))
     by_sharpness = (by_logit * logits).sum()

@@ -55,8 +55,12 @@ def lastfm() -> KnowledgeGraph:
     plays = pd.read_parquet(folder / "interactions.parquet")
     triples = pd.read_parquet(folder / "triples.parquet").query("relation != 'tagged'")
     friends = pd.read_parquet(folder / "friends.parquet")
-    used = set(plays.item_id)
+    # Artists that take part in a split; the others would only be cold nodes that nobody asks for.
+    study = pd.read_parquet(folder / "splits" / "chatgpt_study.parquet")
+    universe = pd.read_parquet(folder / "splits" / "universe_items.parquet")
+    used = set(universe.item_id) | set(study.item_id)
     items = items[items.item_id.isin(used)]
+    plays = plays[plays.item_id.isin(used)]
     artists = pd.DataFrame(
         {"id": items.item_id, "text": items.llm_text.where(items.llm_text.notna(), items.title)}
     )
