@@ -30,7 +30,7 @@ from kg.files import write_atomically
 from kg.graph import KnowledgeGraph
 from kg.schema import Schema
 from kg.stores import LadybugStore
-from kg.vectors import NodeEmbeddings
+from kg.vectors import NodeEmbeddings, Vocabulary
 
 COMPARED = {
     "cold_items": ("engine", "text kNN", "ridge to ALS factors", "ridge to EASE columns"),
@@ -155,13 +155,17 @@ def compare(
         for number in range(num_splits)
     ]
     makers = {**BASELINES, "engine": engine_maker(rng=seed)}
+
+    def progress(sentence: str) -> None:
+        say(f"   {sentence}")
+
     return evaluate(
         graph,
         makers,
         splits,
         texts=texts,
         segments=COMPARED,
-        progress=lambda sentence: say(f"   {sentence}"),
+        progress=progress,
     )
 
 
@@ -170,8 +174,8 @@ def with_new_film(
 ) -> tuple[ColdStartEngine, list[dict[str, Any]]]:
     """The engine with a film added, and who would like it."""
     graph = engine.graph
-    key = max(graph.items) + 1  # type: ignore[operator]
-    known = set(graph.vocabularies["Genre"])
+    key = next_key(graph.items)
+    known = {str(genre) for genre in graph.vocabularies["Genre"]}
     genres = [g for g in film.genres if g in known]
     if unknown := sorted(set(film.genres) - known):
         say(f"   no film has the genre {', '.join(unknown)}; known: {', '.join(sorted(known))}")
@@ -185,9 +189,7 @@ def with_new_film(
     start = time.perf_counter()
     engine = engine.update(GraphDelta(nodes=nodes, edges=edges))
     milliseconds = 1000 * (time.perf_counter() - start)
-    say(
-        f"   {film.title!r} ({film.year}, {', '.join(genres) or 'no known genre'}) ",
-    )
+    say(f"   {film.title!r} ({film.year}, {', '.join(genres) or 'no known genre'})")
     say(f"   added in {milliseconds:.0f} ms, without training. Who would like it:")
     audience = engine.audience([key], k=5).to_pylist()
     people = engine.graph.node_table("User").to_pylist()
@@ -209,7 +211,7 @@ def with_new_person(
     engine: ColdStartEngine, liked: Sequence[Any], say: Callable[[str], object]
 ) -> tuple[ColdStartEngine, list[dict[str, Any]]]:
     """The engine with a person added who likes some films, and what to recommend to them."""
-    key = max(engine.graph.users) + 1  # type: ignore[operator]
+    key = next_key(engine.graph.users)
     ratings = {
         "source": [key] * len(liked),
         "target": list(liked),
@@ -222,6 +224,11 @@ def with_new_person(
         title = title_of(engine.graph, row["item"])
         say(f"     {row['rank']:>2}. {title:42} {row['score']:.3f}  {spoken_parts(row)}")
     return engine, recommended
+
+
+def next_key(nodes: Vocabulary) -> int:
+    """A whole number that is no key yet."""
+    return 1 + max(key for key in nodes if isinstance(key, int))
 
 
 def spoken_parts(row: dict[str, Any], most: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""The two development sets of DESIGN 11 as graphs; they are read where they lie and never copied."""
+"""The two development sets of DESIGN 11 as graphs, read where they lie and never copied."""
 
 from __future__ import annotations
 
