@@ -98,14 +98,14 @@ def text_knn(data: TrainingData) -> Settings:
 def ridge_to_als(data: TrainingData) -> Settings:
     """Ridge from item content to implicit ALS factors; warm items keep their factors."""
     settings: dict[str, Callable[[], Scorer]] = {}
-    kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
+    kernels = _kernels(data, data.graph.schema.item)
     for k, alpha, penalty in ALS:
         factors = _als(data, k, alpha, penalty)
         for share, ridge in kernels.grid():
 
             def make(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
                 users, items = factors()
-                return ProductScorer(users, kernels.predict(share, ridge, items))
+                return RidgeScorer(kernels, share, ridge, items, by_other=users.T)
 
             name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
             settings[name] = make
@@ -115,13 +115,13 @@ def ridge_to_als(data: TrainingData) -> Settings:
 def ridge_to_ease(data: TrainingData) -> Settings:
     """Ridge from item content to EASE-denoised interaction columns; warm items keep theirs."""
     settings: dict[str, Callable[[], Scorer]] = {}
-    kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
+    kernels = _kernels(data, data.graph.schema.item)
     for penalty in EASE:
         columns = _cached(partial(ease_columns, data, penalty))
         for share, ridge in kernels.grid():
 
             def make(columns=columns, share: float = share, ridge: float = ridge) -> Scorer:
-                return MatrixScorer(kernels.predict(share, ridge, columns()).T)
+                return RidgeScorer(kernels, share, ridge, columns())
 
             settings[f"ease penalty={penalty:g}, text={share} ridge={ridge}"] = make
     return settings
@@ -129,11 +129,11 @@ def ridge_to_ease(data: TrainingData) -> Settings:
 
 def ridge_to_columns(data: TrainingData) -> Settings:
     """Ridge from item content to plain interaction columns; warm items keep theirs."""
-    kernels = _Kernels(data, data.graph.schema.item, data.warm_items)
+    kernels = _kernels(data, data.graph.schema.item)
     columns = _cached(lambda: data.matrix[:, data.warm_items].T.toarray())
 
     def make(share: float, ridge: float) -> Scorer:
-        return MatrixScorer(kernels.predict(share, ridge, columns()).T)
+        return RidgeScorer(kernels, share, ridge, columns())
 
     return {f"text={s} ridge={r}": partial(make, s, r) for s, r in kernels.grid()}
 
@@ -151,13 +151,13 @@ def ease(data: TrainingData) -> Settings:
 
 def ridge_on_user_attributes(data: TrainingData) -> Settings:
     """Ridge from user attributes to popularity-centred interaction rows or to ALS factors."""
-    kernels = _Kernels(data, data.graph.schema.user, data.warm_users)
+    kernels = _kernels(data, data.graph.schema.user)
     rows = _cached(lambda: data.matrix[data.warm_users].toarray())
     settings: dict[str, Callable[[], Scorer]] = {}
     for share, ridge in kernels.grid((*RIDGE, 30.0, 100.0, 300.0)):
 
         def to_rows(share: float = share, ridge: float = ridge) -> Scorer:
-            return MatrixScorer(kernels.predict(share, ridge, rows(), keep=False))
+            return RidgeScorer(kernels, share, ridge, rows(), of_items=False)
 
         settings[f"rows, text={share} ridge={ridge}"] = to_rows
         for k, alpha, penalty in ALS:
@@ -165,11 +165,10 @@ def ridge_on_user_attributes(data: TrainingData) -> Settings:
 
             def to_als(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
                 users, items = factors()
-                every = np.zeros((len(data.graph.items), items.shape[1]), np.float32)
-                every[data.warm_items] = items
-                return ProductScorer(
-                    kernels.predict(share, ridge, users[data.warm_users], keep=False), every
-                )
+                every = np.zeros((items.shape[1], len(data.graph.items)), np.float32)
+                every[:, data.warm_items] = items.T
+                known = users[data.warm_users]
+                return RidgeScorer(kernels, share, ridge, known, by_other=every, of_items=False)
 
             name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
             settings[name] = to_als
@@ -204,8 +203,10 @@ class _Kernels:
 
     def __init__(self, data: TrainingData, node_type: str, warm: np.ndarray) -> None:
         self.warm = warm
+        self.num_nodes = data.graph.num_nodes(node_type)
         self.text, self.rest = _content_kernels(data, node_type, warm)
         self._decomposed: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._rotated: dict[tuple[float, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def grid(self, penalties: tuple[float, ...] = RIDGE) -> Iterator[tuple[float, float]]:
         """Shares of text and ridge penalties."""
@@ -217,24 +218,24 @@ class _Kernels:
         return ((share, penalty) for share in shares for penalty in penalties)
 
     def predict(
-        self, share: float, penalty: float, targets: np.ndarray, *, keep: bool = True
+        self, share: float, penalty: float, targets: np.ndarray, nodes: np.ndarray
     ) -> np.ndarray:
-        """Predictions of every node, ``[num_nodes, num_targets]``.
+        """Predictions of some nodes, float32 ``[len(nodes), num_targets]``.
 
         Args:
             share: of the text in the kernel.
             penalty: of ridge, with a free intercept.
-            targets: of the warm nodes, ``[num_warm, num_targets]``.
-            keep: whether warm nodes keep their targets.
+            targets: of the warm nodes, ``[num_warm, num_targets]``; the same array for every
+                setting, since its rotation is kept.
+            nodes: rows of these nodes.
         """
-        kernel, values, vectors = self._decompose(share)
-        mean = targets.mean(axis=0)
-        rotated = vectors.T @ (targets - mean)
-        weights = vectors @ (rotated / (values + penalty)[:, None])
-        out = kernel @ weights + mean
-        if keep:
-            out[self.warm] = targets
-        return out
+        projected, values, vectors = self._decompose(share)
+        key = share, id(targets)
+        if key not in self._rotated:
+            mean = targets.mean(axis=0)
+            self._rotated[key] = targets, mean, vectors.T @ (targets - mean)
+        _, mean, rotated = self._rotated[key]
+        return (projected[nodes] / (values + penalty)) @ rotated + mean
 
     def _decompose(self, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if share not in self._decomposed:
@@ -247,9 +248,54 @@ class _Kernels:
             # Centred on the warm nodes, which is ridge with a free intercept.
             columns = kernel[self.warm].mean(axis=0)
             kernel = kernel - columns - kernel.mean(axis=1, keepdims=True) + columns.mean()
-            values, vectors = np.linalg.eigh(_symmetric(kernel[self.warm]))
-            self._decomposed[share] = kernel, values.clip(0), vectors
+            values, vectors = np.linalg.eigh(_symmetric(kernel[self.warm].astype(np.float64)))
+            vectors = vectors.astype(np.float32)
+            projected = kernel.astype(np.float32) @ vectors
+            self._decomposed[share] = projected, values.clip(0).astype(np.float32), vectors
         return self._decomposed[share]
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeScorer:
+    """Ridge from content to columns, or to factors that are multiplied with the other side's.
+
+    Args:
+        kernels: content of one side.
+        share: of the text in the kernel.
+        penalty: of ridge.
+        targets: of the warm nodes of that side, ``[num_warm, num_targets]``.
+        by_other: the other side's factors, ``[num_targets, num_others]``; ``None``: the targets are
+            the other side's columns themselves.
+        of_items: whether ``kernels`` describe the items, whose warm ones then keep their targets;
+            users do not.
+    """
+
+    kernels: _Kernels
+    share: float
+    penalty: float
+    targets: np.ndarray
+    by_other: np.ndarray | None = None
+    of_items: bool = True
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        nodes, others = (items, users) if self.of_items else (users, items)
+        found = self.kernels.predict(self.share, self.penalty, self.targets, nodes)
+        if self.of_items:
+            place = np.full(self.kernels.num_nodes, -1, np.int64)
+            place[self.kernels.warm] = np.arange(len(self.kernels.warm))
+            warm = place[nodes] >= 0
+            found[warm] = self.targets[place[nodes[warm]]]
+        found = found[:, others] if self.by_other is None else found @ self.by_other[:, others]
+        return found.T if self.of_items else found
+
+
+def _kernels(data: TrainingData, node_type: str) -> _Kernels:
+    """The content of one side, worked out once for all families."""
+    warm = data.warm_users if node_type == data.graph.schema.user else data.warm_items
+    if ("kernels", node_type) not in data.shared:
+        data.shared["kernels", node_type] = _Kernels(data, node_type, warm)
+    return data.shared["kernels", node_type]
 
 
 def _symmetric(matrix: np.ndarray) -> np.ndarray:
@@ -298,7 +344,7 @@ def _als(
         users[data.warm_users] = u.numpy()
         return users, v.numpy()
 
-    return data.factors.setdefault((k, alpha, penalty), _cached(fit))
+    return data.shared.setdefault(("als", k, alpha, penalty), _cached(fit))
 
 
 def _cached(make: Callable) -> Callable:

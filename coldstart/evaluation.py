@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 K = 20
 """Length of the lists that are judged."""
 
+SHORTLIST = 8
+"""So many settings of a grid are calibrated for the mixed segment."""
+
 _BLOCK_SCORES = 2**23
 _BOOSTS = np.concatenate([-np.geomspace(8, 0.02, 24), [0.0], np.geomspace(0.02, 8, 24)])
 
@@ -58,22 +61,7 @@ def evaluate_task(scorer: Scorer, task: Task, *, k: int = K, cold_boost: float =
         k: list length.
         cold_boost: added to the score of every cold candidate.
     """
-    step = max(1, _BLOCK_SCORES // max(len(task.candidates), 1))
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, len(task.users), step):
-        rows = np.arange(start, min(start + step, len(task.users)))
-        scores = np.array(scorer.score(task.users[rows], task.candidates), dtype=np.float32)
-        if cold_boost:
-            scores[:, task.cold] += cold_boost
-        excluded, relevant = task.excluded.take(rows), task.relevant.take(rows)
-        scores[excluded.sources, excluded.indices] = -np.inf
-        truth = np.zeros(scores.shape, bool)
-        truth[relevant.sources, relevant.indices] = True
-        hits = np.take_along_axis(truth, top_k(scores, k), axis=1)
-        parts.append((ndcg(hits, relevant.degrees), recall(hits, relevant.degrees)))
-    if not parts:
-        return Result(np.empty(0), np.empty(0))
-    return Result(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+    return _evaluate_boosts(scorer, task, k, np.array([cold_boost]))[0]
 
 
 def calibrate_cold_boost(scorer: Scorer, task: Task) -> float:
@@ -81,28 +69,62 @@ def calibrate_cold_boost(scorer: Scorer, task: Task) -> float:
 
     Tried are 49 lifts from -8 to 8 standard deviations of the scores.
     """
-    sample = scorer.score(task.users[:200], task.candidates)
-    spread = float(np.std(sample)) or 1.0
+    return _calibrated(scorer, task)[0]
+
+
+def _calibrated(scorer: Scorer, task: Task) -> tuple[float, float]:
+    """The best lift and its NDCG."""
+    spread = float(np.std(scorer.score(task.users[:200], task.candidates))) or 1.0
     boosts = _BOOSTS * spread
-    quality = [evaluate_task(scorer, task, cold_boost=float(b)).mean()["ndcg"] for b in boosts]
-    return float(boosts[int(np.argmax(quality))])
+    quality = [r.mean()["ndcg"] for r in _evaluate_boosts(scorer, task, K, boosts)]
+    best = int(np.argmax(quality))
+    return float(boosts[best]), quality[best]
 
 
-def choose(settings: Settings, task: Task) -> tuple[str, Scorer, float]:
-    """The setting with the best NDCG on a validation task: its name, scorer and NDCG there.
+def _evaluate_boosts(scorer: Scorer, task: Task, k: int, boosts: np.ndarray) -> list[Result]:
+    """The metrics under each of several lifts, every pair being scored once."""
+    step = max(1, _BLOCK_SCORES // max(len(task.candidates), 1))
+    parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in boosts]
+    for start in range(0, len(task.users), step):
+        rows = np.arange(start, min(start + step, len(task.users)))
+        scores = np.array(scorer.score(task.users[rows], task.candidates), dtype=np.float32)
+        excluded, relevant = task.excluded.take(rows), task.relevant.take(rows)
+        scores[excluded.sources, excluded.indices] = -np.inf
+        truth = np.zeros(scores.shape, bool)
+        truth[relevant.sources, relevant.indices] = True
+        for boost, found in zip(boosts, parts, strict=True):
+            lifted = scores + np.float32(boost) * task.cold if boost else scores
+            hits = np.take_along_axis(truth, top_k(lifted, k), axis=1)
+            found.append((ndcg(hits, relevant.degrees), recall(hits, relevant.degrees)))
+    empty = [(np.empty(0), np.empty(0))]
+    return [
+        Result(*(np.concatenate(p) for p in zip(*(found or empty), strict=True))) for found in parts
+    ]
+
+
+def choose(
+    settings: Settings, task: Task, *, lifted: Task | None = None
+) -> tuple[str, Scorer, float]:
+    """The setting that is best on validation: its name, scorer and lift of cold items.
+
+    Args:
+        settings: a grid.
+        task: ranks the settings by NDCG.
+        lifted: a task of mixed candidates; the best by its NDCG under the lift that is calibrated
+            there, among the ``SHORTLIST`` best of ``task``.
 
     Raises:
         ValueError: there is no setting.
     """
-    best: tuple[str, Scorer, float] | None = None
-    for name, make in settings.items():
-        scorer = make()
-        quality = evaluate_task(scorer, task).mean()["ndcg"]
-        if best is None or quality > best[2]:
-            best = name, scorer, quality
-    if best is None:
+    if not settings:
         raise ValueError("there is no setting to choose from")
-    return best
+    quality = {n: evaluate_task(make(), task).mean()["ndcg"] for n, make in settings.items()}
+    best = sorted(settings, key=lambda name: -quality[name])
+    if lifted is None:
+        return best[0], settings[best[0]](), 0.0
+    short = {name: _calibrated(settings[name](), lifted) for name in best[:SHORTLIST]}
+    name = max(short, key=lambda name: short[name][1])
+    return name, settings[name](), short[name][0]
 
 
 Maker = Callable[[TrainingData], Scorer | Settings]
@@ -138,8 +160,9 @@ def evaluate(
     """Test quality of several scorers on several splits.
 
     Everything is fitted on the training part of a split. A maker that returns a grid of settings
-    is represented by the one with the best NDCG on the validation part of the segment at hand, and
-    in the mixed segment the lift of cold items is calibrated there, for every scorer alike.
+    is represented by the one with the best NDCG on the validation part of the segment at hand. In
+    the mixed segment the lift of cold items is calibrated on its validation part, for every scorer
+    alike, and for a grid on the eight settings that are best on the validation part's cold items.
 
     Args:
         graph: with all interactions; a scorer only sees the training graph.
@@ -179,11 +202,13 @@ def _judged(
     name: str, fitted: Scorer | Settings, split: Split, segment: str, k: int, calibrated: bool
 ) -> Row:
     validation, test = split.task(segment, VAL), split.task(segment, TEST)
-    if isinstance(fitted, Mapping):
-        setting, scorer, _ = choose(fitted, validation)
-    else:
+    if not isinstance(fitted, Mapping):
         setting, scorer = "", fitted
-    boost = calibrate_cold_boost(scorer, validation) if calibrated else 0.0
+        boost = calibrate_cold_boost(scorer, validation) if calibrated else 0.0
+    elif calibrated:
+        setting, scorer, boost = choose(fitted, split.task("cold_items", VAL), lifted=validation)
+    else:
+        setting, scorer, boost = choose(fitted, validation)
     on_validation = evaluate_task(scorer, validation, k=k, cold_boost=boost).mean()
     on_test = evaluate_task(scorer, test, k=k, cold_boost=boost).mean()
     return Row(

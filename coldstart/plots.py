@@ -25,9 +25,7 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DependencyError(
-            "a picture needs matplotlib: pip install matplotlib"
-        ) from error
+        raise DependencyError("a picture needs matplotlib: pip install matplotlib") from error
     segments = report.segments
     figure = Figure(figsize=(4.6 * len(segments), 3.6), layout="constrained")
     FigureCanvasAgg(figure)

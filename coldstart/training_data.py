@@ -25,7 +25,7 @@ class TrainingData:
         graph: with training interactions only.
         texts: text vectors by node type.
         rng: seed of factor models.
-        factors: ALS factors, worked out once and shared by the families.
+        shared: what several families need, worked out once.
         matrix: training positives, sparse ``[num_users, num_items]``.
         warm_users: rows of the users with a training positive.
         warm_items: rows of the items with one.
@@ -34,7 +34,7 @@ class TrainingData:
     graph: KnowledgeGraph
     texts: Mapping[str, NodeEmbeddings]
     rng: int = 0
-    factors: dict = field(default_factory=dict)
+    shared: dict = field(default_factory=dict)
     matrix: sparse.csr_matrix = field(init=False)
     warm_users: np.ndarray = field(init=False)
     warm_items: np.ndarray = field(init=False)
