@@ -154,21 +154,18 @@ def ridge_on_user_attributes(data: TrainingData) -> Settings:
     kernels = _kernels(data, data.graph.schema.user)
     rows = _cached(lambda: data.matrix[data.warm_users].toarray())
     settings: dict[str, Callable[[], Scorer]] = {}
+    als = {setting: _cached(partial(_warm_users_every_item, data, *setting)) for setting in ALS}
     for share, ridge in kernels.grid((*RIDGE, 30.0, 100.0, 300.0)):
 
         def to_rows(share: float = share, ridge: float = ridge) -> Scorer:
             return RidgeScorer(kernels, share, ridge, rows(), of_items=False)
 
         settings[f"rows, text={share} ridge={ridge}"] = to_rows
-        for k, alpha, penalty in ALS:
-            factors = _als(data, k, alpha, penalty)
+        for (k, alpha, penalty), factors in als.items():
 
             def to_als(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
-                users, items = factors()
-                every = np.zeros((items.shape[1], len(data.graph.items)), np.float32)
-                every[:, data.warm_items] = items.T
-                known = users[data.warm_users]
-                return RidgeScorer(kernels, share, ridge, known, by_other=every, of_items=False)
+                known, items = factors()
+                return RidgeScorer(kernels, share, ridge, known, by_other=items, of_items=False)
 
             name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
             settings[name] = to_als
@@ -345,6 +342,16 @@ def _als(
         return users, v.numpy()
 
     return data.shared.setdefault(("als", k, alpha, penalty), _cached(fit))
+
+
+def _warm_users_every_item(
+    data: TrainingData, k: int, alpha: float, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors ``[num_warm_users, k]`` and ``[k, num_items]``, zero for cold items."""
+    users, items = _als(data, k, alpha, penalty)()
+    every = np.zeros((k, len(data.graph.items)), np.float32)
+    every[:, data.warm_items] = items.T
+    return users[data.warm_users], every
 
 
 def _cached(make: Callable) -> Callable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,8 +219,7 @@ class ColdStartEngine:
         rows = self.graph.users.rows(users)
         pool = self._pool(self.graph.schema.item, candidates, where)
         excluded = self._seen(rows, axis=0) if exclude_seen else None
-        index = ExactIndex.of(self.item_vectors, self.item_bias)
-        found = _search(index, self.user_vectors, rows, k, pool, excluded)
+        found = _search(self._item_index, self.user_vectors, rows, k, pool, excluded)
         return self._recommendations(rows, *found, user_axis=True, evidence=evidence)
 
     def audience(
@@ -239,9 +239,7 @@ class ColdStartEngine:
         rows = self.graph.items.rows(items)
         pool = self._pool(self.graph.schema.user, candidates, where)
         excluded = self._seen(rows, axis=1) if exclude_seen else None
-        no_bias = self.user_vectors.new_zeros(len(self.user_vectors))
-        index = ExactIndex.of(self.user_vectors, no_bias)
-        others, scores = _search(index, self.item_vectors, rows, k, pool, excluded)
+        others, scores = _search(self._user_index, self.item_vectors, rows, k, pool, excluded)
         scores = scores + self.item_bias[torch.from_numpy(rows)].cpu().numpy()[:, None]
         return self._recommendations(rows, others, scores, user_axis=False, evidence=evidence)
 
@@ -330,8 +328,8 @@ class ColdStartEngine:
             float32 ``[dim]``, equal to what :meth:`update` with the same node would give.
 
         Raises:
-            ValueError: the type is neither that of users nor that of items, or a link does not
-                touch it.
+            ValueError: the type is neither that of users nor that of items, a link does not touch
+                it, or a property is none that the schema names.
         """
         from coldstart.updating import new_node
 
@@ -364,6 +362,14 @@ class ColdStartEngine:
         return load_engine(Path(folder), encoder, _device(device))
 
     # --- inside ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _item_index(self) -> ExactIndex:
+        return ExactIndex.of(self.item_vectors, self.item_bias)
+
+    @cached_property
+    def _user_index(self) -> ExactIndex:
+        return ExactIndex.of(self.user_vectors, self.user_vectors.new_zeros(len(self.graph.users)))
 
     def _side(self, node_type: str) -> tuple[TrainedSide, torch.Tensor]:
         schema = self.graph.schema

@@ -64,21 +64,30 @@ def evaluate_task(scorer: Scorer, task: Task, *, k: int = K, cold_boost: float =
     return _evaluate_boosts(scorer, task, k, np.array([cold_boost]))[0]
 
 
-def calibrate_cold_boost(scorer: Scorer, task: Task) -> float:
-    """The lift of cold items with the best NDCG on a (validation) task of mixed candidates.
+def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K) -> float:
+    """The lift of cold items with the best NDCG@k on a (validation) task of mixed candidates.
 
     Tried are 49 lifts from -8 to 8 standard deviations of the scores.
+
+    Raises:
+        ValueError: the task has no users.
     """
-    return _calibrated(scorer, task)[0]
+    return _calibrated(scorer, task, k)[0]
 
 
-def _calibrated(scorer: Scorer, task: Task) -> tuple[float, float]:
+def _calibrated(scorer: Scorer, task: Task, k: int) -> tuple[float, float]:
     """The best lift and its NDCG."""
+    _require_users(task)
     spread = float(np.std(scorer.score(task.users[:200], task.candidates))) or 1.0
     boosts = _BOOSTS * spread
-    quality = [r.mean()["ndcg"] for r in _evaluate_boosts(scorer, task, K, boosts)]
+    quality = [r.mean()["ndcg"] for r in _evaluate_boosts(scorer, task, k, boosts)]
     best = int(np.argmax(quality))
     return float(boosts[best]), quality[best]
+
+
+def _require_users(task: Task) -> None:
+    if not len(task.users):
+        raise ValueError(f"the {task.part} part of {task.segment} has no users to judge by")
 
 
 def _evaluate_boosts(scorer: Scorer, task: Task, k: int, boosts: np.ndarray) -> list[Result]:
@@ -103,26 +112,28 @@ def _evaluate_boosts(scorer: Scorer, task: Task, k: int, boosts: np.ndarray) -> 
 
 
 def choose(
-    settings: Settings, task: Task, *, lifted: Task | None = None
+    settings: Settings, task: Task, *, lifted: Task | None = None, k: int = K
 ) -> tuple[str, Scorer, float]:
     """The setting that is best on validation: its name, scorer and lift of cold items.
 
     Args:
         settings: a grid.
-        task: ranks the settings by NDCG.
+        task: ranks the settings by NDCG@k.
         lifted: a task of mixed candidates; the best by its NDCG under the lift that is calibrated
             there, among the ``SHORTLIST`` best of ``task``.
+        k: list length.
 
     Raises:
-        ValueError: there is no setting.
+        ValueError: there is no setting, or a task has no users.
     """
+    _require_users(task)
     if not settings:
         raise ValueError("there is no setting to choose from")
-    quality = {n: evaluate_task(make(), task).mean()["ndcg"] for n, make in settings.items()}
+    quality = {n: evaluate_task(make(), task, k=k).mean()["ndcg"] for n, make in settings.items()}
     best = sorted(settings, key=lambda name: -quality[name])
     if lifted is None:
         return best[0], settings[best[0]](), 0.0
-    short = {name: _calibrated(settings[name](), lifted) for name in best[:SHORTLIST]}
+    short = {name: _calibrated(settings[name](), lifted, k) for name in best[:SHORTLIST]}
     name = max(short, key=lambda name: short[name][1])
     return name, settings[name](), short[name][0]
 
@@ -151,7 +162,7 @@ def evaluate(
     scorers: Mapping[str, Maker],
     splits: Sequence[Split],
     *,
-    texts: Mapping[str, NodeEmbeddings],
+    texts: Mapping[str, NodeEmbeddings] | None = None,
     segments: Mapping[str, Collection[str]] | Collection[str] = ("cold_items", "warm", "mixed"),
     uncalibrated: Collection[str] = (),
     k: int = K,
@@ -168,20 +179,36 @@ def evaluate(
         graph: with all interactions; a scorer only sees the training graph.
         scorers: makers by name.
         splits: from :func:`coldstart.splits.random_split` or ``read_splits``.
-        texts: text vectors by node type; made from node texts only, never from interactions.
+        texts: text vectors by node type, made from node texts only, never from interactions; the
+            default encoder's where they are not given.
         segments: which segments to judge; a mapping says which scorers take part in each.
         uncalibrated: scorers that bring a lift of their own, which is judged as it is.
         k: list length.
         progress: called with a sentence after every fit.
+
+    Raises:
+        TypeError: a maker is not a function.
+        ValueError: a segment has no users to judge by.
     """
     if not isinstance(segments, Mapping):
         segments = {segment: tuple(scorers) for segment in segments}
+    if texts is None:
+        from encoders.embed import embed_nodes
+
+        types = [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
+        texts = embed_nodes(graph, None, types)
     rows: list[Row] = []
     for split in splits:
         data = TrainingData(split.training_graph(graph), texts)
         fitted: dict[str, Scorer | Settings] = {}
         for segment, names in segments.items():
             for name in names:
+                if not callable(scorers[name]):
+                    raise TypeError(
+                        f"scorer {name!r} must be a function from TrainingData to a scorer, fitted "
+                        f"anew on every split, got {type(scorers[name]).__name__}; a scorer that "
+                        "needs no training is lambda data: scorer"
+                    )
                 if name not in fitted:
                     start = time.perf_counter()
                     fitted[name] = scorers[name](data)
@@ -202,13 +229,21 @@ def _judged(
     name: str, fitted: Scorer | Settings, split: Split, segment: str, k: int, calibrated: bool
 ) -> Row:
     validation, test = split.task(segment, VAL), split.task(segment, TEST)
+    for task in (validation, test):
+        if not len(task.users):
+            raise ValueError(
+                f"{split.name}: no user has a positive in the {task.part} part of {segment}; "
+                "choose other segments, or a split with more cold nodes or held-out pairs"
+            )
     if not isinstance(fitted, Mapping):
         setting, scorer = "", fitted
-        boost = calibrate_cold_boost(scorer, validation) if calibrated else 0.0
+        boost = calibrate_cold_boost(scorer, validation, k=k) if calibrated else 0.0
     elif calibrated:
-        setting, scorer, boost = choose(fitted, split.task("cold_items", VAL), lifted=validation)
+        setting, scorer, boost = choose(
+            fitted, split.task("cold_items", VAL), lifted=validation, k=k
+        )
     else:
-        setting, scorer, boost = choose(fitted, validation)
+        setting, scorer, boost = choose(fitted, validation, k=k)
     on_validation = evaluate_task(scorer, validation, k=k, cold_boost=boost).mean()
     on_test = evaluate_task(scorer, test, k=k, cold_boost=boost).mean()
     return Row(

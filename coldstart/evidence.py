@@ -9,6 +9,7 @@ import torch
 
 from gnn.data import feature_edge_types
 from gnn.train import TrainedSide
+from kg.graph import KnowledgeGraph
 from kg.tables import text_column
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def evidence_of(
         some, back = np.unique(rows, return_inverse=True)
         counts = node_counts(engine, node_type, some)
         out |= {f"{name}_{what}": values[back] for what, values in counts.items()}
-        known[name] = _known(side, counts)[back]
+        known[name] = _known(side, counts, _has_properties(engine.graph, node_type, some))[back]
     out |= _parts(engine, user_rows, item_rows)
     out["confidence"] = np.sqrt(known["user"] * known["item"]).astype(np.float32)
     return out
@@ -70,9 +71,22 @@ def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> di
     }
 
 
-def _known(side: TrainedSide, counts: dict[str, np.ndarray]) -> np.ndarray:
+def _has_properties(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> np.ndarray:
+    """Whether a node has any number or category that the schema names, bool ``[len(rows)]``."""
+    out = np.zeros(len(rows), bool)
+    table = graph.attributes[node_type]
+    for properties in (graph.schema.numeric, graph.schema.categorical):
+        for name in properties.get(node_type, ()):
+            if name in table.column_names:
+                out |= table[name].take(rows).is_valid().to_numpy()
+    return out
+
+
+def _known(
+    side: TrainedSide, counts: dict[str, np.ndarray], has_properties: np.ndarray
+) -> np.ndarray:
     n = counts["interactions"]
-    has_features = (counts["edges"] + counts["text"]) > 0
+    has_features = has_properties | (counts["edges"] + counts["text"] > 0)
     exposure = np.where(n > 0, n / (n + side.precision), 0.0)
     return 1 - (1 - exposure) * (1 - side.reliability * has_features)
 

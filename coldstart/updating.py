@@ -268,6 +268,8 @@ def _text_vectors(
         from encoders.embed import embed_nodes
 
         some, encoder = graph_of_rows(graph, node_type, rows), engine.encoder
+        if encoder is None:
+            _require_default_encoder(engine, node_type)
         every = embed_nodes(some, encoder, [node_type], cache=engine.cache, progress=progress)
         found = every[node_type]
         source = "the default encoder" if encoder is None else "the encoder"
@@ -280,6 +282,33 @@ def _text_vectors(
             f"{found.dim}; pass texts= with vectors of the same kind as in training"
         )
     return found.matrix
+
+
+def _require_default_encoder(engine: ColdStartEngine, node_type: str) -> None:
+    """Raise where the vectors given at training are not the default encoder's.
+
+    A few known texts are encoded again (or read from the cache) and compared; they may have been
+    encoded in other company or on another device, hence the tolerance.
+    """
+    from encoders.embed import embed_nodes
+
+    known = engine.texts[node_type].matrix
+    rows = np.flatnonzero(np.abs(known).sum(axis=1) > 0)[:3]
+    if not len(rows):
+        return
+    again = embed_nodes(
+        graph_of_rows(engine.graph, node_type, rows), None, [node_type], cache=engine.cache
+    )[node_type].matrix
+    same = again.shape[1] == known.shape[1]
+    if same:
+        lengths = np.linalg.norm(again, axis=1) * np.linalg.norm(known[rows], axis=1)
+        cosine = (again * known[rows]).sum(axis=1) / np.maximum(lengths, 1e-12)
+        same = bool(cosine.max() > 0.98)  # one of them may have been given by hand since
+    if not same:
+        raise AlignmentError(
+            f"the engine was trained on text vectors of {node_type} that the default encoder did "
+            "not make; pass texts= with vectors of the new and changed nodes, or fit with encoder="
+        )
 
 
 def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> KnowledgeGraph:
@@ -306,6 +335,14 @@ def new_node(
     same_type: dict[str, Adjacency] = {}
     positives = np.empty(0, np.int64)
     is_user = node_type == schema.user
+    named = {*schema.numeric.get(node_type, ()), *schema.categorical.get(node_type, ())}
+    if unknown := sorted(set(properties) - named):
+        raise ValueError(
+            f"properties {unknown} of a {node_type} are no features; "
+            f"the schema names {sorted(named)}"
+        )
+    if text is not None and node_type not in engine.texts:
+        raise ValueError(f"the engine was trained without texts of {node_type}; leave text= out")
     for edge_type, keys in links.items():
         if node_type not in (edge_type[0], edge_type[2]):
             raise ValueError(f"links {edge_type} do not touch a {node_type}")
@@ -313,7 +350,8 @@ def new_node(
         nodes = graph.vocabularies.get(end)
         if nodes is None:
             continue
-        rows = np.unique(nodes.rows(list(keys), missing="mark"))
+        listed = keys if isinstance(keys, str | bytes) else list(keys)  # a string is refused
+        rows = np.unique(nodes.rows(listed, missing="mark"))
         rows = rows[rows >= 0]
         if edge_type == schema.interaction:
             positives = rows

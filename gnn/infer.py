@@ -115,12 +115,26 @@ def embedding_parts(
     n, _, k = prior_parts.shape
     out = torch.cat([prior_parts, prior_parts.new_zeros(n, 1, k)], dim=1)
     degrees = links.degrees
-    for row in np.flatnonzero(degrees):
-        one = np.array([row])
-        rho, omega = precisions(side, rows[one], degrees[one])
-        z = other[torch.from_numpy(links.take(one).indices).to(other.device)]
-        a = spectrum.vectors @ torch.diag(omega * spectrum.values + rho) @ spectrum.vectors.T
-        a = a + ALPHA * z.T @ z
-        right = torch.cat([rho * prior_parts[row], (omega + ALPHA) * z.sum(dim=0, keepdim=True)])
-        out[row] = torch.linalg.solve(a, right.T).T
+    busy = np.flatnonzero(degrees)
+    rho, omega = precisions(side, rows[busy], degrees[busy])
+    rotated = other @ spectrum.vectors
+    for place, row in enumerate(busy.tolist()):
+        linked = links.indices[links.indptr[row] : links.indptr[row + 1]]
+        z = rotated[torch.from_numpy(linked).to(other.device)]
+        diagonal = omega[place] * spectrum.values + rho[place]
+        priors_ = rho[place] * (prior_parts[row] @ spectrum.vectors)
+        right = torch.cat([priors_, (omega[place] + ALPHA) * z.sum(dim=0, keepdim=True)])
+        out[row] = _solved(z, diagonal, right) @ spectrum.vectors.T
     return out
+
+
+def _solved(z: torch.Tensor, diagonal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(diag + alpha z'z)^-1 of several right sides, ``[num_rights, k]``, by Woodbury."""
+    if len(z) > len(diagonal):
+        system = torch.addmm(torch.diag(diagonal), z.T, z, alpha=ALPHA)
+        return torch.linalg.solve(system, right.T).T
+    scaled = z / diagonal
+    inner = scaled @ z.T
+    inner.diagonal().add_(1 / ALPHA)
+    y = right / diagonal
+    return y - torch.linalg.solve(inner, z @ y.T).T @ scaled

@@ -108,8 +108,7 @@ class Vocabulary:
                 at = pc.index_in(array, value_set=self.keys.combine_chunks())
                 found = pc.fill_null(at, -1).to_numpy().astype(np.int64)
         if missing == "error" and (found < 0).any():
-            first = int(np.argmax(found < 0))
-            key = keys[first]
+            key = list(keys)[int(np.argmax(found < 0))]
             raise self._unknown(key.as_py() if isinstance(key, pa.Scalar) else key)
         return found
 
@@ -165,6 +164,7 @@ class Vocabulary:
         return row if row < len(self) else -1
 
     def _find_all(self, keys: Sequence[Any]) -> np.ndarray:
+        keys = list(keys)
         if set(map(type, keys)) <= {int if self.is_int else str}:
             get = self._index().get
             found = np.array([get(key, -1) for key in keys], np.int64)

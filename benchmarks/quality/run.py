@@ -86,13 +86,12 @@ def main() -> None:
 
 def engines() -> dict[str, Maker]:
     """The engine with its lift of cold items calibrated on validation, and with its own."""
-    own: dict[int, Scorer] = {}
 
     def auto(data: TrainingData) -> Scorer:
-        if id(data) not in own:
-            own.clear()
-            own[id(data)] = ColdStartEngine.fit(data.graph, EngineConfig(), texts=data.texts).scorer
-        return own[id(data)]
+        if "engine" not in data.shared:
+            engine = ColdStartEngine.fit(data.graph, EngineConfig(), texts=data.texts)
+            data.shared["engine"] = engine.scorer
+        return data.shared["engine"]
 
     def calibrated(data: TrainingData) -> Scorer:
         scorer = auto(data)

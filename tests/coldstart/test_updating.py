@@ -13,6 +13,7 @@ from kg.errors import (
     GraphError,
     UnknownNodeError,
 )
+from kg.toy import toy_graph
 from tests.coldstart.toys import (
     FRIEND,
     GENRE,
@@ -424,3 +425,28 @@ def test_an_engine_of_ready_vectors_does_not_encode_in_another_space(engine):
     encoder = TfidfEncoder.fit(["one text", "another text"], dim=2)
     with pytest.raises(AlignmentError, match="trained on 24 floats each, the encoder has 2; pass"):
         replace(engine, encoder=encoder, cache=None).update(new_film())
+
+
+def test_new_texts_are_not_encoded_by_another_encoder_than_the_known_ones():
+    graph = toy_graph()
+    rng = np.random.default_rng(0)
+    strange = NodeEmbeddings(graph.items, rng.normal(size=(len(graph.items), 384)))
+    item = graph.schema.item
+    engine = ColdStartEngine.fit(graph, texts={item: strange}, cache=None)
+    text = graph.schema.text[item][0]
+    new = GraphDelta(nodes={item: {"id": ["m_new"], text: ["a text"]}})
+    with pytest.raises(AlignmentError, match="that the default encoder did not make"):
+        engine.update(new)
+
+
+def test_embed_new_refuses_what_it_cannot_use():
+    graph = toy_graph()
+    engine = ColdStartEngine.fit(graph, texts={})
+    item = graph.schema.item
+    with pytest.raises(ValueError, match="are no features"):
+        engine.embed_new(item, properties={"yeer": 1999})
+    with pytest.raises(ValueError, match="trained without texts"):
+        engine.embed_new(item, text=np.zeros(3))
+    edge_type = next(e for e in graph.edge_types if e[0] == item and e[2] != item)
+    with pytest.raises(TypeError, match="expected a list of"):
+        engine.embed_new(item, links={edge_type: "drama"})

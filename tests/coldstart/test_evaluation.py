@@ -1,0 +1,148 @@
+"""What decides every figure: who is fitted on what, which setting is chosen, what is reported."""
+
+import json
+
+import numpy as np
+import pytest
+
+from coldstart.baselines import MatrixScorer, popularity
+from coldstart.evaluation import (
+    calibrate_cold_boost,
+    choose,
+    engine_maker,
+    evaluate,
+    evaluate_task,
+)
+from coldstart.plots import plot_comparison
+from coldstart.report import Report, Row, paired
+from coldstart.splits import Split, Task, random_split
+from gnn.data import Adjacency
+from kg.toy import toy_graph
+
+SHAPE = (2, 4)
+
+
+def pairs(*at: tuple[int, int]) -> Adjacency:
+    user, item = np.array(at or np.empty((0, 2)), np.int64).T
+    return Adjacency.from_pairs(user, item, *SHAPE)
+
+
+def task(part: str = "val", cold=(False, False, True, True)) -> Task:
+    """User 0 likes items 0 and 2, user 1 items 1 and 3; items 2 and 3 are cold."""
+    likes = pairs((0, 0), (0, 2), (1, 1), (1, 3))
+    return Task("mixed", part, np.arange(2), np.arange(4), likes, pairs(), np.array(cold))
+
+
+def perfect() -> MatrixScorer:
+    return MatrixScorer(np.array([[1, 0, 1, 0], [0, 1, 0, 1]], np.float32))
+
+
+def backwards() -> MatrixScorer:
+    return MatrixScorer(-perfect().matrix)
+
+
+def test_the_setting_that_is_best_on_validation_speaks_for_a_grid():
+    name, scorer, lift = choose({"bad": backwards, "good": perfect}, task(), k=2)
+    assert (name, lift) == ("good", 0.0)
+    assert evaluate_task(scorer, task(), k=2).mean() == {"ndcg": 1.0, "recall": 1.0}
+
+
+def test_a_lift_makes_up_for_cold_items_that_score_too_low():
+    low = MatrixScorer(perfect().matrix - np.array([0, 0, 1.5, 1.5], np.float32))
+    assert evaluate_task(low, task(), k=2).mean()["recall"] == 0.5
+    lift = calibrate_cold_boost(low, task(), k=2)
+    assert 0.5 < lift < 2.5
+    assert evaluate_task(low, task(), k=2, cold_boost=lift).mean()["recall"] == 1.0
+
+
+def test_a_grid_is_lifted_before_its_settings_are_compared():
+    def low() -> MatrixScorer:
+        return MatrixScorer(perfect().matrix - np.array([0, 0, 1.5, 1.5], np.float32))
+
+    half = MatrixScorer(np.array([[1, 0, 1, 0], [1, 0, 1, 0]], np.float32))
+    name, _, lift = choose({"half": lambda: half, "low": low}, task(), lifted=task(), k=2)
+    assert name == "low"
+    assert lift > 0
+
+
+def test_nobody_to_judge_by_is_an_error_and_not_nan():
+    empty = task()
+    empty = Task(
+        "mixed", "val", np.empty(0, np.int64), empty.candidates, pairs(), pairs(), empty.cold
+    )
+    with pytest.raises(ValueError, match="val part of mixed has no users"):
+        calibrate_cold_boost(perfect(), empty)
+    graph = toy_graph()
+    split = random_split(graph, cold_items=0.2, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="no user has a positive in the val part of cold_users"):
+        evaluate(graph, {"pop": popularity}, [split], texts={}, segments=["cold_users"])
+
+
+def test_a_scorer_in_place_of_a_function_is_an_error_that_says_what_to_do():
+    graph = toy_graph()
+    split = random_split(graph, rng=np.random.default_rng(0))
+    with pytest.raises(TypeError, match="fitted anew on every split, got MatrixScorer"):
+        evaluate(graph, {"mine": perfect()}, [split], texts={}, segments=["warm"])  # type: ignore
+
+
+@pytest.fixture(scope="module")
+def evaluated() -> tuple[Report, list[Split], list[np.ndarray]]:
+    graph = toy_graph(num_users=80, num_items=100)
+    splits = [
+        random_split(graph, cold_items=0.2, rng=np.random.default_rng(n), name=f"split {n}")
+        for n in range(2)
+    ]
+    seen: list[np.ndarray] = []
+
+    def spy(data):
+        seen.append(data.graph.positives())
+        return popularity(data)
+
+    makers = {"engine": engine_maker(), "popularity": spy}
+    segments = {"cold_items": ["engine", "popularity"], "mixed": ["engine", "popularity"]}
+    return evaluate(graph, makers, splits, texts={}, segments=segments, k=10), splits, seen
+
+
+def test_a_maker_sees_only_training_interactions(evaluated):
+    _, splits, seen = evaluated
+    assert len(seen) == len(splits)
+    for split, positives in zip(splits, seen, strict=True):
+        order = np.lexsort(split.train[::-1])
+        np.testing.assert_array_equal(positives, split.train[:, order])
+
+
+def test_on_planted_tastes_the_engine_finds_cold_items_and_popularity_does_not(evaluated):
+    report, _, _ = evaluated
+    gain = report.difference("cold_items", "engine", "popularity")
+    assert gain.splits == 2
+    assert gain.mean > 0.1
+
+
+def test_a_report_reads_as_text_table_and_json(evaluated, tmp_path):
+    report, _, _ = evaluated
+    text = report.to_text()
+    assert "cold items (2 splits)" in text
+    assert "NDCG@10" in text
+    assert report.to_table().num_rows == len(report.rows) == 8
+    assert json.loads(json.dumps(report.to_dict()))["rows"][0]["scorer"] == "engine"
+    plot_comparison(report, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def row(scorer: str, split: str, ndcg: float, validation: float) -> Row:
+    return Row(scorer, "warm", split, ndcg, 0.0, validation, 1, "", 0.0)
+
+
+def test_paired_differences_have_the_standard_error_of_their_mean():
+    found = paired({"a": 0.5, "b": 0.7, "c": 0.9}, {"a": 0.4, "b": 0.4, "c": 0.7})
+    assert found.mean == pytest.approx(0.2)
+    assert found.error == pytest.approx(0.1 / 3**0.5)
+    assert np.isnan(paired({"a": 1.0}, {"a": 0.5}).error)
+    with pytest.raises(ValueError, match="no split in common"):
+        paired({"a": 1.0}, {"b": 1.0})
+
+
+def test_the_best_on_validation_is_chosen_split_by_split():
+    rows = (row("x", "1", 0.1, 0.9), row("y", "1", 0.8, 0.2), row("x", "2", 0.3, 0.1))
+    report = Report((*rows, row("y", "2", 0.4, 0.6)), 20)
+    assert report.chosen_on_validation("warm", ["x", "y"]) == {"1": 0.1, "2": 0.4}
