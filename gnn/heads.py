@@ -106,14 +106,23 @@ def _solve(
     b = b if right is None else b + right
     if width > k:
         a = alpha * z.transpose(1, 2) @ z + torch.diag_embed(diagonal)
-        return torch.linalg.solve(a, b)
+        return spd_solve(a, b[:, :, None])[:, :, 0]
     # Woodbury: D^-1 b - D^-1 Z' (I / alpha + Z D^-1 Z')^-1 Z D^-1 b
     scaled = z / diagonal[:, None, :]
     y = b / diagonal
     inner = scaled @ z.transpose(1, 2)
     inner.diagonal(dim1=1, dim2=2).add_(1 / alpha)
-    t = torch.linalg.solve(inner, (z @ y[:, :, None]))  # [n, width, 1]
+    t = spd_solve(inner, z @ y[:, :, None])  # [n, width, 1]
     return y - (scaled.transpose(1, 2) @ t)[:, :, 0]
+
+
+def spd_solve(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Solve positive definite systems, ``[..., n, n]`` and ``[..., n, m]``.
+
+    Cholesky takes half the arithmetic of LU, whose batched form torch runs in several threads over
+    an MKL that now and then rejects it ("Parameter 6 was incorrect on entry to SLASWP").
+    """
+    return torch.cholesky_solve(right, torch.linalg.cholesky(system))
 
 
 def _solve_one(
@@ -130,12 +139,12 @@ def _solve_one(
     b = b if right is None else b + right[0]
     if len(z) > len(values):
         a = torch.addmm(torch.diag(diagonal), z.T, z, alpha=alpha)
-        return torch.linalg.solve(a, b)[None]
+        return spd_solve(a, b[:, None]).T
     scaled = z / diagonal
     y = b / diagonal
     inner = scaled @ z.T
     inner.diagonal().add_(1 / alpha)
-    return (y - scaled.T @ torch.linalg.solve(inner, z @ y))[None]
+    return (y - scaled.T @ spd_solve(inner, (z @ y)[:, None])[:, 0])[None]
 
 
 def _batch_end(degrees: np.ndarray, order: np.ndarray, start: int, k: int) -> int:

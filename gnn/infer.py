@@ -7,7 +7,7 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Raw
-from gnn.heads import ALPHA, Spectrum, half_step
+from gnn.heads import ALPHA, Spectrum, half_step, spd_solve
 from gnn.train import TrainedSide, apply, warm_precision
 
 _BLOCK_ROWS = 16_384
@@ -132,9 +132,9 @@ def _solved(z: torch.Tensor, diagonal: torch.Tensor, right: torch.Tensor) -> tor
     """(diag + alpha z'z)^-1 of several right sides, ``[num_rights, k]``, by Woodbury."""
     if len(z) > len(diagonal):
         system = torch.addmm(torch.diag(diagonal), z.T, z, alpha=ALPHA)
-        return torch.linalg.solve(system, right.T).T
+        return spd_solve(system, right.T).T
     scaled = z / diagonal
     inner = scaled @ z.T
     inner.diagonal().add_(1 / ALPHA)
     y = right / diagonal
-    return y - torch.linalg.solve(inner, z @ y.T).T @ scaled
+    return y - spd_solve(inner, z @ y.T).T @ scaled
