@@ -12,7 +12,7 @@ import torch
 
 from coldstart.calibration import lift
 from gnn.data import Adjacency, NodeInputs, feature_edge_types, relation_name
-from gnn.infer import posteriors, priors, reference_rows
+from gnn.infer import new_posterior, priors
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import AlignmentError, UnknownNodeError
@@ -385,10 +385,7 @@ def new_node(
     other_side, vectors = (
         (engine.items, engine.item_vectors) if is_user else (engine.users, engine.user_vectors)
     )
-    other = reference_rows(other_side, vectors, positives)
-    own = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
-    found = posteriors(side, inputs.rows, prior, own, other, other_side.spectrum)
-    return found[0].cpu().numpy()
+    return new_posterior(side, prior, positives, other_side, vectors)[0].cpu().numpy()
 
 
 def _name_of(engine: ColdStartEngine, edge_type: EdgeType, node_type: str) -> str | None:

@@ -64,7 +64,7 @@ def half_step(
     right = prior @ spectrum.vectors * precision[:, None] if prior is not None else None
     if len(links) == 1:
         z = rotated[torch.from_numpy(links.indices).to(rotated.device)]
-        out = _solve_one(z, spectrum.values, right, precision, exposure, alpha)
+        out = solve_one(z, spectrum.values, right, precision, exposure, alpha)
         return out @ spectrum.vectors.T
     degrees = links.degrees
     order = np.argsort(degrees, kind="stable")
@@ -125,7 +125,7 @@ def spd_solve(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_solve(right, torch.linalg.cholesky(system))
 
 
-def _solve_one(
+def solve_one(
     z: torch.Tensor,
     values: torch.Tensor,
     right: torch.Tensor | None,

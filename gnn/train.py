@@ -74,6 +74,11 @@ class TrainedSide:
         return Spectrum.of(self.reference)
 
     @cached_property
+    def rotated(self) -> torch.Tensor:
+        """The reference in the eigenbasis of F'F, ``[num_warm, k]``."""
+        return self.reference @ self.spectrum.vectors
+
+    @cached_property
     def warm_order(self) -> np.ndarray:
         """Positions of the warm rows in ascending order of row."""
         return np.argsort(self.warm, kind="stable")
