@@ -275,12 +275,19 @@ def _refuse_foreign(path: Path, kind: str) -> None:
         return
     if not path.is_dir() or path.is_symlink():
         raise SavedFileError(f"{path} is no folder; choose another path for the {kind}")
-    if not any(path.iterdir()):
-        return
-    try:
-        there = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
-        there = "folder with other files"
+    there = "folder with other files"
+    for _ in range(20):  # another writer may be renaming its folder into place just now
+        try:
+            if not any(path.iterdir()):
+                return
+            there = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"]
+            break
+        except FileNotFoundError:
+            if not path.exists():
+                return
+            time.sleep(0.01)
+        except (OSError, ValueError, KeyError, TypeError):
+            break
     if there != kind:
         raise SavedFileError(
             f"{path} is a {there}, not a saved {kind}, and would be replaced; "

@@ -465,7 +465,8 @@ class CypherStore(ABC):
                 names = [name if n == plain else n for n in table.column_names]
                 table = table.rename_columns(names)
         _require_returned(table, ["source", "target"], edge_type, cypher)
-        return table
+        # A query without ORDER BY may return its rows in another order every time.
+        return in_key_order(in_key_order(table, "target"), "source")
 
     def _unknown_keys(self, node_type: str, key: str, missing: Sequence[Any]) -> None:
         from kg.errors import UnknownNodeError
@@ -604,7 +605,7 @@ def quoted(name: str) -> str:
 
 
 def in_key_order(table: pa.Table, key: str) -> pa.Table:
-    """The rows of a node table by key; a table with keys that cannot be ordered as it came."""
+    """The rows of a table by key, stable; a table with keys that cannot be ordered as it came."""
     if table.num_rows < 2 or not _orderable(table[key].type):
         return table
     order = pc.sort_indices(table, sort_keys=[(key, "ascending")])
