@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,9 +272,11 @@ def _sha256(path: Path) -> str:
 
 def _refuse_foreign(path: Path, kind: str) -> None:
     """Saving replaces the folder, so it must not be someone's home."""
-    if not path.exists() and not path.is_symlink():
+    try:
+        mode = path.lstat().st_mode  # one look: between two the folder may have been renamed
+    except FileNotFoundError:
         return
-    if not path.is_dir() or path.is_symlink():
+    if not stat.S_ISDIR(mode):
         raise SavedFileError(f"{path} is no folder; choose another path for the {kind}")
     there = "folder with other files"
     for _ in range(20):  # another writer may be renaming its folder into place just now
