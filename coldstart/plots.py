@@ -43,7 +43,7 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         for place, mean in enumerate(means):
             axis.text(mean / 2, place, f"{mean:.3f}", va="center", ha="center", color="white")
         axis.set_title(segment.replace("_", " "))
-        axis.set_xlabel(f"NDCG@{report.k}, mean and standard error of {len(values[0])} splits")
+        axis.set_xlabel(f"NDCG@{report.k} (mean ± s.e., {len(values[0])} splits)")
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Through a file beside it, so that a picture is whole or not there.

@@ -50,3 +50,10 @@ def test_every_make_target_of_the_readme_exists():
     assert {"demo", "test", "check"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_readme_is_finished_and_its_pictures_exist():
+    folder = Path(__file__).parents[2]
+    assert "%%" not in README
+    for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (folder / link).is_file(), link
