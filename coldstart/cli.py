@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coldstart.cli_graph import add_commands
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 on success, 1 after an error that is told in one line, 130 on Ctrl-C."""
@@ -75,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     recommend.add_argument("-k", type=int, default=10, help="list length")
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
     recommend.set_defaults(run=_recommend)
+
+    add_commands(commands)
     return out
 
 

@@ -1,0 +1,126 @@
+"""Commands about graphs and stores, apart from what an engine does with them."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from kg.graph import KnowledgeGraph
+    from kg.schema import Schema
+    from kg.stores.base import CypherStore
+
+PASSWORD_VARIABLE = "NEO4J_PASSWORD"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands of this module to those of ``coldstart``."""
+    audit = commands.add_parser("audit", help="what is wrong with a graph, with figures and rows")
+    add_source(audit, graph=True)
+    audit.add_argument("--plot", help="also draw the figures, to this PNG file")
+    audit.add_argument("--all", action="store_true", help="show what is in order, too")
+    audit.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    audit.add_argument("--json", action="store_true", help="print the findings as JSON instead")
+    audit.set_defaults(run=_audit)
+
+
+def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
+    """Options that say where a graph is: a server, an embedded store or, if asked, a folder."""
+    place = command.add_argument_group("where the graph is")
+    where = place.add_mutually_exclusive_group(required=True)
+    where.add_argument("--uri", help="of a Neo4j server: neo4j://, bolt://, or with +s for TLS")
+    where.add_argument("--store", help="file of an embedded store")
+    if graph:
+        where.add_argument("--graph", help="folder that `coldstart import` wrote")
+    place.add_argument(
+        "--login",
+        default=os.environ.get("NEO4J_USER", "neo4j"),
+        help=f"user name at the server; the password is taken from ${PASSWORD_VARIABLE} or asked "
+        "for, never from an option",
+    )
+    place.add_argument("--database", help="at the server, if not its default")
+    place.add_argument("--timeout", type=float, default=15.0, help="seconds to wait for the server")
+    roles = command.add_argument_group("what is what in it")
+    roles.add_argument("--schema", help="TOML file; without it the schema is inferred")
+    roles.add_argument("--user-type", help="node type of users, where there is no schema file")
+    roles.add_argument("--item-type", help="node type of items")
+    roles.add_argument("--interaction", help="relation from users to items")
+    roles.add_argument("--positive-weight", type=float, help="from which weight one is positive")
+
+
+def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> CypherStore:
+    """The store that the options of :func:`add_source` name.
+
+    Raises:
+        ValueError: there is no such file, or no password can be had.
+    """
+    from kg.stores import LadybugStore, Neo4jStore
+
+    if arguments.store:
+        if not Path(arguments.store).exists():
+            raise ValueError(f"there is no store at {arguments.store}; check the path")
+        return LadybugStore(arguments.store, read_only=read_only)
+    if urlsplit(arguments.uri).password:
+        raise ValueError(
+            "a password in --uri stays in the shell's history and in lists of processes; leave it "
+            f"out and set ${PASSWORD_VARIABLE} or type it when asked"
+        )
+    return Neo4jStore(
+        arguments.uri,
+        (arguments.login, _password(arguments.login)),
+        arguments.database,
+        timeout=arguments.timeout,
+    )
+
+
+def _password(login: str) -> str:
+    if (password := os.environ.get(PASSWORD_VARIABLE)) is not None:
+        return password
+    if not sys.stdin.isatty():
+        raise ValueError(f"the password of {login!r} is not known; set ${PASSWORD_VARIABLE}")
+    return getpass.getpass(f"password of {login}: ")
+
+
+def schema_for(arguments: argparse.Namespace, store: CypherStore) -> Schema:
+    """The schema that the options name, or the one that the store suggests."""
+    from dataclasses import replace
+
+    from kg.schema import Schema
+
+    if arguments.schema:
+        schema = Schema.read(arguments.schema)
+    else:
+        schema = store.infer_schema(arguments.user_type, arguments.item_type, arguments.interaction)
+    if arguments.positive_weight is not None:
+        schema = replace(schema, positive_weight=arguments.positive_weight)
+    return schema
+
+
+def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
+    """The graph that the options of :func:`add_source` name."""
+    if getattr(arguments, "graph", None):
+        from kg.files import read_graph
+
+        return read_graph(arguments.graph)
+    with open_store(arguments) as store:
+        return store.read(schema_for(arguments, store), progress=sys.stderr.isatty())
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from kg import audit
+
+    found = audit(graph_from(arguments), rng=arguments.seed)
+    if arguments.plot:
+        from coldstart.plots import plot_audit
+
+        plot_audit(found, Path(arguments.plot))
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=1, default=str))
+    else:
+        print(found.to_text(every=arguments.all))
