@@ -29,9 +29,31 @@ def add_commands(commands: Any) -> None:
     audit.add_argument("--json", action="store_true", help="print the findings as JSON instead")
     audit.set_defaults(run=_audit)
 
+    back = commands.add_parser(
+        "write-back", help="put embeddings and recommendations of a saved engine into a store"
+    )
+    back.add_argument("model", help="folder of a saved engine")
+    add_place(back)
+    back.add_argument("--recommend", type=int, metavar="K", help="also write K items per user")
+    back.add_argument("--no-index", action="store_true", help="make no vector index")
+    back.add_argument("--skip-missing", action="store_true", help="count nodes that are not there")
+    back.add_argument("--dry-run", action="store_true", help="say what would be written")
+    back.set_defaults(run=_write_back)
+
 
 def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
-    """Options that say where a graph is: a server, an embedded store or, if asked, a folder."""
+    """Options that say where a graph is and what is what in it."""
+    add_place(command, graph=graph)
+    roles = command.add_argument_group("what is what in it")
+    roles.add_argument("--schema", help="TOML file; without it the schema is inferred")
+    roles.add_argument("--user-type", help="node type of users, where there is no schema file")
+    roles.add_argument("--item-type", help="node type of items")
+    roles.add_argument("--interaction", help="relation from users to items")
+    roles.add_argument("--positive-weight", type=float, help="from which weight one is positive")
+
+
+def add_place(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
+    """Options that name a server, an embedded store or, if asked, a folder."""
     place = command.add_argument_group("where the graph is")
     where = place.add_mutually_exclusive_group(required=True)
     where.add_argument("--uri", help="of a Neo4j server: neo4j://, bolt://, or with +s for TLS")
@@ -46,16 +68,10 @@ def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None
     )
     place.add_argument("--database", help="at the server, if not its default")
     place.add_argument("--timeout", type=float, default=15.0, help="seconds to wait for the server")
-    roles = command.add_argument_group("what is what in it")
-    roles.add_argument("--schema", help="TOML file; without it the schema is inferred")
-    roles.add_argument("--user-type", help="node type of users, where there is no schema file")
-    roles.add_argument("--item-type", help="node type of items")
-    roles.add_argument("--interaction", help="relation from users to items")
-    roles.add_argument("--positive-weight", type=float, help="from which weight one is positive")
 
 
 def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> CypherStore:
-    """The store that the options of :func:`add_source` name.
+    """The store that the options of :func:`add_place` name.
 
     Raises:
         ValueError: there is no such file, or no password can be had.
@@ -124,3 +140,37 @@ def _audit(arguments: argparse.Namespace) -> None:
         print(json.dumps(found.to_dict(), indent=1, default=str))
     else:
         print(found.to_text(every=arguments.all))
+
+
+def _write_back(arguments: argparse.Namespace) -> None:
+    from coldstart.engine import ColdStartEngine
+    from coldstart.writing_back import write_back
+
+    engine = ColdStartEngine.load(arguments.model)
+    schema = engine.graph.schema
+    progress = sys.stderr.isatty()
+    with open_store(arguments, read_only=arguments.dry_run) as store:
+        report = write_back(
+            engine,
+            store,
+            index=not arguments.no_index,
+            on_missing="skip" if arguments.skip_missing else "error",
+            dry_run=arguments.dry_run,
+            progress=progress,
+        )
+        print(report)
+        if arguments.recommend:
+            lists = engine.recommend(list(engine.graph.users), arguments.recommend)
+            keys = (schema.key.get(schema.user), schema.key.get(schema.item))
+            print(
+                store.write_recommendations(
+                    lists,
+                    schema.user,
+                    schema.item,
+                    keys=keys,
+                    dry_run=arguments.dry_run,
+                    progress=progress,
+                )
+            )
+    if arguments.uri:
+        print(f"items for $user by the vector index:\n{report.cypher}")

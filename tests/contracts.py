@@ -15,6 +15,7 @@ from coldstart.scorer import Scorer
 from coldstart.training_data import TrainingData
 from kg import KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.errors import (
+    AlignmentError,
     DuplicateKeyError,
     GraphError,
     MissingColumnError,
@@ -23,6 +24,7 @@ from kg.errors import (
     UnknownNodeError,
 )
 from kg.stores import Store
+from kg.stores.values import GAIN_PROPERTY, RECOMMENDS
 from kg.toy import toy_graph
 from tests.coldstart.toys import word_vectors
 
@@ -110,6 +112,13 @@ def vectors(keys: list[Any], node_type: str = "Movie", dim: int = 5) -> NodeEmbe
     """Random vectors, of full float32 precision."""
     matrix = np.random.default_rng(0).normal(size=(len(keys), dim)).astype(np.float32)
     return NodeEmbeddings(Vocabulary(node_type, keys), matrix)
+
+
+def recommended(*rows: list[Any]) -> dict[str, Any]:
+    """Ranked rows of user, item, rank and score as a table."""
+    return dict(
+        zip(("user", "item", "rank", "score"), map(list, zip(*rows, strict=True)), strict=True)
+    )
 
 
 class StoreContract:
@@ -489,6 +498,132 @@ class StoreContract:
         same_graph(store.read(FILMS), films())
         with_vectors = store.read(FILMS, exclude=()).attributes["Movie"]["embedding"]
         assert with_vectors.null_count == 1
+
+    def test_only_vectors_that_differ_are_written_again(self, store):
+        store.write(films())
+        first = vectors(["1", "m2", "m3"])
+        assert store.write_embeddings(first).unchanged == {"Movie": 0}
+        assert store.write_embeddings(first).unchanged == {"Movie": 3}
+        moved = first.matrix.copy()
+        moved[1, 3] = np.nextafter(moved[1, 3], np.float32(9))  # the smallest change there is
+        report = store.write_embeddings(NodeEmbeddings(first.nodes, moved))
+        assert (report.embeddings, report.unchanged) == ({"Movie": 3}, {"Movie": 2})
+        assert np.array_equal(store.read_embeddings("Movie").of(["m2"])[0], moved[1])
+
+    def test_a_vector_that_someone_changed_in_the_store_is_repaired(self, store):
+        store.write(films())
+        written = vectors(["1", "m2", "m3"])
+        store.write_embeddings(written)
+        other = NodeEmbeddings(Vocabulary("Movie", ["m2"]), written.of(["m2"])[:, ::-1])
+        store.write_embeddings(other)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm3' SET m.embedding = NULL")
+        assert store.write_embeddings(written).unchanged == {"Movie": 1}
+        assert np.array_equal(store.read_embeddings("Movie").matrix, written.matrix)
+
+    def test_numbers_are_written_beside_vectors_and_compared_too(self, store):
+        store.write(films())
+        written, gains = vectors(["1", "m2"]), {"gain": [0.1, 2.0], "`b`": [0.0, -1e-300]}
+        numbers = {n: np.array(v) for n, v in gains.items()}
+        store.write_embeddings(written, numbers=numbers)
+        assert store.write_embeddings(written, numbers=numbers).unchanged == {"Movie": 2}
+        store.query("MATCH (m:Movie) WHERE m.id = 'm2' SET m.gain = 2.5")
+        assert store.write_embeddings(written, numbers=numbers).unchanged == {"Movie": 1}
+        found = store.query("MATCH (m:Movie) RETURN m.id AS id, m.gain AS g, m.```b``` AS b")
+        rows = {r["id"]: (r["g"], r["b"]) for r in found.to_pylist()}
+        assert rows == {"1": (0.1, 0.0), "m2": (2.0, -1e-300), "m3": (None, None)}
+
+    def test_a_dry_run_counts_and_writes_nothing(self, store):
+        store.write(films())
+        store.write_embeddings(vectors(["1"], dim=3))
+        report = store.write_embeddings(vectors(["1", "m2", "m9"]), on_missing="skip", dry_run=True)
+        assert (report.embeddings, report.missing) == ({"Movie": 2}, {"Movie": 1})
+        assert "2 Movie vectors would be written, 0 unchanged" in str(report)
+        assert "would remove" in str(report)
+        assert store.read_embeddings("Movie").dim == 3
+
+    @pytest.mark.parametrize(
+        ("numbers", "error", "message"),
+        [
+            ({"gain": [np.nan, 1]}, GraphError, "'1': gain holds NaN"),
+            ({"gain": [1.0]}, AlignmentError, r"gain: expected \[2\], got \[1\]"),
+            ({"id": [1.0, 2.0]}, StoreError, "is the key"),
+            ({"embedding": [1.0, 2.0]}, StoreError, "property names repeat"),
+        ],
+    )
+    def test_numbers_that_cannot_be_written_are_refused(self, store, numbers, error, message):
+        store.write(films())
+        numbers = {name: np.array(v) for name, v in numbers.items()}
+        with pytest.raises(error, match=message):
+            store.write_embeddings(vectors(["1", "m2"]), numbers=numbers)
+
+    def test_what_a_model_wrote_is_neither_inferred_nor_read_as_a_feature(self, store):
+        store.write(films())
+        before = store.infer_schema()
+        store.write_embeddings(vectors(["1", "m2"]), numbers={GAIN_PROPERTY: np.array([1.0, 2.0])})
+        assert store.infer_schema() == before
+        assert GAIN_PROPERTY not in store.read(FILMS).attributes["Movie"].column_names
+
+    def test_recommendations_become_relations_with_score_and_evidence(self, store):
+        store.write(films())
+        lists = recommended([1, "m3", 1, 0.5], [1, "m2", 2, 0.25], [2, "m3", 1, -1.0])
+        lists["why"] = [{"genre": 0.5}, {"genre": 0.25}, None]
+        report = store.write_recommendations(lists, "User", "Movie")
+        assert report.recommendations == {RECOMMENDS: 2}
+        found = store.query(
+            f"MATCH (u:User)-[r:{RECOMMENDS}]->(m:Movie) RETURN u.id AS user, m.id AS item, "
+            "r.rank AS rank, r.score AS score, r.why AS why ORDER BY user, rank"
+        )
+        assert found.to_pylist()[0] == {
+            "user": 1,
+            "item": "m3",
+            "rank": 1,
+            "score": 0.5,
+            "why": '{"genre": 0.5}',
+        }
+        assert found["score"].to_pylist() == [0.5, 0.25, -1.0]
+
+    def test_a_list_is_replaced_as_a_whole_and_others_stay(self, store):
+        store.write(films())
+        both = recommended([1, "m3", 1, 0.5], [1, "m2", 2, 0.25], [2, "m3", 1, -1.0])
+        store.write_recommendations(both, "User", "Movie")
+        report = store.write_recommendations(both, "User", "Movie")
+        assert report.unchanged == {RECOMMENDS: 2}
+        store.write_recommendations(recommended([1, "1", 1, 0.75]), "User", "Movie")
+        found = store.query(
+            f"MATCH (u:User)-[:{RECOMMENDS}]->(m) RETURN u.id AS user, m.id AS item ORDER BY user"
+        )
+        assert found.to_pylist() == [{"user": 1, "item": "1"}, {"user": 2, "item": "m3"}]
+
+    def test_a_list_that_someone_changed_in_the_store_is_repaired(self, store):
+        store.write(films())
+        lists = recommended([1, "m3", 1, 0.5], [2, "m3", 1, -1.0])
+        store.write_recommendations(lists, "User", "Movie")
+        store.query(f"MATCH (u:User)-[r:{RECOMMENDS}]->() WHERE u.id = 2 SET r.score = 9.0")
+        report = store.write_recommendations(lists, "User", "Movie", dry_run=True)
+        assert "1 COLDSTART_RECOMMENDS lists would be written, 1 unchanged" in str(report)
+        assert store.write_recommendations(lists, "User", "Movie").unchanged == {RECOMMENDS: 1}
+        assert store.write_recommendations(lists, "User", "Movie").unchanged == {RECOMMENDS: 2}
+
+    def test_recommendations_stay_out_of_graphs_and_schemas(self, store):
+        store.write(films())
+        before = store.infer_schema()
+        store.write_recommendations(recommended([1, "m3", 1, 0.5]), "User", "Movie")
+        assert store.infer_schema() == before
+        same_graph(store.read(_bare()), films())
+
+    def test_recommendations_of_unknown_nodes_or_twice_are_refused_whole(self, store):
+        store.write(films())
+        with pytest.raises(UnknownNodeError, match="1 Movie keys have no node, for example 'm9'"):
+            store.write_recommendations(
+                recommended([1, "m3", 1, 1.0], [1, "m9", 2, 0.5]), "User", "Movie"
+            )
+        with pytest.raises(GraphError, match="1 rows name an item twice"):
+            store.write_recommendations(
+                recommended([1, "m3", 1, 1.0], [1, "m3", 2, 0.5]), "User", "Movie"
+            )
+        with pytest.raises(MissingColumnError, match="score"):
+            store.write_recommendations({"user": [1], "item": ["m3"], "rank": [1]}, "User", "Movie")
+        assert not any(e[1] == RECOMMENDS for e in store.contents().edges)
 
     def test_absent_vectors_or_labels_are_errors_that_name_them(self, store):
         store.write(films())

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +46,14 @@ class StoreContents:
 
     nodes: Mapping[str, NodeTypeSeen]
     edges: Mapping[EdgeType, EdgeTypeSeen]
+
+    def without(self, names: Sequence[str]) -> StoreContents:
+        """The same without properties and relations of these names."""
+        nodes = {}
+        for label, seen in self.nodes.items():
+            gone = [n for n in seen.sample.column_names if n in names]
+            nodes[label] = replace(seen, sample=seen.sample.drop_columns(gone)) if gone else seen
+        return StoreContents(nodes, {e: s for e, s in self.edges.items() if e[1] not in names})
 
 
 def likely_key(properties: Sequence[str], unique: Sequence[str]) -> str | None:

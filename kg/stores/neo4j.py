@@ -27,10 +27,12 @@ from kg.errors import (
 from kg.graph import Edges, KnowledgeGraph, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
-from kg.stores.base import quoted as _quoted
+from kg.stores.lists import Lists
+from kg.stores.names import quoted as _quoted
 from kg.stores.triples import NodeValue, RelationValue, Triples
+from kg.stores.values import DIGEST_FACTOR, Comparison, NodeValues, digests
 from kg.tables import is_string
-from kg.vectors import NodeEmbeddings, Vocabulary
+from kg.vectors import Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ EDGES_PER_RECORD = 20_000
 RECORDS_AHEAD = 2
 """Records of edges that are asked for before the last one is unpacked."""
 NODES_PER_RECORD = 2_000
+DIGESTS_PER_RECORD = 5_000
 ROWS_PER_BATCH = 20_000
 LONGEST_KEY = 8_000
 """Bytes; the server's range indexes refuse keys of more than about 8,100."""
@@ -246,6 +249,10 @@ class Neo4jStore(CypherStore):
         where = f"n.{quoted(property)} IS NOT NULL"
         return bool(self._rows(f"MATCH (n:{quoted(node_type)}) WHERE {where} RETURN 1 LIMIT 1"))
 
+    def _property_names(self, node_type: str) -> list[str]:
+        some = f"MATCH (n:{quoted(node_type)}) WITH n LIMIT 100 UNWIND keys(n) AS name"
+        return [name for (name,) in self._rows(f"{some} RETURN DISTINCT name")]
+
     def _is_unique(self, node_type: str, property: str) -> bool:
         p = f"n.{quoted(property)}"
         rows = self._rows(f"MATCH (n:{quoted(node_type)}) RETURN count(*), count(DISTINCT {p})")
@@ -437,11 +444,20 @@ class Neo4jStore(CypherStore):
                 _log.info("%s: %s.%s has an index, no constraint made", self.name, node_type, key)
                 return
             if not self._is_unique_or_null(node_type, key):
-                raise DuplicateKeyError(
-                    f"{self.name}: {node_type} nodes share a {key!r} already, so it cannot be "
-                    f"their key: {error}"
-                ) from error
+                raise self._shared_keys(node_type, key) from error
             raise
+
+    def _shared_keys(self, node_type: str, key: str) -> DuplicateKeyError:
+        p = f"n.{quoted(key)}"
+        rows = self._rows(
+            f"MATCH (n:{quoted(node_type)}) WITH {p} AS key, count(*) AS times "
+            "WHERE key IS NOT NULL AND times > 1 RETURN key, times ORDER BY times DESC LIMIT 3"
+        )
+        examples = ", ".join(f"{value!r} ({times} nodes)" for value, times in rows)
+        return DuplicateKeyError(
+            f"{self.name}: {node_type} nodes share a {key!r} already, so it cannot be their key: "
+            f"{examples}; merge these nodes or name another key"
+        )
 
     def _is_unique_or_null(self, node_type: str, key: str) -> bool:
         p = f"n.{quoted(key)}"
@@ -467,54 +483,131 @@ class Neo4jStore(CypherStore):
             self._write(cypher, rows=rows)
             bar.update(len(rows))
 
-    def _write_vectors(
-        self,
-        embeddings: NodeEmbeddings,
-        property: str,
-        key: str,
-        index: bool,
-        batch_size: int,
-        bar: Any,
-    ) -> list[Any]:
-        label, k, p = quoted(embeddings.node_type), quoted(key), quoted(property)
-        if property == key:
-            raise StoreError(f"{embeddings.node_type}.{key} is the key; write vectors elsewhere")
-        self._remove_other_lengths(embeddings, property, batch_size)
-        cypher = (
-            f"UNWIND $rows AS row OPTIONAL MATCH (n:{label} {{{k}: row.key}}) "
-            f"FOREACH (x IN CASE WHEN n IS NULL THEN [] ELSE [n] END | SET x.{p} = row.vector) "
-            "WITH row, n WHERE n IS NULL RETURN row.key"
-        )
-        missing: list[Any] = []
-        for start in range(0, len(embeddings), batch_size):
-            keys = embeddings.nodes.keys.slice(start, batch_size).to_pylist()
-            vectors = embeddings.matrix[start : start + batch_size].tolist()
-            rows = [{"key": k, "vector": v} for k, v in zip(keys, vectors, strict=True)]
-            missing += [key for (key,) in self._write(cypher, rows=rows)]
-            bar.update(len(rows))
-        if index:
-            self._index(embeddings.node_type, property, embeddings.dim)
-        return missing
+    def _prepare_values(
+        self, values: NodeValues, found: Comparison, index: bool, dry_run: bool
+    ) -> list[str]:
+        node_type, key = values.node_type, values.key
+        steps = []
+        if key not in self._unique_properties().get(node_type, ()):
+            if dry_run and not self._is_unique_or_null(node_type, key):
+                raise self._shared_keys(node_type, key)
+            steps.append(f"make a uniqueness constraint on {node_type}.{key}")
+            if not dry_run:
+                self._make_unique(node_type, key)
+        indexes = self._vector_indexes(node_type, values.place)
+        for name, length in indexes:
+            if length != values.dim:
+                steps.append(f"drop the index {name!r} of vectors of length {length}")
+                if not dry_run:
+                    self._write(f"DROP INDEX {quoted(name)} IF EXISTS")
+        if not found.same_space:  # else the other lengths went when this space was begun
+            steps += self._remove_other_lengths(values, dry_run)
+        if index and values.dim not in [length for _, length in indexes]:
+            steps.append(f"make a vector index on {node_type}.{values.place}")
+        return steps
 
-    def _remove_other_lengths(
-        self, embeddings: NodeEmbeddings, property: str, batch_size: int
-    ) -> None:
-        """One property holds one space: what has another length goes, and its index with it."""
-        node_type, dim = embeddings.node_type, embeddings.dim
-        label, p = quoted(node_type), f"n.{quoted(property)}"
-        there = f"MATCH (n:{label}) WHERE {p} IS NOT NULL "
-        for (example,) in self._rows(f"{there} RETURN {p} LIMIT 100"):
+    def _compare_values(self, values: NodeValues, batch_size: int) -> Comparison:
+        """By a digest that the server works out from what it holds; the vectors stay there."""
+        self._require_vectors(values)
+        label, k, p = quoted(values.node_type), quoted(values.key), quoted(values.place)
+        numbers = "".join(f", n.{quoted(name)}" for name in values.numbers)
+        cypher = (
+            f"UNWIND $keys AS key MATCH (n:{label} {{{k}: key}}) WITH key, n, n.{p} AS v "
+            "RETURN collect([key, size(v), reduce(s = 0.0, x IN v | (s + x) * $factor)"
+            f"{numbers}])"
+        )
+        nodes, size = values.embeddings.nodes, len(values)
+        step = max(batch_size, DIGESTS_PER_RECORD)
+        ranges = (nodes.keys.slice(start, step) for start in range(0, size, step))
+        there = np.full((size, 1 + len(values.numbers)), np.nan)
+        missing, same_space = np.ones(size, bool), False
+
+        def look(keys: pa.ChunkedArray) -> list[list[Any]]:
+            return self._rows(cypher, keys=keys.to_pylist(), factor=DIGEST_FACTOR)[0][0]
+
+        for found in _ahead(look, ranges):
+            at = nodes.rows([key for key, *_ in found])
+            missing[at] = False
+            for row, (_, length, *held) in zip(at.tolist(), found, strict=True):
+                if length == values.dim:
+                    same_space = True
+                    if all(map(_is_number, held)):
+                        there[row] = held
+        wanted = np.stack([digests(values.embeddings.matrix), *values.numbers.values()], axis=1)
+        return Comparison((there == wanted).all(axis=1), missing, same_space)
+
+    def _require_vectors(self, values: NodeValues) -> None:
+        """Raise if the property holds other things than vectors, as far as some nodes tell."""
+        label, p = quoted(values.node_type), f"n.{quoted(values.place)}"
+        some = self._rows(f"MATCH (n:{label}) WHERE {p} IS NOT NULL RETURN {p} LIMIT 20")
+        for (example,) in some:
             if not isinstance(example, list) or not all(isinstance(x, float) for x in example):
                 raise StoreError(
-                    f"{self.name}: {node_type}.{property} holds other things than vectors "
-                    f"({example!r:.80}); write the vectors under another name"
+                    f"{self.name}: {values.node_type}.{values.place} holds other things than "
+                    f"vectors ({example!r:.80}); write the vectors under another name"
                 )
-        for name, length in self._vector_indexes(node_type, property):
-            if length != dim:
-                self._write(f"DROP INDEX {quoted(name)} IF EXISTS")
-        remove = f"{there} AND size({p}) <> $dim WITH n LIMIT $limit REMOVE {p} RETURN count(n)"
-        while self._write(remove, dim=dim, limit=batch_size)[0][0]:
+
+    def _write_values(self, values: NodeValues, batch_size: int, bar: Any) -> None:
+        label, k = quoted(values.node_type), quoted(values.key)
+        numbers = "".join(f", n.{quoted(n)} = row.n{at}" for at, n in enumerate(values.numbers))
+        cypher = (
+            f"UNWIND $rows AS row MATCH (n:{label} {{{k}: row.key}}) "
+            f"SET n.{quoted(values.place)} = row.vector{numbers}"
+        )
+        for start in range(0, len(values), batch_size):
+            rows = values.rows(start, min(start + batch_size, len(values)))
+            self._write(cypher, rows=rows)
+            bar.update(len(rows))
+
+    def _read_lists(self, lists: Lists, users: list[Any]) -> pa.Table:
+        u, i = (quoted(name) for name in lists.keys)
+        columns = [f"a.{u} AS source", f"b.{i} AS target"]
+        columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in lists.properties]
+        cypher = f"MATCH {_pattern(lists.edge_type)} WHERE a.{u} IN $users RETURN "
+        with self._session("READ", cypher) as session:
+            result = session.run(cypher + ", ".join(columns), users=users)
+            return _table_of_rows(result, f"{self.name} recommendations")
+
+    def _replace_lists(self, lists: Lists, users: list[Any], table: pa.Table) -> None:
+        source, relation, target = map(quoted, lists.edge_type)
+        u, i = (quoted(name) for name in lists.keys)
+        delete = f"MATCH (a:{source})-[r:{relation}]->(:{target}) WHERE a.{u} IN $users DELETE r"
+        create = (
+            f"UNWIND $rows AS row MATCH (a:{source} {{{u}: row.source}}) "
+            f"MATCH (b:{target} {{{i}: row.target}}) CREATE (a)-[r:{relation}]->(b) "
+            "SET r = row.properties RETURN count(r)"
+        )
+        ends = table.select(["source", "target"]).to_pylist()
+        properties = table.select(lists.properties).to_pylist()
+        rows = [e | {"properties": p} for e, p in zip(ends, properties, strict=True)]
+
+        def swap(tx: Any) -> int:
+            tx.run(delete, users=users).consume()
+            return tx.run(create, rows=rows).single()[0]
+
+        with self._session("WRITE", create) as session:
+            session.execute_write(swap)
+
+    def _known_keys(self, node_type: str, key: str, keys: list[Any]) -> list[Any]:
+        found: list[Any] = []
+        cypher = f"MATCH (n:{quoted(node_type)}) WHERE n.{quoted(key)} IN $keys "
+        for start in range(0, len(keys), ROWS_PER_BATCH):
+            some = keys[start : start + ROWS_PER_BATCH]
+            found += self._rows(f"{cypher} RETURN collect(n.{quoted(key)})", keys=some)[0][0]
+        return found
+
+    def _remove_other_lengths(self, values: NodeValues, dry_run: bool) -> list[str]:
+        """One property holds one space: what has another length goes."""
+        label, p = quoted(values.node_type), f"n.{quoted(values.place)}"
+        other = f"MATCH (n:{label}) WHERE {p} IS NOT NULL AND size({p}) <> $dim "
+        count = self._rows(f"{other} RETURN count(n)", dim=values.dim)[0][0]
+        if not count:
+            return []
+        remove = f"{other} WITH n LIMIT 2000 REMOVE {p} RETURN count(n)"
+        while not dry_run and self._write(remove, dim=values.dim)[0][0]:
             pass
+        where = f"{values.node_type}.{values.place}"
+        return [f"remove {count} vectors of another length from {where}"]
 
     def _vector_indexes(self, node_type: str, property: str) -> list[tuple[str, int]]:
         rows = self._rows(
@@ -527,12 +620,19 @@ class Neo4jStore(CypherStore):
         return [(name, options["indexConfig"]["vector.dimensions"]) for name, options in rows]
 
     def _index(self, node_type: str, property: str, dim: int) -> None:
-        """A cosine index that is ready to be asked."""
-        name = quoted(f"vector {node_type} {property}")
+        """A cosine index that is ready to be asked.
+
+        Twice the server's own links and search width: on MovieLens 100K it then finds 95% of the 50
+        best when asked for 50, 99.4% when asked for 100 and all when asked for 250 (94, 98.9 and
+        100% with the server's defaults).
+        """
+        name = quoted(vector_index_name(node_type, property))
         self._write(
             f"CREATE VECTOR INDEX {name} IF NOT EXISTS FOR (n:{quoted(node_type)}) "
             f"ON n.{quoted(property)} OPTIONS {{indexConfig: {{"
-            f"`vector.dimensions`: {int(dim)}, `vector.similarity_function`: 'cosine'}}}}"
+            f"`vector.dimensions`: {int(dim)}, `vector.similarity_function`: 'cosine', "
+            "`vector.quantization.enabled`: false, `vector.hnsw.m`: 32, "
+            "`vector.hnsw.ef_construction`: 200}}"
         )
         self._write("CALL db.awaitIndexes(600)")
 
@@ -556,6 +656,11 @@ class Neo4jStore(CypherStore):
 def quoted(name: str) -> str:
     r"""A name in backticks, where this server still reads ``\u0060`` as one more backtick."""
     return _quoted(name).replace("\\", r"\u005C")
+
+
+def vector_index_name(node_type: str, property: str) -> str:
+    """The name of the vector index on a property."""
+    return f"vector {node_type} {property}"
 
 
 def to_array(values: list[Any], what: str) -> pa.Array:
@@ -656,6 +761,10 @@ def _edge_columns(lists: list[list[Any]], names: Sequence[str], edge_type: EdgeT
         found = [None if v == _NULL else v for v in values] if _NULL in values else values
         columns[name] = to_array(found, f"{edge_type}.{name}")
     return pa.table(columns)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _pattern(edge_type: EdgeType) -> str:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from coldstart.cli import main
+from coldstart.engine import ColdStartEngine
 from kg.files import write_graph
 from kg.likeness import shuffled_links
 from kg.stores import LadybugStore
 from kg.toy import toy_graph
+from tests.coldstart.toys import word_vectors
 
 
 @pytest.fixture
@@ -48,6 +50,22 @@ def test_audit_of_a_server_takes_the_password_from_the_environment(
     monkeypatch.setenv("NEO4J_PASSWORD", neo4j.auth[1])
     assert main(["audit", "--uri", neo4j.uri, "--user-type", "User", "--positive-weight", "4"]) == 0
     assert "0 faults in" in capsys.readouterr().out
+
+
+def test_write_back_puts_vectors_and_lists_into_a_store_and_a_dry_run_does_not(
+    tmp_path, toy_store, capsys
+):
+    graph, model = toy_graph(), str(tmp_path / "model")
+    ColdStartEngine.fit(graph, texts=word_vectors(graph), cache=None).save(model)
+    command = ["write-back", model, *toy_store[:2], "--no-index", "--recommend", "3"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "60 COLDSTART_RECOMMENDS lists would be written" in capsys.readouterr().out
+    assert main(command) == 0
+    with LadybugStore(toy_store[1], read_only=True, memory_limit=1 << 28) as store:
+        assert len(store.read_embeddings("User")) == 60
+        assert store.query("MATCH ()-[r:COLDSTART_RECOMMENDS]->() RETURN r.rank").num_rows == 180
+    assert main(command) == 0
+    assert "0 COLDSTART_RECOMMENDS lists written, 60 unchanged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

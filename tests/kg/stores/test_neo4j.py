@@ -204,6 +204,21 @@ def test_keys_are_unique_in_the_server_after_a_write(store):
 
 
 @pytest.mark.neo4j
+def test_vectors_need_a_unique_key_and_a_constraint_is_made(store):
+    store.query("CREATE (:User {id: 1})-[:RATED]->(:Movie {id: 'a'}), (:Movie {id: 'a'})")
+    for dry_run in (True, False):
+        with pytest.raises(DuplicateKeyError, match=r"share a 'id' already.*'a' \(2 nodes\)"):
+            store.write_embeddings(vectors(["a"]), dry_run=dry_run)
+    store.query("MATCH (m:Movie) WITH m LIMIT 1 SET m.id = 'b'")
+    assert "would make a uniqueness constraint on Movie.id" in str(
+        store.write_embeddings(vectors(["a"]), dry_run=True)
+    )
+    assert not store.contents().nodes["Movie"].unique
+    store.write_embeddings(vectors(["a"]))
+    assert store.contents().nodes["Movie"].unique == ("id",)
+
+
+@pytest.mark.neo4j
 def test_a_vector_index_finds_the_nearest_and_follows_the_dimension(store):
     store.write(films())
     embeddings = vectors(["1", "m2", "m3"])
