@@ -80,6 +80,18 @@ def films(**changes: Any) -> KnowledgeGraph:
     return KnowledgeGraph.from_tables(nodes | changes, edges, FILMS)
 
 
+def stamped_films() -> dict[str, Any]:
+    """The films with a property that says when they changed."""
+    return {
+        "Movie": {
+            "id": ["1", "m2", "m3"],
+            "title": ["Solaris", "", None],
+            "year": [1972.0, None, 2002.0],
+            "changed": [10, 11, 12],
+        }
+    }
+
+
 def same_graph(left: KnowledgeGraph, right: KnowledgeGraph) -> None:
     """Assert that two graphs hold the same nodes, properties and edges, whatever their order."""
     assert _nodes(left) == _nodes(right)
@@ -562,6 +574,90 @@ class StoreContract:
         store.write_embeddings(vectors(["1", "m2"]), numbers={GAIN_PROPERTY: np.array([1.0, 2.0])})
         assert store.infer_schema() == before
         assert GAIN_PROPERTY not in store.read(FILMS).attributes["Movie"].column_names
+
+    def test_an_unchanged_store_has_no_changes(self, store):
+        graph = toy_graph()
+        store.write(graph)
+        read = store.read(graph.schema)
+        changes = store.read_changes(read)
+        assert not changes.delta
+        assert str(changes) == "nothing changed"
+        assert set(changes.compared.values()) == {"contents"}
+
+    def test_changes_by_contents_turn_the_old_graph_into_the_new_one(self, store):
+        store.write(films())
+        old = store.read(FILMS)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm2' SET m.title = 'Alien', m.year = NULL")
+        store.query("MATCH (m:Movie) WHERE m.id = 'm3' DETACH DELETE m")
+        store.query("CREATE (m:Movie {id: 'm9', title: 'New'})")
+        store.query("MATCH (u:User)-[r:RATED]->(m:Movie) WHERE u.id = 2 SET r.rating = 1.0")
+        store.query(
+            "MATCH (u:User), (m:Movie) WHERE u.id = 2 AND m.id = 'm9' "
+            "CREATE (u)-[:RATED {rating: 3.0, timestamp: 7}]->(m)"
+        )
+        store.query("MATCH (u:User)-[r:RATED]->(m:Movie) WHERE m.id = 'm2' DELETE r")
+        changes = store.read_changes(old)
+        assert changes.delta.nodes["Movie"]["id"].to_pylist() == ["m2", "m9"]
+        assert changes.delta.removed_nodes == {"Movie": ["m3"]}
+        assert changes.delta.edges[RATED].num_rows == 2
+        assert changes.delta.removed_edges[RATED].to_pylist() == [{"source": 1, "target": "m2"}]
+        assert "1 Movie nodes removed" in str(changes)
+        new = old.apply(changes.delta)
+        assert _nodes(new) == _nodes(store.read(FILMS))
+        assert new.num_edges(("Movie", "FOLLOWED_BY", "Movie")) == 0
+        assert not store.read_changes(new).delta
+
+    def test_with_times_only_what_changed_since_is_read(self, store):
+        store.write(films(**stamped_films()))
+        old = store.read(FILMS)
+        first = store.read_changes(old, updated_at="changed")
+        assert (bool(first.delta), first.mark) == (False, 12)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm2' SET m.title = 'Alien', m.changed = 20")
+        store.query("CREATE (m:Movie {id: 'm9', title: 'New', changed: 21})")
+        second = store.read_changes(old, updated_at="changed", since=first.mark)
+        assert second.compared["Movie"] == "time"
+        assert second.compared["User"] == "contents"
+        assert second.delta.nodes["Movie"]["id"].to_pylist() == ["m2", "m9"]
+        assert (second.mark, bool(second.delta.removed_nodes)) == (21, False)
+        new = old.apply(second.delta)
+        assert _nodes(new) == _nodes(store.read(FILMS))
+        assert not store.read_changes(new, updated_at="changed", since=second.mark).delta
+
+    def test_a_removal_and_a_new_node_without_a_time_are_found_by_counts(self, store):
+        store.write(films(**stamped_films()))
+        old = store.read(FILMS)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm3' DETACH DELETE m")
+        gone = store.read_changes(old, updated_at="changed", since=12)
+        assert gone.compared["Movie"] == "contents"
+        assert gone.delta.removed_nodes == {"Movie": ["m3"]}
+        now = old.apply(gone.delta)
+        store.query("CREATE (m:Movie {id: 'm9', title: 'New'})")
+        found = store.read_changes(now, updated_at="changed", since=12)
+        assert found.delta.nodes["Movie"]["id"].to_pylist() == ["m9"]
+
+    def test_edges_that_changed_since_are_found_and_removed_ones_by_counts(self, store):
+        store.write(films(**stamped_films()))
+        old = store.read(FILMS)  # the time of a rating is when it changed
+        late = 2**40 + 1
+        store.query(
+            f"MATCH (u:User)-[r:RATED]->(m:Movie) WHERE u.id = 2 "
+            f"SET r.rating = 1.0, r.timestamp = {late}"
+        )
+        found = store.read_changes(old, updated_at="timestamp", since=2**40)
+        assert (found.compared[RATED], found.mark) == ("time", late)
+        assert found.delta.edges[RATED]["rating"].to_pylist() == [1.0]
+        now = old.apply(found.delta)
+        store.query("MATCH (u:User)-[r:RATED]->(m:Movie) WHERE m.id = 'm2' DELETE r")
+        gone = store.read_changes(now, updated_at="timestamp", since=late)
+        assert gone.compared[RATED] == "contents"
+        assert gone.delta.removed_edges[RATED].num_rows == 1
+
+    def test_a_store_without_any_items_left_is_an_error(self, store):
+        store.write(films())
+        old = store.read(FILMS)
+        store.query("MATCH (m:Movie) DETACH DELETE m")
+        with pytest.raises(SchemaError, match="no node has the label 'Movie' any more"):
+            store.read_changes(old)
 
     def test_recommendations_become_relations_with_score_and_evidence(self, store):
         store.write(films())

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.errors import MissingColumnError, SchemaError, StoreError, UnknownNodeError
-from kg.graph import Edges, KnowledgeGraph
+from kg.graph import Edges, KnowledgeGraph, in_row_order
 from kg.schema import EdgeType, Schema
+from kg.stores.changes import Changes, read_changes
 from kg.stores.inference import EdgeTypeSeen, NodeTypeSeen, StoreContents, likely_key, schema_of
 from kg.stores.lists import Lists, lists_of
 from kg.stores.names import quoted
@@ -216,6 +217,39 @@ class CypherStore(ABC):
                     skipped |= {edge_type: left_out} if left_out else {}
         ordered = {e: in_row_order(edges[e]) for e in edge_types}
         return replace(graph, edges=ordered, skipped=skipped)
+
+    def read_changes(
+        self,
+        graph: KnowledgeGraph,
+        *,
+        updated_at: str | None = None,
+        since: Any = None,
+        exclude: Sequence[str] = WRITTEN_BACK,
+        progress: bool = False,
+    ) -> Changes:
+        """What changed in the store since a graph was read from it by its schema.
+
+        Without ``updated_at`` everything is read and compared. With it, only nodes and edges that
+        have changed ``since`` are read, of every type that has the property and whose count says
+        that nothing else happened to it; the others are read and compared. So removals and new
+        nodes without a time are found, but not a change that leaves the time as it was, nor a
+        removal together with an addition that has no time.
+
+        ``engine.update(changes.delta)`` then encodes the texts that changed and nothing else.
+
+        Args:
+            graph: what was read before, or what came of it by :meth:`KnowledgeGraph.apply`.
+            updated_at: a property of nodes and edges that grows with every change: a time, or a
+                number.
+            since: ``mark`` of the last time; ``None`` to compare everything and get a first mark.
+            exclude: as in :meth:`read`.
+            progress: show a bar.
+
+        Raises:
+            SchemaError: the store has no users or items any more.
+        """
+        with progress_bar(progress, f"changes in {self.name}") as bar:
+            return read_changes(self, graph, updated_at, since, exclude, bar)
 
     def read_triples(
         self, cypher: str, schema: Schema, *, on_dangling: str = "error"
@@ -669,6 +703,37 @@ class CypherStore(ABC):
         """The edges of one type, and how many were left out."""
 
     @abstractmethod
+    def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
+        """Whether an edge of this type has the property."""
+
+    @abstractmethod
+    def _nodes_since(
+        self, node_type: str, key: str, exclude: Sequence[str], updated_at: str, since: Any
+    ) -> pa.Table:
+        """Nodes with all their properties that changed at this time or later."""
+
+    @abstractmethod
+    def _edges_since(
+        self,
+        edge_type: EdgeType,
+        keys: tuple[str, str],
+        names: Sequence[str],
+        updated_at: str,
+        since: Any,
+    ) -> pa.Table:
+        """Edges likewise: ``source``, ``target``, these properties, ``updated_at``."""
+
+    @abstractmethod
+    def _latest(self, edge_type: EdgeType, updated_at: str) -> Any: ...
+
+    @abstractmethod
+    def _count_relation(self, relation: str) -> int:
+        """Edges of a relation, whatever its ends."""
+
+    @abstractmethod
+    def _count_edges(self, edge_type: EdgeType) -> int: ...
+
+    @abstractmethod
     def _write_nodes(
         self, node_type: str, key: str, table: pa.Table, batch_size: int, bar: Any
     ) -> None: ...
@@ -731,21 +796,6 @@ def in_key_order(table: pa.Table, key: str) -> pa.Table:
     order = pc.sort_indices(table, sort_keys=[(key, "ascending")])
     steps = order.to_numpy()
     return table if bool((np.diff(steps.astype(np.int64)) == 1).all()) else table.take(order)
-
-
-def in_row_order(edges: Edges) -> Edges:
-    """Edges by source row, target row and time."""
-    source, target = edges.index
-    if len(source) < 2:
-        return edges
-    pairs = source * (int(target.max()) + 1) + target
-    steps = np.diff(pairs)
-    if bool((steps > 0).all()):
-        return edges
-    order = np.argsort(pairs, kind="stable")
-    if edges.time is not None and bool((np.diff(pairs[order]) == 0).any()):
-        order = np.lexsort((edges.time, pairs))
-    return edges.select(order)
 
 
 def last_of_parallel(edges: Edges) -> Edges:

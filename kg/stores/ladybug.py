@@ -23,6 +23,7 @@ from kg.errors import (
 from kg.graph import Edges, KnowledgeGraph, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore, NodesRead, without_empty_columns
+from kg.stores.changes import UPDATED
 from kg.stores.lists import Lists
 from kg.stores.names import quoted
 from kg.stores.triples import NodeValue, RelationValue, Triples
@@ -263,6 +264,49 @@ class LadybugStore(CypherStore):
         if schema.time in table.column_names:
             time = time_array(table[schema.time], f"{what}, {schema.time}")
         return Edges(index, weight, time), 0
+
+    def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
+        if not self._has_edges(edge_type) or name not in self._columns(edge_type[1]):
+            return False
+        has = f"MATCH {_pattern(edge_type)} WHERE r.{quoted(name)} IS NOT NULL"
+        return self._run(f"{has} RETURN 1 AS one LIMIT 1").num_rows > 0
+
+    def _nodes_since(
+        self, node_type: str, key: str, exclude: Sequence[str], updated_at: str, since: Any
+    ) -> pa.Table:
+        names = [key, *(p for p in self._columns(node_type) if p != key and p not in exclude)]
+        columns = ", ".join(f"n.{quoted(p)} AS {quoted(p)}" for p in names)
+        where = f"n.{quoted(updated_at)} >= $since"
+        cypher = f"MATCH (n:{quoted(node_type)}) WHERE {where} RETURN {columns}"
+        return self._run(cypher, {"since": since})
+
+    def _edges_since(
+        self,
+        edge_type: EdgeType,
+        keys: tuple[str, str],
+        names: Sequence[str],
+        updated_at: str,
+        since: Any,
+    ) -> pa.Table:
+        columns = [f"{v}.{quoted(k)}" for v, k in zip("ab", keys, strict=True)]
+        columns += [f"r.{quoted(n)}" for n in (*names, updated_at)]
+        shown = zip(columns, ("source", "target", *names, UPDATED), strict=True)
+        returned = ", ".join(f"{column} AS {quoted(name)}" for column, name in shown)
+        where = f"r.{quoted(updated_at)} >= $since"
+        cypher = f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {returned}"
+        return self._run(cypher, {"since": since})
+
+    def _latest(self, edge_type: EdgeType, updated_at: str) -> Any:
+        cypher = f"MATCH {_pattern(edge_type)} RETURN max(r.{quoted(updated_at)}) AS latest"
+        return self._run(cypher)["latest"][0].as_py()
+
+    def _count_relation(self, relation: str) -> int:
+        if relation not in self._tables("REL"):
+            return 0
+        return self._count(f"()-[r:{quoted(relation)}]->()")
+
+    def _count_edges(self, edge_type: EdgeType) -> int:
+        return self._count(_pattern(edge_type)) if self._has_edges(edge_type) else 0
 
     def _check_names(self, graph: KnowledgeGraph) -> None:
         super()._check_names(graph)

@@ -27,6 +27,7 @@ from kg.errors import (
 from kg.graph import Edges, KnowledgeGraph, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
+from kg.stores.changes import UPDATED
 from kg.stores.lists import Lists
 from kg.stores.names import quoted as _quoted
 from kg.stores.triples import NodeValue, RelationValue, Triples
@@ -323,10 +324,10 @@ class Neo4jStore(CypherStore):
                 return
             last = highest
 
-    def _streamed(self, cypher: str) -> Iterator[list[dict[str, Any]]]:
+    def _streamed(self, cypher: str, **params: Any) -> Iterator[list[dict[str, Any]]]:
         """Nodes a record each, where no index makes ranges cheap."""
         with self._session("READ", cypher) as session:
-            result = session.run(cypher)
+            result = session.run(cypher, params)
             while page := [row[0] for row in itertools.islice(result, NODES_PER_RECORD)]:
                 yield page
 
@@ -406,6 +407,42 @@ class Neo4jStore(CypherStore):
         known = "CALL db.propertyKeys() YIELD propertyKey WHERE propertyKey = $name RETURN 1"
         has = f"MATCH {_pattern(edge_type)} WHERE r.{quoted(name)} IS NOT NULL RETURN 1 LIMIT 1"
         return bool(self._rows(known, name=name)) and bool(self._rows(has))
+
+    def _nodes_since(
+        self, node_type: str, key: str, exclude: Sequence[str], updated_at: str, since: Any
+    ) -> pa.Table:
+        left_out = "".join(f", {quoted(p)}: null" for p in exclude if p != key)
+        where = f"n.{quoted(updated_at)} >= $since"
+        cypher = f"MATCH (n:{quoted(node_type)}) WHERE {where} RETURN n {{.*{left_out}}}"
+        pages = self._streamed(cypher, since=since)
+        return joined([table_of_maps(page, node_type, exclude) for page in pages], node_type)
+
+    def _edges_since(
+        self,
+        edge_type: EdgeType,
+        keys: tuple[str, str],
+        names: Sequence[str],
+        updated_at: str,
+        since: Any,
+    ) -> pa.Table:
+        columns = [f"{v}.{quoted(k)}" for v, k in zip("ab", keys, strict=True)]
+        columns += [f"r.{quoted(n)}" for n in (*names, updated_at)]
+        shown = zip(columns, ("source", "target", *names, UPDATED), strict=True)
+        returned = ", ".join(f"{column} AS {quoted(name)}" for column, name in shown)
+        where = f"r.{quoted(updated_at)} >= $since"
+        cypher = f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {returned}"
+        with self._session("READ", cypher) as session:
+            return _table_of_rows(session.run(cypher, since=since), str(edge_type))
+
+    def _latest(self, edge_type: EdgeType, updated_at: str) -> Any:
+        cypher = f"MATCH {_pattern(edge_type)} RETURN max(r.{quoted(updated_at)})"
+        return _plain(self._rows(cypher)[0][0])
+
+    def _count_relation(self, relation: str) -> int:
+        return self._rows(f"MATCH ()-[r:{quoted(relation)}]->() RETURN count(r)")[0][0]
+
+    def _count_edges(self, edge_type: EdgeType) -> int:
+        return self._rows(f"MATCH {_pattern(edge_type)} RETURN count(r)")[0][0]
 
     def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
         source, relation, target = map(quoted, edge_type)
