@@ -21,6 +21,24 @@ PASSWORD_VARIABLE = "NEO4J_PASSWORD"
 
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to those of ``coldstart``."""
+    importing = commands.add_parser(
+        "import", help="a graph from a server or store into a folder; later only what changed"
+    )
+    importing.add_argument("folder", help="where the graph goes, whole or not at all")
+    add_source(importing)
+    importing.add_argument(
+        "--infer",
+        metavar="FILE",
+        help="import nothing: show what there is and write a schema to edit, as TOML",
+    )
+    importing.add_argument("--updated-at", help="property that grows with every change")
+    importing.add_argument("--full", action="store_true", help="read everything again")
+    importing.add_argument(
+        "--skip-dangling", action="store_true", help="leave out edges to nowhere"
+    )
+    importing.add_argument("--quiet", action="store_true", help="show no bar")
+    importing.set_defaults(run=_import)
+
     audit = commands.add_parser("audit", help="what is wrong with a graph, with figures and rows")
     add_source(audit, graph=True)
     audit.add_argument("--plot", help="also draw the figures, to this PNG file")
@@ -68,6 +86,7 @@ def add_place(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
     )
     place.add_argument("--database", help="at the server, if not its default")
     place.add_argument("--timeout", type=float, default=15.0, help="seconds to wait for the server")
+    place.add_argument("--query-timeout", type=float, help="seconds that one query may take there")
 
 
 def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> CypherStore:
@@ -92,6 +111,8 @@ def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> Cyph
         (arguments.login, _password(arguments.login)),
         arguments.database,
         timeout=arguments.timeout,
+        query_timeout=arguments.query_timeout,
+        read_only=read_only,
     )
 
 
@@ -126,6 +147,36 @@ def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
         return read_graph(arguments.graph)
     with open_store(arguments) as store:
         return store.read(schema_for(arguments, store), progress=sys.stderr.isatty())
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from kg.importing import import_graph
+
+    with open_store(arguments) as store:
+        if arguments.infer:
+            if Path(arguments.infer).exists():
+                raise ValueError(
+                    f"{arguments.infer} is there already; move it or name another file"
+                )
+            schema = schema_for(arguments, store)
+            print(store.contents().to_text())
+            schema.write(arguments.infer)
+            print(f"schema written to {arguments.infer}; edit it, then import with --schema")
+            return
+        found = import_graph(
+            store,
+            arguments.folder,
+            schema_for(arguments, store),
+            updated_at=arguments.updated_at,
+            full=arguments.full,
+            on_dangling="skip" if arguments.skip_dangling else "error",
+            progress=not arguments.quiet,
+        )
+    if found.changes is not None:
+        print(found.changes)
+    for edge_type, count in found.graph.skipped.items():
+        print(f"{count} edges {'-'.join(edge_type)} left out, an end of theirs is missing")
+    print(found.graph)
 
 
 def _audit(arguments: argparse.Namespace) -> None:

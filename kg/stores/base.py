@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from kg.errors import MissingColumnError, SchemaError, StoreError, UnknownNodeError
 from kg.graph import Edges, KnowledgeGraph, in_row_order
 from kg.schema import EdgeType, Schema
-from kg.stores.changes import Changes, read_changes
+from kg.stores.changes import Changes, latest_of, read_changes
 from kg.stores.inference import EdgeTypeSeen, NodeTypeSeen, StoreContents, likely_key, schema_of
 from kg.stores.lists import Lists, lists_of
 from kg.stores.names import quoted
@@ -194,7 +194,8 @@ class CypherStore(ABC):
         schema, node_types, edge_types = self._plan(schema, asked, exclude)
         nodes: dict[str, pa.Table] = {}
         handles: dict[str, np.ndarray] = {}
-        with progress_bar(progress, f"read {self.name}") as bar:
+        total = self._num_rows(node_types, edge_types, asked) if progress else None
+        with progress_bar(progress, f"read {self.name}", total) as bar:
             for node_type in node_types:
                 key = schema.key_of(node_type)
                 if node_type in asked:
@@ -250,6 +251,24 @@ class CypherStore(ABC):
         """
         with progress_bar(progress, f"changes in {self.name}") as bar:
             return read_changes(self, graph, updated_at, since, exclude, bar)
+
+    def latest_change(self, schema: Schema, updated_at: str) -> Any:
+        """A first mark for :meth:`read_changes`: the latest time of change of what a schema names.
+
+        Take it before the graph is read; ``None`` where nothing has the property.
+        """
+        labels = self._labels()
+        times = [
+            self._latest(t, updated_at)
+            for t in schema.node_types
+            if t in labels and self._has_property(t, updated_at)
+        ]
+        times += [
+            self._latest(e, updated_at)
+            for e in (schema.interaction, *schema.edge_types)
+            if self._edge_has(e, updated_at)
+        ]
+        return latest_of(times, updated_at, self.name)
 
     def read_triples(
         self, cypher: str, schema: Schema, *, on_dangling: str = "error"
@@ -502,11 +521,26 @@ class CypherStore(ABC):
         nodes = Vocabulary(node_type, table["key"])
         return NodeEmbeddings(nodes, _matrix(table["vector"], f"{node_type}.{property}"))
 
+    def _num_rows(
+        self, node_types: Sequence[str], edge_types: Sequence[EdgeType], asked: Queries
+    ) -> int | None:
+        """How many nodes and edges there are to read, or a little less than that."""
+        if asked:
+            return None
+        labels = self._labels()
+        nodes = sum(labels.get(t, 0) for t in node_types)
+        return nodes + sum(map(self._edges_at_most, edge_types))
+
     def _plan(
         self, schema: Schema, asked: Queries, exclude: Sequence[str]
     ) -> tuple[Schema, list[str], list[EdgeType]]:
         """The completed schema, the node types with a table of their own, the edge types."""
         labels = self._labels()
+        if not labels and not asked:
+            raise SchemaError(
+                f"{self.name}: the store is empty, so the schema names node types that are not "
+                "there; there are []. Check database=... or the path, or write a graph first"
+            )
         queried = [e for e in asked if not isinstance(e, str)]
         from_edges = {end for e in queried for end in (e[0], e[2])}
         node_types = list(dict.fromkeys([*schema.node_types, *(t for t in asked if t in labels)]))
@@ -724,7 +758,12 @@ class CypherStore(ABC):
         """Edges likewise: ``source``, ``target``, these properties, ``updated_at``."""
 
     @abstractmethod
-    def _latest(self, edge_type: EdgeType, updated_at: str) -> Any: ...
+    def _latest(self, what: str | EdgeType, updated_at: str) -> Any:
+        """The largest value of a property of nodes or edges; ``None`` where none has it."""
+
+    @abstractmethod
+    def _edges_at_most(self, edge_type: EdgeType) -> int:
+        """So many edges at most, told without a walk over them."""
 
     @abstractmethod
     def _count_relation(self, relation: str) -> int:

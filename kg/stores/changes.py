@@ -197,12 +197,21 @@ class _Reading:
 
     def mark(self) -> Any:
         """The latest time of change that was seen."""
-        times = [t for t in (self.since, *self.times) if t is not None]
-        try:
-            return max(times, default=None)
-        except TypeError as error:
-            kinds = sorted({type(t).__name__ for t in times})
-            raise SchemaError(
-                f"{self.store.name}: {self.updated_at!r} holds {kinds} on different nodes, edges "
-                "or in since=...; times must be of one kind to be compared"
-            ) from error
+        return latest_of([self.since, *self.times], self.updated_at, self.store.name)
+
+
+def latest_of(times: list[Any], updated_at: str | None, store: str) -> Any:
+    """The latest of some times, which may be ``None``.
+
+    Raises:
+        SchemaError: they cannot be compared.
+    """
+    there = [t for t in times if t is not None]
+    try:
+        return max(there, default=None)
+    except TypeError as error:
+        kinds = sorted({type(t).__name__ for t in there})
+        raise SchemaError(
+            f"{store}: {updated_at!r} holds {kinds} on different nodes, edges or in since=...; "
+            "times must be of one kind to be compared"
+        ) from error

@@ -296,9 +296,13 @@ class LadybugStore(CypherStore):
         cypher = f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {returned}"
         return self._run(cypher, {"since": since})
 
-    def _latest(self, edge_type: EdgeType, updated_at: str) -> Any:
-        cypher = f"MATCH {_pattern(edge_type)} RETURN max(r.{quoted(updated_at)}) AS latest"
+    def _latest(self, what: str | EdgeType, updated_at: str) -> Any:
+        pattern = f"(r:{quoted(what)})" if isinstance(what, str) else _pattern(what)
+        cypher = f"MATCH {pattern} RETURN max(r.{quoted(updated_at)}) AS latest"
         return self._run(cypher)["latest"][0].as_py()
+
+    def _edges_at_most(self, edge_type: EdgeType) -> int:
+        return self._count_edges(edge_type)
 
     def _count_relation(self, relation: str) -> int:
         if relation not in self._tables("REL"):

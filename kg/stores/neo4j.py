@@ -46,6 +46,13 @@ ROWS_PER_BATCH = 20_000
 LONGEST_KEY = 8_000
 """Bytes; the server's range indexes refuse keys of more than about 8,100."""
 _SCHEMES = tuple(f"{name}{tls}" for name in ("neo4j", "bolt") for tls in ("", "+s", "+ssc"))
+_HINTS = {
+    "DatabaseNotFound": "; check database=...",
+    "AccessMode": "; the store was opened to read, or the call only reads: check read_only=...",
+    "TransactionTimedOut": "; raise query_timeout=..., or ask for less at once",
+    "Forbidden": "; this user may not do that: check the roles of auth=(user, password)",
+}
+"""What to do about the server's errors, by the start of their names."""
 _NULL = ""
 """Stands for null inside ``collect``, which leaves nulls out; a weight or time is never text."""
 
@@ -66,7 +73,9 @@ class Neo4jStore(CypherStore):
         uri: ``neo4j://``, ``bolt://`` or their ``+s`` and ``+ssc`` variants.
         auth: user name and password; ``None`` for a server without authentication.
         database: name; the server's default if ``None``.
-        timeout: seconds to wait for a connection.
+        timeout: seconds to wait for a connection, and to repeat what failed for a moment.
+        query_timeout: seconds after which the server ends a query; its own limit if ``None``.
+        read_only: ask the server to refuse whatever would write.
     """
 
     def __init__(
@@ -76,10 +85,14 @@ class Neo4jStore(CypherStore):
         database: str | None = None,
         *,
         timeout: float = 15.0,
+        query_timeout: float | None = None,
+        read_only: bool = False,
     ) -> None:
         self.uri = uri
         self.database = database
         self.timeout = timeout
+        self.query_timeout = query_timeout
+        self.read_only = read_only
         self.name = _without_password(uri)
         self._auth = auth
         self._driver: Any = None
@@ -87,7 +100,7 @@ class Neo4jStore(CypherStore):
     def query(self, cypher: str, **params: Any) -> pa.Table:
         """The result of one query of your own; see :meth:`CypherStore.query`."""
         with self._session("WRITE", cypher) as session:
-            return _table_of_rows(session.run(cypher, params), f"{self.name} query")
+            return _table_of_rows(self._run(session, cypher, params), f"{self.name} query")
 
     def close(self) -> None:
         """Close the connections; they open anew when the store is used again."""
@@ -152,7 +165,7 @@ class Neo4jStore(CypherStore):
             ) from error
         except Neo4jError as error:
             code = (error.code or "").rsplit(".", 1)[-1]
-            hint = "; check database=..." if code == "DatabaseNotFound" else ""
+            hint = next((hint for name, hint in _HINTS.items() if code.startswith(name)), "")
             raise StoreError(
                 f"{self.name}: {error.message} ({error.code}){hint}. "
                 f"The query was: {cypher[:500].strip()}"
@@ -167,6 +180,7 @@ class Neo4jStore(CypherStore):
     @contextmanager
     def _session(self, access: str, cypher: str) -> Iterator[Any]:
         driver = self._open()
+        access = "READ" if self.read_only else access
         with (
             self._errors(cypher),
             driver.session(
@@ -175,22 +189,41 @@ class Neo4jStore(CypherStore):
         ):
             yield session
 
+    def _in_transaction(self, session: Any, work: Callable[[Any], Any]) -> Any:
+        """Work that writes; repeated if the server asks for it, refused by it if ``read_only``."""
+        execute = session.execute_read if self.read_only else session.execute_write
+        return execute(self._timed(work))
+
+    def _timed(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A unit of work that the server ends after ``query_timeout``."""
+        if self.query_timeout is None:
+            return work
+        import neo4j
+
+        return neo4j.unit_of_work(timeout=self.query_timeout)(work)
+
+    def _run(self, session: Any, cypher: str, params: Mapping[str, Any] | None = None) -> Any:
+        import neo4j
+
+        query: Any = neo4j.Query(cypher, timeout=self.query_timeout)  # type: ignore[arg-type]
+        return session.run(query, dict(params or {}))
+
     def _rows(self, cypher: str, **params: Any) -> list[list[Any]]:
         """Few rows, read in a transaction that is repeated if the server asks for it."""
         with self._session("READ", cypher) as session:
-            return session.execute_read(lambda tx: tx.run(cypher, params).values())
+            return session.execute_read(self._timed(lambda tx: tx.run(cypher, params).values()))
 
     def _write(self, cypher: str, **params: Any) -> list[list[Any]]:
         with self._session("WRITE", cypher) as session:
-            return session.execute_write(lambda tx: tx.run(cypher, params).values())
+            return self._in_transaction(session, lambda tx: tx.run(cypher, params).values())
 
     def _query_for_read(self, cypher: str) -> pa.Table:
         with self._session("READ", cypher) as session:
-            return _table_of_rows(session.run(cypher), f"{self.name} query")
+            return _table_of_rows(self._run(session, cypher), f"{self.name} query")
 
     def _triples(self, cypher: str) -> Triples:
         with self._session("READ", cypher) as session:
-            result = session.run(cypher)
+            result = self._run(session, cypher)
             names = result.keys()
             values: list[list[Any]] = [[] for _ in names]
             for record in result:
@@ -327,7 +360,7 @@ class Neo4jStore(CypherStore):
     def _streamed(self, cypher: str, **params: Any) -> Iterator[list[dict[str, Any]]]:
         """Nodes a record each, where no index makes ranges cheap."""
         with self._session("READ", cypher) as session:
-            result = session.run(cypher, params)
+            result = self._run(session, cypher, params)
             while page := [row[0] for row in itertools.islice(result, NODES_PER_RECORD)]:
                 yield page
 
@@ -432,10 +465,11 @@ class Neo4jStore(CypherStore):
         where = f"r.{quoted(updated_at)} >= $since"
         cypher = f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {returned}"
         with self._session("READ", cypher) as session:
-            return _table_of_rows(session.run(cypher, since=since), str(edge_type))
+            return _table_of_rows(self._run(session, cypher, {"since": since}), str(edge_type))
 
-    def _latest(self, edge_type: EdgeType, updated_at: str) -> Any:
-        cypher = f"MATCH {_pattern(edge_type)} RETURN max(r.{quoted(updated_at)})"
+    def _latest(self, what: str | EdgeType, updated_at: str) -> Any:
+        pattern = f"(r:{quoted(what)})" if isinstance(what, str) else _pattern(what)
+        cypher = f"MATCH {pattern} RETURN max(r.{quoted(updated_at)})"
         return _plain(self._rows(cypher)[0][0])
 
     def _count_relation(self, relation: str) -> int:
@@ -444,11 +478,14 @@ class Neo4jStore(CypherStore):
     def _count_edges(self, edge_type: EdgeType) -> int:
         return self._rows(f"MATCH {_pattern(edge_type)} RETURN count(r)")[0][0]
 
-    def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
+    def _edges_at_most(self, edge_type: EdgeType) -> int:
         source, relation, target = map(quoted, edge_type)
         (out,), *_ = self._rows(f"MATCH (:{source})-[r:{relation}]->() RETURN count(r)")
         (into,), *_ = self._rows(f"MATCH ()-[r:{relation}]->(:{target}) RETURN count(r)")
-        mean = max(1.0, min(out, into) / num_nodes)
+        return min(out, into)
+
+    def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
+        mean = max(1.0, self._edges_at_most(edge_type) / num_nodes)
         return max(1, int(EDGES_PER_RECORD / mean))
 
     def _write_nodes(
@@ -602,7 +639,7 @@ class Neo4jStore(CypherStore):
         columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in lists.properties]
         cypher = f"MATCH {_pattern(lists.edge_type)} WHERE a.{u} IN $users RETURN "
         with self._session("READ", cypher) as session:
-            result = session.run(cypher + ", ".join(columns), users=users)
+            result = self._run(session, cypher + ", ".join(columns), {"users": users})
             return _table_of_rows(result, f"{self.name} recommendations")
 
     def _replace_lists(self, lists: Lists, users: list[Any], table: pa.Table) -> None:
@@ -623,7 +660,7 @@ class Neo4jStore(CypherStore):
             return tx.run(create, rows=rows).single()[0]
 
         with self._session("WRITE", create) as session:
-            session.execute_write(swap)
+            self._in_transaction(session, swap)
 
     def _known_keys(self, node_type: str, key: str, keys: list[Any]) -> list[Any]:
         found: list[Any] = []
@@ -680,7 +717,7 @@ class Neo4jStore(CypherStore):
         what = f"{node_type}.{property}"
         tables = [pa.table({"key": pa.nulls(0), "vector": pa.nulls(0)})]
         with self._session("READ", cypher) as session:
-            result = session.run(cypher)
+            result = self._run(session, cypher)
             while rows := [r.values() for r in itertools.islice(result, NODES_PER_RECORD)]:
                 keys, vectors = (list(column) for column in zip(*rows, strict=True))
                 if not all(isinstance(v, list) for v in vectors):

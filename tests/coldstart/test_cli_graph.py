@@ -9,11 +9,12 @@ import pytest
 
 from coldstart.cli import main
 from coldstart.engine import ColdStartEngine
-from kg.files import write_graph
+from kg.files import read_graph, write_graph
 from kg.likeness import shuffled_links
 from kg.stores import LadybugStore
 from kg.toy import toy_graph
 from tests.coldstart.toys import word_vectors
+from tests.contracts import same_graph
 
 
 @pytest.fixture
@@ -24,6 +25,42 @@ def toy_store(tmp_path):
     with LadybugStore(tmp_path / "toy.lbug", memory_limit=1 << 28) as store:
         store.write(graph)
     return ["--store", str(tmp_path / "toy.lbug"), "--schema", str(tmp_path / "schema.toml")]
+
+
+def test_import_infers_a_schema_to_edit_then_imports_then_only_changes(tmp_path, toy_store, capsys):
+    store, folder = toy_store[:2], str(tmp_path / "graph")
+    written = tmp_path / "inferred.toml"
+    assert main(["import", folder, *store, "--infer", str(written)]) == 0
+    said = capsys.readouterr().out
+    assert "Movie: 80 nodes" in said
+    assert "id: string, unique, so a key" in said
+    assert "(User)-[RATED]->(Movie): 900 at most; weight (double), time (int64)" in said
+    assert not (tmp_path / "graph").exists()
+    command = ["import", folder, *store, "--schema", str(written)]
+    assert main(command) == 0
+    same_graph(read_graph(folder), toy_graph())
+    assert "rows/s" in capsys.readouterr().err
+    with LadybugStore(store[1], memory_limit=1 << 28) as opened:
+        opened.query("MATCH (m:Movie) WHERE m.id = 'm3' DETACH DELETE m")
+    assert main([*command, "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert "1 Movie nodes removed" in told.out
+    assert told.err == ""
+
+
+@pytest.mark.neo4j
+def test_import_from_a_server_follows_it(neo4j, neo4j_store, tmp_path, monkeypatch, capsys):
+    neo4j_store.write(toy_graph())
+    toy_graph().schema.write(tmp_path / "schema.toml")
+    monkeypatch.setenv("NEO4J_PASSWORD", neo4j.auth[1])
+    command = ["import", str(tmp_path / "graph"), "--uri", neo4j.uri, "--quiet"]
+    command += ["--schema", str(tmp_path / "schema.toml")]
+    assert main(command) == 0
+    same_graph(read_graph(tmp_path / "graph"), toy_graph())
+    neo4j_store.query("MATCH (m:Movie {id: 'm3'}) SET m.title = 'Alien'")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("1 Movie nodes new or changed\nKnowledgeGraph")
 
 
 def test_audit_of_an_embedded_store_finds_no_fault_in_a_clean_graph(toy_store, capsys):
