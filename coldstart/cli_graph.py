@@ -58,6 +58,20 @@ def add_commands(commands: Any) -> None:
     back.add_argument("--dry-run", action="store_true", help="say what would be written")
     back.set_defaults(run=_write_back)
 
+    erasing = commands.add_parser(
+        "erase", help="remove a person or item everywhere, and search what is left for it"
+    )
+    whom = erasing.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--user", help="key of a user")
+    whom.add_argument("--item", help="key of an item")
+    add_place(erasing)
+    erasing.add_argument("--type", help="node type, where no model or graph folder tells it")
+    erasing.add_argument("--model", action="append", default=[], help="folder of a saved engine")
+    erasing.add_argument("--graph", action="append", default=[], help="folder of a saved graph")
+    erasing.add_argument("--cache", help="folder of text vectors, if not the usual one")
+    erasing.add_argument("--json", action="store_true", help="print the report as JSON instead")
+    erasing.set_defaults(run=_erase)
+
 
 def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
     """Options that say where a graph is and what is what in it."""
@@ -225,3 +239,42 @@ def _write_back(arguments: argparse.Namespace) -> None:
             )
     if arguments.uri:
         print(f"items for $user by the vector index:\n{report.cypher}")
+
+
+def _erase(arguments: argparse.Namespace) -> None:
+    from coldstart.erasing import erase
+    from encoders.cache import VectorCache
+
+    named = arguments.user if arguments.user is not None else arguments.item
+    node_type = arguments.type
+    if node_type is None:
+        from kg.schema import Schema
+
+        places = [Path(m) / "graph" for m in arguments.model] + [Path(g) for g in arguments.graph]
+        if not places:
+            raise ValueError("give --type NODE_TYPE, or a --model or --graph that tells it")
+        schema = Schema.read(places[0] / "schema.toml")
+        node_type = schema.user if arguments.user is not None else schema.item
+    with open_store(arguments, read_only=False) as store:
+        report = erase(
+            node_type,
+            key_as_stored(store, node_type, named),
+            stores=[store],
+            models=arguments.model,
+            graphs=arguments.graph,
+            cache=VectorCache(arguments.cache),
+        )
+    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+
+
+def key_as_stored(store: CypherStore, node_type: str, text: str) -> int | str:
+    """A key from the command line in the type that the store has for keys."""
+    kind = store.lookup_kind(node_type)
+    if kind is str:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"keys of {node_type} are whole numbers in {store.name}, got {text!r}"
+        ) from None

@@ -15,6 +15,7 @@ from kg.files import (
     read_graph,
     write_atomically,
     write_folder,
+    write_graph,
     write_graph_files,
 )
 from kg.graph import KnowledgeGraph
@@ -93,6 +94,12 @@ def import_graph(
     graph = store.read(schema, on_dangling=on_dangling, progress=progress)
     _write(graph, folder, _Note(store.name, updated_at, mark, schema.to_dict()))
     return Import(graph, None)
+
+
+def rewrite_graph(graph: KnowledgeGraph, folder: str | Path) -> None:
+    """Put a graph in place of a saved one, which is imported from as before."""
+    note = _note_of(Path(folder))
+    write_graph(graph, folder) if note is None else _write(graph, Path(folder), note)
 
 
 def _write(graph: KnowledgeGraph, folder: Path, note: _Note) -> None:

@@ -659,6 +659,23 @@ class StoreContract:
         with pytest.raises(SchemaError, match="no node has the label 'Movie' any more"):
             store.read_changes(old)
 
+    def test_an_erased_node_is_gone_with_its_edges_and_others_stay(self, store):
+        store.write(films())
+        store.write_recommendations(recommended([1, "m3", 1, 0.5]), "User", "Movie")
+        looked = store.lookup("User", [1, 9], ["age", "nothing"])
+        assert looked.to_pylist() == [{"id": 1, "age": 30}]
+        assert store.erase("User", [1, 9]) == (1, 3)
+        assert store.erase("User", [1]) == (0, 0)
+        assert list(store.read(_bare()).users) == [2]
+        assert store.lookup("User", [1], ["age"]).num_rows == 0
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_erasing_by_any_key_erases_nothing_else(self, store, text):
+        graph = _one_edge({"Movie": {"id": [text, "other"], "title": ["t", text]}}, target=text)
+        store.write(graph)
+        assert store.erase("Movie", [text]) == (1, 1)
+        assert store.lookup("Movie", ["other"], ["title"])["title"].to_pylist() == [text]
+
     def test_recommendations_become_relations_with_score_and_evidence(self, store):
         store.write(films())
         lists = recommended([1, "m3", 1, 0.5], [1, "m2", 2, 0.25], [2, "m3", 1, -1.0])

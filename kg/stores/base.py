@@ -495,6 +495,56 @@ class CypherStore(ABC):
             recommendations={relation: len(users)}, unchanged={relation: same}, dry_run=dry_run
         )
 
+    def lookup(
+        self, node_type: str, keys: Sequence[Any], names: Sequence[str], *, key: str | None = None
+    ) -> pa.Table:
+        """Some properties of some nodes: the key property and those of ``names`` that there are.
+
+        Args:
+            node_type: label.
+            keys: of the nodes; one that is not there is left out.
+            names: properties.
+            key: the property that identifies a node; by default as in :meth:`read`.
+        """
+        key = self._key_of(node_type, key)
+        there = [key, *(n for n in names if n != key and self._has_property(node_type, n))]
+        columns = ", ".join(f"n.{self._quoted(n)} AS {self._quoted(n)}" for n in there)
+        where = f"n.{self._quoted(key)} IN $keys"
+        cypher = f"MATCH (n:{self._quoted(node_type)}) WHERE {where} RETURN {columns}"
+        return self.query(cypher, keys=list(keys))
+
+    def lookup_kind(self, node_type: str) -> type:
+        """Whether the keys of a node type are ``int`` or ``str``."""
+        key = self._quoted(self._key_of(node_type, None))
+        some = f"MATCH (n:{self._quoted(node_type)}) WHERE n.{key} IS NOT NULL"
+        found = self.query(f"{some} RETURN n.{key} AS key LIMIT 1")["key"]
+        return int if pa.types.is_integer(found.type) else str
+
+    def erase(
+        self, node_type: str, keys: Sequence[Any], *, key: str | None = None
+    ) -> tuple[int, int]:
+        """Remove nodes with all their properties and edges, vectors and recommendations too.
+
+        What the store keeps besides is not in reach of Cypher: a server's transaction logs and
+        backups, free pages of a file.
+
+        Args:
+            node_type: label.
+            keys: of the nodes; one that is not there is no error.
+            key: the property that identifies a node; by default as in :meth:`read`.
+
+        Returns:
+            How many nodes and edges were removed.
+        """
+        key = self._key_of(node_type, key)
+        one = f"(n:{self._quoted(node_type)})"
+        where = f"WHERE n.{self._quoted(key)} IN $keys"
+        ends = f"MATCH {one}-[r]-() {where} RETURN count(DISTINCT r) AS edges"
+        edges = self.query(ends, keys=list(keys))["edges"][0].as_py()
+        nodes = self.query(f"MATCH {one} {where} RETURN count(n) AS n", keys=list(keys))["n"][0]
+        self.query(f"MATCH {one} {where} DETACH DELETE n", keys=list(keys))
+        return nodes.as_py(), edges
+
     def read_embeddings(
         self, node_type: str, property: str = VECTOR_PROPERTY, *, key: str | None = None
     ) -> NodeEmbeddings:
@@ -675,6 +725,10 @@ class CypherStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the store; it may be used again and opens anew then."""
+
+    def _quoted(self, name: str) -> str:
+        """A name in this store's Cypher."""
+        return quoted(name)
 
     @abstractmethod
     def _query_for_read(self, cypher: str) -> pa.Table: ...

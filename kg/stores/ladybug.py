@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,6 +92,43 @@ class LadybugStore(CypherStore):
             if connection is not None:
                 connection.close()
                 database.close()
+
+    def compact(self) -> None:
+        """Write everything into a new file in place of the old one, whole or not at all.
+
+        A file keeps in its free pages what was deleted from it; a new one does not.
+
+        Raises:
+            StoreError: the engine cannot write or read one of the tables, or the new file does not
+                hold as much as the old one; the old one stays.
+        """
+        if self.path == ":memory:" or self.read_only:
+            raise StoreError(f"{self.name}: only a file that may be written can be compacted")
+        path = Path(self.path).absolute()
+        for left in path.parent.glob(f".{path.name}.compact-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.compact-"))
+        try:
+            with self._lock:
+                counts = self._counts()
+                exported = _literal(str(folder / "all"))
+                self._run(f"EXPORT DATABASE {exported} (format='parquet')")
+                with LadybugStore(folder / "new", memory_limit=self.memory_limit) as new:
+                    new._run(f"IMPORT DATABASE {exported}")
+                    if (copied := new._counts()) != counts:
+                        raise StoreError(
+                            f"{self.name}: the new file holds {copied}, the old one {counts}; "
+                            "the old one stays"
+                        )
+                self.close()
+                os.replace(folder / "new", path)
+                Path(f"{path}.wal").unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _counts(self) -> dict[Any, int]:
+        labels = self._labels()
+        return {**labels, **self._edge_types(list(labels))}
 
     def _open(self) -> Any:
         if self._connection is None:

@@ -217,6 +217,9 @@ class Neo4jStore(CypherStore):
         with self._session("WRITE", cypher) as session:
             return self._in_transaction(session, lambda tx: tx.run(cypher, params).values())
 
+    def _quoted(self, name: str) -> str:
+        return quoted(name)
+
     def _query_for_read(self, cypher: str) -> pa.Table:
         with self._session("READ", cypher) as session:
             return _table_of_rows(self._run(session, cypher), f"{self.name} query")

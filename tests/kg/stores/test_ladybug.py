@@ -165,6 +165,27 @@ def test_a_store_changed_by_ones_own_cypher_reads_back_changed(store):
     assert read.edge_table(RATED)["target"].to_pylist() == ["m2"]
 
 
+def test_a_compacted_file_holds_all_but_what_was_deleted(tmp_path):
+    secret, path = "lives at 12 Elm Street", tmp_path / "f.lbug"
+    with LadybugStore(path, memory_limit=LIMIT) as store:
+        store.write(films(Genre={"id": ["sf", "``odd"], "name": [secret, "x"]}))
+        store.write_embeddings(vectors(["1", "m2"]))
+        store.erase("Genre", ["sf"])
+    assert secret.encode() in path.read_bytes()
+    with LadybugStore(path, memory_limit=LIMIT) as store:
+        before = store.read(FILMS)
+        store.compact()
+        same_graph(store.read(FILMS), before)
+        assert np.array_equal(store.read_embeddings("Movie").matrix, vectors(["1", "m2"]).matrix)
+    assert secret.encode() not in path.read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["f.lbug"]
+
+
+def test_a_store_that_is_no_file_or_only_read_is_not_compacted(store, tmp_path):
+    with pytest.raises(StoreError, match="only a file that may be written"):
+        store.compact()
+
+
 @pytest.mark.slow
 def test_a_process_killed_while_writing_leaves_a_store_that_a_second_run_completes(tmp_path):
     code = (

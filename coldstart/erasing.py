@@ -1,0 +1,298 @@
+"""A person or an item erased from store, text cache, saved engines and graphs; and the proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kg.delta import GraphDelta
+from kg.errors import StoreError, UnknownNodeError
+from kg.files import MANIFEST, read_graph
+from kg.graph import KnowledgeGraph
+from kg.importing import rewrite_graph
+from kg.stores import LadybugStore
+from kg.stores.base import CypherStore
+from kg.vectors import Key
+
+if TYPE_CHECKING:
+    from encoders.cache import VectorCache
+
+SHORTEST_TEXT = 8
+"""Characters; shorter texts and keys are everywhere, so only whole values are compared."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One place that holds something of a node.
+
+    Args:
+        file: or the name of a store.
+        place: column, entry or the like.
+        what: ``"key"``, ``"text"`` or ``"vector"``.
+    """
+
+    file: str
+    place: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.place}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What an erasure came to.
+
+    Args:
+        done: what was removed, in sentences.
+        before: where the node was found before.
+        after: where something of it is still found.
+        remains: what remains and why, in sentences; also what no search from here can see.
+    """
+
+    done: tuple[str, ...]
+    before: tuple[Trace, ...]
+    after: tuple[Trace, ...]
+    remains: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        listed = {"before": self.before, "after": self.after}
+        traces = {name: [t.__dict__ for t in traces] for name, traces in listed.items()}
+        return {"done": list(self.done), **traces, "remains": list(self.remains)}
+
+    def __str__(self) -> str:
+        lines = [f"found in {len(self.before)} places before, in {len(self.after)} after:"]
+        lines += [f"  before: {t}" for t in self.before] + [f"  after: {t}" for t in self.after]
+        return "\n".join([*self.done, *lines, *(f"remains: {r}" for r in self.remains)])
+
+
+@dataclass
+class _Person:
+    """What is looked for."""
+
+    node_type: str
+    key: Key
+    texts: set[str] = field(default_factory=set)
+    vectors: set[bytes] = field(default_factory=set)
+
+    def learn(self, graph: KnowledgeGraph) -> list[str]:
+        """Note the texts of the node in a graph; those that were encoded, as they were."""
+        from coldstart.updating import graph_of_rows
+        from encoders.texts import node_texts
+
+        if self.key not in graph.vocabularies.get(self.node_type, ()):
+            return []
+        rows = graph.vocabularies[self.node_type].rows([self.key])
+        some = graph_of_rows(graph, self.node_type, rows)
+        for name in graph.schema.text.get(self.node_type, ()):
+            if name in some.attributes[self.node_type].column_names:
+                self._add(some.attributes[self.node_type][name].to_pylist())
+        encoded = list(node_texts(some, self.node_type))
+        self._add(encoded)
+        return encoded
+
+    def _add(self, values: Iterable[Any]) -> None:
+        self.texts |= {v for v in values if isinstance(v, str) and len(v) >= SHORTEST_TEXT}
+
+    def in_value(self, value: Any) -> str | None:
+        """What of the node a decoded value holds."""
+        if not isinstance(value, str):
+            return None
+        if value == self.key or (
+            isinstance(self.key, str) and len(self.key) >= SHORTEST_TEXT and self.key in value
+        ):
+            return "key"
+        return "text" if any(text in value for text in self.texts) else None
+
+    def in_bytes(self, content: bytes) -> set[str]:
+        """What of the node the bytes of a file hold."""
+        found = {"vector" for vector in self.vectors if vector in content}
+        found |= {"text" for text in self.texts if text.encode() in content}
+        if isinstance(self.key, str) and len(self.key) >= SHORTEST_TEXT:
+            found |= {"key"} if self.key.encode() in content else set()
+        return found
+
+
+def erase(
+    node_type: str,
+    key: Key,
+    *,
+    stores: Sequence[CypherStore] = (),
+    models: Sequence[str | Path] = (),
+    graphs: Sequence[str | Path] = (),
+    cache: VectorCache | None = None,
+) -> Erasure:
+    """Erase a user or an item everywhere, and search what is left for it.
+
+    The same search runs before and after: over the decoded values of every Parquet and JSON file,
+    the bytes of arrays and of the cache (for the node's vectors and texts), and the stores by key.
+    The store is last, so that a run that was killed is completed by the next.
+
+    Args:
+        node_type: users or items.
+        key: of the node.
+        stores: to erase from.
+        models: folders of saved engines; they are updated and saved anew, without training.
+        graphs: folders of saved graphs.
+        cache: of text vectors.
+
+    Raises:
+        UnknownNodeError: nothing of the node is found anywhere.
+    """
+    from coldstart.engine import ColdStartEngine
+
+    person = _Person(node_type, key)
+    engines = {Path(p): ColdStartEngine.load(p) for p in models}
+    read = {Path(p): read_graph(p) for p in graphs}
+    encoded = []
+    for graph in (*(e.graph for e in engines.values()), *read.values()):
+        encoded += person.learn(graph)
+    for engine in engines.values():
+        if key in engine.graph.vocabularies.get(node_type, ()):
+            row = [key]
+            person.vectors.add(engine.embed(node_type, row).matrix.tobytes())
+            if node_type in engine.texts and np.any(engine.texts[node_type].of(row)):
+                person.vectors.add(engine.texts[node_type].of(row).tobytes())
+    before = _search(person, stores, [*engines, *read], cache)
+    if not before:
+        raise UnknownNodeError(
+            f"{node_type} {key!r} is found in none of the places named; check the key, and name "
+            "every store, model and graph that may hold it"
+        )
+    gone, done, remains = GraphDelta(removed_nodes={node_type: [key]}), [], []
+    if cache is not None and encoded:
+        done.append(f"{cache.path}: {cache.erase(encoded)} text vectors removed")
+    for path, engine in engines.items():
+        if key in engine.graph.vocabularies.get(node_type, ()):
+            engine.update(gone).save(path)
+            done.append(f"{path}: removed from graph, vectors and texts")
+    for path, graph in read.items():
+        if key in graph.vocabularies.get(node_type, ()):
+            rewrite_graph(graph.apply(gone), path)
+            done.append(f"{path}: removed from the graph")
+    for store in stores:
+        nodes, edges = store.erase(node_type, [key])
+        done.append(f"{store.name}: {nodes} nodes and {edges} edges removed")
+        remains += _compacted(store)
+    after = _search(person, stores, [*engines, *read], cache)
+    if engines:
+        remains.append(
+            "trained weights: sums over all users and items, and the vector that this one had in "
+            "training, without a key or text; fit anew to be rid of them"
+        )
+    return Erasure(tuple(done), tuple(before), tuple(after), tuple(remains))
+
+
+def _compacted(store: CypherStore) -> list[str]:
+    """Free what a store still holds of deleted nodes, where that can be done; what remains."""
+    if not isinstance(store, LadybugStore):
+        return [f"{store.name}: its transaction logs and backups, until the server rotates them"]
+    if store.path == ":memory:":
+        return []
+    try:
+        store.compact()
+    except StoreError as error:
+        return [f"{store.name}: deleted values in free pages of the file ({error})"]
+    return [f"copies and backups of {store.name}"]
+
+
+def _search(
+    person: _Person,
+    stores: Sequence[CypherStore],
+    folders: Sequence[Path],
+    cache: VectorCache | None,
+) -> list[Trace]:
+    found: dict[Trace, None] = {}
+    for store in stores:
+        key = store._key_of(person.node_type, None)
+        if store._known_keys(person.node_type, key, [person.key]):
+            found[Trace(store.name, f"{person.node_type}.{key}", "key")] = None
+        if isinstance(store, LadybugStore) and store.path != ":memory:":
+            store.close()  # so that all is in its file
+            path = Path(store.path)
+            for file in sorted([*path.parent.glob(f"{path.name}*"), *_leftovers(path)]):
+                if file.is_file():
+                    for what in sorted(person.in_bytes(file.read_bytes())):
+                        found[Trace(str(file), "bytes", what)] = None
+    for folder in folders:
+        inside = (p for p in folder.rglob("*") if p.is_file())
+        for file in sorted([*inside, *_leftovers(folder)]):
+            for place, what in _in_file(person, file):
+                found[Trace(str(file), place, what)] = None
+    if cache is not None:
+        for file in sorted(cache.folder.glob(f"{cache.path.name}*")):
+            for what in sorted(person.in_bytes(file.read_bytes())):
+                found[Trace(str(file), "bytes", what)] = None
+    return list(found)
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """Files in hidden folders beside a path, of writers that were killed."""
+    beside = path.absolute().parent.glob(f".{path.name}.*")
+    return [p for top in beside for p in top.rglob("*") if p.is_file()]
+
+
+def _in_file(person: _Person, file: Path) -> Iterator[tuple[str, str]]:
+    """Places in a file that hold something of the node, decoded."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for name, column in _columns(pq.ParquetFile(file).read(), ""):
+            for what in _in_column(person, file, name, column):
+                yield f"column {name}", what
+    elif file.suffix == ".json" and file.name != MANIFEST:
+        for place, value in _values(json.loads(file.read_text(encoding="utf-8")), ""):
+            if what := person.in_value(value):
+                yield place, what
+    else:
+        for what in sorted(person.in_bytes(file.read_bytes())):
+            yield "bytes", what
+
+
+def _columns(table: pa.Table, prefix: str) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """All columns, lists unpacked."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            column = pc.list_flatten(column)  # pyright: ignore
+        yield prefix + name, column
+
+
+def _in_column(person: _Person, file: Path, name: str, column: pa.ChunkedArray) -> Iterator[str]:
+    if pa.types.is_integer(column.type):
+        # A number means a person only where it is a key of that type.
+        if isinstance(person.key, int) and name == "key" and _keys_of(file) == person.node_type:
+            equal = pc.equal(column, person.key)  # pyright: ignore
+            if pc.any(equal).as_py():  # pyright: ignore
+                yield "key"
+    elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        yield from sorted({w for v in column.unique().to_pylist() if (w := person.in_value(v))})
+
+
+def _keys_of(file: Path) -> str | None:
+    """The node type whose keys a file of a saved graph holds."""
+    listing = file.parent / "graph.json"
+    if not listing.exists():
+        return None
+    nodes = json.loads(listing.read_text(encoding="utf-8"))["nodes"]
+    return next((entry["type"] for entry in nodes if entry["keys"] == file.name), None)
+
+
+def _values(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """All plain values in decoded JSON with the way to them, names of entries included."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{place}/{name}", name
+            yield from _values(inner, f"{place}/{name}")
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            yield from _values(inner, f"{place}/{at}")
+    else:
+        yield place, value

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coldstart.cli import main
+from coldstart.engine import ColdStartEngine
+from coldstart.erasing import erase
+from encoders.cache import VectorCache
+from encoders.embed import embed_nodes
+from encoders.texts import node_texts
+from encoders.tfidf import TfidfEncoder
+from kg import GraphDelta
+from kg.errors import UnknownNodeError
+from kg.files import read_graph, write_graph
+from kg.stores import LadybugStore
+from kg.toy import toy_graph
+
+BIO = "lives at 12 Elm Street and collects moths"
+
+
+@pytest.fixture
+def places(tmp_path):
+    """A person with a text in a store, a saved engine, a saved graph and the text cache."""
+    base = toy_graph()
+    schema = base.schema.from_dict(base.schema.to_dict() | {"edge_types": []})
+    told = schema.to_dict()
+    told["nodes"].setdefault("User", {})["text"] = ["bio"]
+    graph = type(base)(type(schema).from_dict(told), base.vocabularies, base.attributes, base.edges)
+    people = {"id": ["u3", "u4"], "bio": [BIO, "somebody else entirely"]}
+    graph = graph.apply(GraphDelta(nodes={"User": people}))
+    texts = [t for n in ("User", "Movie") for t in node_texts(graph, n)]
+    encoder, cache = TfidfEncoder.fit(texts, dim=16), VectorCache(tmp_path / "cache")
+    vectors = embed_nodes(graph, encoder, ["User", "Movie"], cache=cache)
+    engine = ColdStartEngine.fit(graph, encoder=encoder, texts=vectors, cache=None)
+    engine.save(tmp_path / "model")
+    write_graph(graph, tmp_path / "graph")
+    with LadybugStore(tmp_path / "toy.lbug", memory_limit=1 << 28) as store:
+        store.write(graph)
+    return tmp_path
+
+
+def test_a_person_is_found_everywhere_before_and_nowhere_by_key_or_text_after(places):
+    with LadybugStore(places / "toy.lbug", memory_limit=1 << 28) as store:
+        report = erase(
+            "User",
+            "u3",
+            stores=[store],
+            models=[places / "model"],
+            graphs=[places / "graph"],
+            cache=VectorCache(places / "cache"),
+        )
+        assert store.lookup("User", ["u3", "u4"], ["bio"]).num_rows == 1
+    found = {(trace.what, part) for trace in report.before for part in trace.file.split("/")}
+    assert {("key", "model"), ("text", "model"), ("vector", "model")} <= found
+    assert {("key", "graph"), ("text", "graph"), ("text", "toy.lbug")} <= found
+    assert any(t.what == "vector" and "/cache/" in t.file for t in report.before)
+    assert {trace.what for trace in report.after} <= {"vector"}
+    assert all("arrays.safetensors" in trace.file for trace in report.after)
+    assert "trained weights" in str(report)
+
+
+def test_what_is_left_works_and_others_keep_their_texts_and_vectors(places):
+    before = ColdStartEngine.load(places / "model")
+    with LadybugStore(places / "toy.lbug", memory_limit=1 << 28) as store:
+        erase("User", "u3", stores=[store], models=[places / "model"], graphs=[places / "graph"])
+    after = ColdStartEngine.load(places / "model")
+    assert "u3" not in after.graph.users
+    assert (after.embed("User", ["u9"]).matrix == before.embed("User", ["u9"]).matrix).all()
+    graph = read_graph(places / "graph")
+    assert "somebody else entirely" in graph.attributes["User"]["bio"].to_pylist()
+    assert after.recommend(["u4"], 3).to_table().num_rows == 3
+
+
+def test_a_run_that_was_stopped_half_way_is_completed_by_the_next(places):
+    erase("User", "u3", models=[places / "model"], cache=VectorCache(places / "cache"))
+    with LadybugStore(places / "toy.lbug", memory_limit=1 << 28) as store:
+        both = {"stores": [store], "models": [places / "model"], "graphs": [places / "graph"]}
+        again = erase("User", "u3", **both)
+        assert {trace.what for trace in again.before} >= {"key", "text"}
+        assert not {trace for trace in again.after if trace.what != "vector"}
+        with pytest.raises(UnknownNodeError, match="'u3' is found in none of the places"):
+            erase("User", "u3", **both)
+
+
+def test_the_command_erases_and_reports(places, capsys):
+    command = ["erase", "--user", "u3", "--store", str(places / "toy.lbug"), "--json"]
+    command += ["--model", str(places / "model"), "--graph", str(places / "graph")]
+    command += ["--cache", str(places / "cache")]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["before"]) > len(told["after"])
+    assert any("1 nodes and" in done for done in told["done"])
+    assert main(command) == 1
+    assert "'u3' is found in none" in capsys.readouterr().err
