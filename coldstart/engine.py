@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from coldstart.calibration import lift, simulated_cold_boost
 from coldstart.index import ExactIndex
 from coldstart.ranking import Recommendations
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, NodeInputs, node_inputs
+from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
@@ -395,10 +395,19 @@ class ColdStartEngine:
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
         return Adjacency.from_pairs(here, there, len(rows), other)
 
+    @cached_property
     def user_history(self) -> Callable[[np.ndarray], np.ndarray] | None:
         """Mean item text of any users' positives; ``None`` where items have no texts."""
         text = self.texts.get(self.graph.schema.item)
         return None if text is None else _history_of(self.graph, text.matrix)
+
+    @cached_property
+    def relation_names(self) -> Mapping[str, Mapping[EdgeType, str]]:
+        """By node type what the edge types of training are called in its features."""
+        schema = self.graph.schema
+        return {
+            t: feature_names(self.feature_edges, self.graph, t) for t in (schema.user, schema.item)
+        }
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         which = 0 if node_type == self.graph.schema.user else 1
@@ -568,10 +577,13 @@ def _inputs(
 def _history_of(graph: KnowledgeGraph, item_text: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Mean text of the positives of any users; a zero row is a user without any."""
 
-    def history(users: np.ndarray) -> np.ndarray:
+    @cache
+    def positives() -> Adjacency:
         pairs = graph.positives()
-        links = Adjacency.from_pairs(pairs[0], pairs[1], len(graph.users), len(graph.items))
-        links = links.take(users)
+        return Adjacency.from_pairs(pairs[0], pairs[1], len(graph.users), len(graph.items))
+
+    def history(users: np.ndarray) -> np.ndarray:
+        links = positives().take(users)
         out = np.zeros((len(users), item_text.shape[1]), np.float32)
         np.add.at(out, links.sources, item_text[links.indices])
         return out / np.maximum(links.degrees, 1)[:, None].astype(np.float32)

@@ -62,7 +62,10 @@ class Adjacency:
 
     def only(self, allowed: np.ndarray) -> Adjacency:
         """The links to nodes where the mask ``[num_targets]`` is true."""
-        keep = allowed[self.indices]
+        return self.select(allowed[self.indices])
+
+    def select(self, keep: np.ndarray) -> Adjacency:
+        """The links where the mask ``[num_links]`` is true."""
         indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
         return Adjacency(indptr, self.indices[keep], self.num_targets)
 
@@ -140,8 +143,8 @@ def node_inputs(
     relations: dict[str, Adjacency] = {}
     same_type: dict[str, Adjacency] = {}
     entity_types: dict[str, str] = {}
-    for edge_type in feature_edge_types(known, graph, node_type):
-        source, relation, target = edge_type
+    for edge_type, name in feature_names(known, graph, node_type).items():
+        source, _, target = edge_type
         empty = np.empty((2, 0), np.int64)
         here, there = graph.edges[edge_type].index if edge_type in graph.edges else empty
         if source == target:
@@ -149,12 +152,11 @@ def node_inputs(
             here, there = here[distinct], there[distinct]
             here, there = np.concatenate([here, there]), np.concatenate([there, here])
             links = _links_of(here, there, place, len(rows), num_nodes)
-            same_type[relation] = links
+            same_type[name] = links
             continue
         entity = target if source == node_type else source
         if target == node_type:
             here, there = there, here
-        name = relation_name(known, edge_type, graph, node_type)
         num_entities = graph.num_nodes(entity)
         relations[name] = _links_of(here, there, place, len(rows), num_entities)
         entity_types[name] = entity
@@ -212,6 +214,16 @@ def relation_name(
     ]
     name = relation if outgoing else f"rev_{relation}"
     return name if len(twins) == 1 else f"{name} {target if outgoing else source}"
+
+
+def feature_names(
+    edge_types: Collection[EdgeType], graph: KnowledgeGraph, node_type: str
+) -> dict[EdgeType, str]:
+    """What the edge types that say something about nodes of a type are called in its features."""
+    return {
+        e: e[1] if e[0] == e[2] else relation_name(edge_types, e, graph, node_type)
+        for e in feature_edge_types(edge_types, graph, node_type)
+    }
 
 
 def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | None = None):

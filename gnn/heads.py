@@ -62,10 +62,6 @@ def half_step(
     """
     rotated = other @ spectrum.vectors
     right = prior @ spectrum.vectors * precision[:, None] if prior is not None else None
-    if len(links) == 1:
-        z = rotated[torch.from_numpy(links.indices).to(rotated.device)]
-        out = solve_one(z, spectrum.values, right, precision, exposure, alpha)
-        return out @ spectrum.vectors.T
     degrees = links.degrees
     order = np.argsort(degrees, kind="stable")
     out = torch.zeros(len(links), other.shape[1], dtype=other.dtype, device=other.device)
@@ -123,28 +119,6 @@ def spd_solve(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     an MKL that now and then rejects it ("Parameter 6 was incorrect on entry to SLASWP").
     """
     return torch.cholesky_solve(right, torch.linalg.cholesky(system))
-
-
-def solve_one(
-    z: torch.Tensor,
-    values: torch.Tensor,
-    right: torch.Tensor | None,
-    precision: torch.Tensor,
-    exposure: torch.Tensor,
-    alpha: float,
-) -> torch.Tensor:
-    """One node as in :func:`_solve`, without padding: what a request waits for. ``[1, k]``."""
-    diagonal = torch.addcmul(precision, exposure, values)  # [k]
-    b = (exposure + alpha) * z.sum(dim=0)
-    b = b if right is None else b + right[0]
-    if len(z) > len(values):
-        a = torch.addmm(torch.diag(diagonal), z.T, z, alpha=alpha)
-        return spd_solve(a, b[:, None]).T
-    scaled = z / diagonal
-    y = b / diagonal
-    inner = scaled @ z.T
-    inner.diagonal().add_(1 / alpha)
-    return (y - scaled.T @ spd_solve(inner, (z @ y)[:, None])[:, 0])[None]
 
 
 def _batch_end(degrees: np.ndarray, order: np.ndarray, start: int, k: int) -> int:

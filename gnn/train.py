@@ -79,6 +79,11 @@ class TrainedSide:
         return self.reference @ self.spectrum.vectors
 
     @cached_property
+    def table_views(self) -> list[np.ndarray]:
+        """The tables as numpy arrays over the same memory; on a CPU only."""
+        return [table.numpy() for table in self.tables]
+
+    @cached_property
     def warm_order(self) -> np.ndarray:
         """Positions of the warm rows in ascending order of row."""
         return np.argsort(self.warm, kind="stable")

@@ -1,0 +1,169 @@
+"""The embedding of one new node on a CPU, in numpy: what a request waits for.
+
+The same features, prior and half step as in :mod:`gnn.groups` and :mod:`gnn.infer`, which serve any
+number of nodes on any device. Of a single node most of their time goes into starting some two
+hundred small tensor operations; here a row costs a few microseconds a group and two passes over the
+tables of the text. Nothing is copied or kept: the arrays are views of the trained tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from gnn.data import NodeInputs
+from gnn.groups import (
+    NEIGHBOUR_SHARE,
+    Category,
+    Constant,
+    FeatureGroup,
+    Gaussians,
+    NeighbourOneHot,
+    NeighbourText,
+    OneHot,
+    Text,
+    TextKernel,
+    known,
+    leads_to_warm,
+    vectors_of,
+)
+from gnn.heads import ALPHA
+from gnn.infer import warm_positions
+from gnn.train import TrainedSide
+
+Row = np.ndarray | tuple[np.ndarray, np.ndarray]
+"""Features of one node: all of them, ``[width]``, or the columns and values that are not zero."""
+
+
+def embed_single(
+    side: TrainedSide,
+    inputs: NodeInputs,
+    positives: np.ndarray,
+    other: TrainedSide,
+    vectors: torch.Tensor,
+) -> np.ndarray:
+    """The embedding of one node that was not there at training, float32 ``[k]``.
+
+    Args:
+        side: of the node, on a CPU.
+        inputs: of this node alone.
+        positives: distinct rows of the other side; a node without any gets its prior.
+        other: the other side.
+        vectors: its current embeddings, for rows that were not warm at training.
+    """
+    prior = single_prior(side, inputs)
+    if not len(positives):
+        return prior
+    return _posterior(prior, _rotated(other, vectors, positives), other, side.precision)
+
+
+def single_prior(side: TrainedSide, inputs: NodeInputs) -> np.ndarray:
+    """What the features of one node say, float32 ``[k]``; see :func:`gnn.infer.priors`."""
+    out = np.zeros(side.reference.shape[1], np.float32)
+    for group, table in zip(side.propagation.groups, side.table_views, strict=True):
+        row = single_row(group, inputs)
+        if isinstance(row, np.ndarray):
+            out += row @ table
+        elif len(row[0]):
+            out += row[1] @ table[row[0]]
+    return out
+
+
+def single_row(group: FeatureGroup, inputs: NodeInputs) -> Row:
+    """What ``group.raw`` says of the only node of these inputs, float32."""
+    match group:
+        case Constant():
+            return np.ones(1, np.float32)
+        case Text():
+            return _own_text(group, inputs)
+        case TextKernel():
+            text = _own_text(group.text, inputs)
+            phase = text @ group.frequencies
+            waves = np.concatenate([np.cos(phase), np.sin(phase)])
+            return waves if text.any() else np.zeros_like(waves)
+        case NeighbourText():
+            return _neighbour_text(group, inputs)
+        case OneHot():
+            found = [
+                known(column, inputs.relations[relation].indices)
+                for relation, column in zip(group.relations, group.columns, strict=True)
+                if relation in inputs.relations
+            ]
+            return _weighted(found, group.idf)
+        case NeighbourOneHot():
+            rows = _warm_neighbours(group, inputs)
+            found = [known(group.column, rows), known(group.column, inputs.rows)]
+            return _weighted(found, group.idf)
+        case Gaussians():
+            return group.bumps(inputs.numeric[group.numeric])[0]
+        case Category():
+            columns = group.columns_of(inputs.categorical[group.categorical][0])
+            return np.array(columns, np.int64), np.ones(len(columns), np.float32)
+    # A kind that has no short way of its own yet.
+    raw = group.raw(inputs, np.zeros(1, np.int64), torch.device("cpu"))
+    return (raw if isinstance(raw, torch.Tensor) else raw.to_dense())[0].numpy()
+
+
+def _own_text(group: Text, inputs: NodeInputs) -> np.ndarray:
+    return _centred(vectors_of(inputs, group.source), group.mean)[0]
+
+
+def _centred(matrix: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Rows minus the mean, to unit length; zero rows stay zero."""
+    x = (matrix - mean) * matrix.any(axis=1, keepdims=True)
+    return x / np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), 1e-12)[:, None]
+
+
+def _neighbour_text(group: NeighbourText, inputs: NodeInputs) -> np.ndarray:
+    out = np.zeros_like(group.text.mean)
+    rows = _warm_neighbours(group, inputs)
+    if len(rows):
+        out += _centred(group.text.peers(inputs, rows), group.text.mean).mean(axis=0)
+    if group.blend:
+        out = _own_text(group.text, inputs) + np.float32(NEIGHBOUR_SHARE) * out
+        out /= max(math.sqrt(float(out @ out)), 1e-12)
+    return out
+
+
+def _warm_neighbours(group: NeighbourText | NeighbourOneHot, inputs: NodeInputs) -> np.ndarray:
+    links = inputs.same_type.get(group.relation)
+    if links is None:
+        return np.empty(0, np.int64)
+    return links.indices[leads_to_warm(links.indices, group.warm)]
+
+
+def _weighted(found: list[np.ndarray], idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    columns = found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+    columns = columns[columns >= 0]
+    values = idf[columns]
+    return columns, values / math.sqrt(max(float(values @ values), 1e-30))
+
+
+def _rotated(other: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    """What a new node sees of its positives, in the eigenbasis of F'F, ``[n, k]``."""
+    positions = warm_positions(other, rows)
+    z = other.rotated.numpy()[positions]
+    late = positions < 0
+    if late.any():
+        z[late] = vectors.numpy()[rows[late]] @ other.spectrum.vectors.numpy()
+    return z
+
+
+def _posterior(
+    prior: np.ndarray, z: np.ndarray, other: TrainedSide, precision: float
+) -> np.ndarray:
+    """The half step of :mod:`gnn.heads` for one node with exposure n / (n + rho)."""
+    basis, values = other.spectrum.vectors.numpy(), other.spectrum.values.numpy()
+    rho, alpha = np.float32(precision), np.float32(ALPHA)
+    omega = np.float32(len(z) / (len(z) + precision))
+    diagonal = omega * values + rho
+    right = rho * (prior @ basis) + (omega + alpha) * z.sum(axis=0)
+    if len(z) > len(values):
+        return basis @ np.linalg.solve(alpha * (z.T @ z) + np.diag(diagonal), right)
+    scaled = z / diagonal
+    inner = scaled @ z.T
+    inner.flat[:: len(z) + 1] += 1 / alpha
+    out = right / diagonal
+    return basis @ (out - np.linalg.solve(inner, z @ out) @ scaled)
