@@ -54,7 +54,7 @@ class Adjacency:
 
     def take(self, rows: np.ndarray) -> Adjacency:
         """The links of some nodes, in the order given."""
-        degrees = self.degrees[rows]
+        degrees = self.indptr[rows + 1] - self.indptr[rows]  # of these rows alone
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(degrees, out=indptr[1:])
         at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], degrees)

@@ -11,13 +11,18 @@ from gnn.heads import ALPHA, Spectrum, half_step, spd_solve
 from gnn.train import TrainedSide, apply, warm_precision
 
 _BLOCK_ROWS = 16_384
+"""So many nodes at once get their features on a GPU."""
+
+_CPU_BLOCK_ROWS = 512
+"""The same on a CPU, where features that stay in the cache take three quarters of the time."""
 
 
 def priors(
     side: TrainedSide, inputs: NodeInputs, rows: np.ndarray, device: torch.device
 ) -> torch.Tensor:
     """What the features of these nodes say, float32 ``[n, k]``; in blocks, whatever ``n``."""
-    blocks = [rows[s : s + _BLOCK_ROWS] for s in range(0, len(rows), _BLOCK_ROWS)]
+    step = _CPU_BLOCK_ROWS if device.type == "cpu" else _BLOCK_ROWS
+    blocks = [rows[s : s + step] for s in range(0, len(rows), step)]
     parts = [apply(side.propagation.raw(inputs, block, device), side.tables) for block in blocks]
     return torch.cat(parts) if parts else side.reference.new_zeros(0, side.reference.shape[1])
 
