@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from gnn.groups import (
     Text,
     TextKernel,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_RELATIONS = 48
 """A side with more relations puts its smallest ones into one shared group."""
@@ -49,11 +52,20 @@ class Propagation:
         return [group.raw(inputs, rows, device) for group in self.groups]
 
     def unknown_links(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
-        """How many links of these rows lead to entities that contribute nothing, int64 ``[n]``."""
+        """How many links of these rows lead to entities that contribute nothing, int64 ``[n]``.
+
+        Those are entities that fewer than two warm nodes had at training, and all entities of a
+        relation that made no group.
+        """
         counts = np.zeros(len(rows), np.int64)
+        silent = dict(inputs.relations)
         for group in self.groups:
             if isinstance(group, OneHot):
                 counts += group.unknown(inputs, rows)
+                for relation in group.relations:
+                    silent.pop(relation, None)
+        for links in silent.values():
+            counts += links.take(rows).degrees
         return counts
 
     def renumbered(self, node_type: str, kept: dict[str, np.ndarray], entity: dict[str, str]):
@@ -150,6 +162,12 @@ def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[st
     sizes = {name: links.degrees[warm].sum() for name, links in inputs.relations.items()}
     by_size = sorted(inputs.relations, key=lambda name: -sizes[name])
     own, shared = by_size[:MAX_RELATIONS], by_size[MAX_RELATIONS:]
+    if shared:
+        log.info(
+            "%d relations, those with the fewest links, share the group 'small relations'; a group "
+            "of its own is for the largest %d",
+            *(len(shared), MAX_RELATIONS),
+        )
     groups = {name: (name,) for name in inputs.relations if name in own}
     return groups | ({"small relations": tuple(sorted(shared))} if shared else {})
 

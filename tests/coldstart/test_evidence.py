@@ -110,6 +110,27 @@ def test_counts_are_positives_other_edges_and_characters(grown, graph):
     assert [users[what][0] for what in ("interactions", "edges", "text")] == [2, 0, 0]
 
 
+def test_links_that_say_nothing_are_counted(engine):
+    new_relation = ("Movie", "SHOT_IN", "Country")
+    edges = {
+        GENRE: {"source": ["new", "new"], "target": ["space", "opera"]},
+        new_relation: {"source": ["new", "new", "m1"], "target": ["Italy", "Malta", "Italy"]},
+    }
+    nodes = {"Movie": {"id": ["new"]}, "Genre": {"id": ["opera"]}}
+    text = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["new"]), WORDS[None])}
+    after = engine.update(GraphDelta(nodes=nodes, edges=edges), texts=text)
+    found = evidence_of(after, np.array([0, 0, 0]), np.array([80, 1, 2]))
+    assert found["item_unknown_edges"].tolist() == [3, 1, 0]
+    assert found["item_edges"][0] == 4
+    assert found["user_unknown_edges"].tolist() == [0, 0, 0]
+
+
+def test_a_node_with_nothing_but_unknown_links_has_no_confidence(engine):
+    edges = {("User", "WORKS_AT", "Company"): {"source": ["v"], "target": ["Acme"]}}
+    after = engine.update(GraphDelta(nodes={"User": {"id": ["v"]}}, edges=edges))
+    assert evidence_of(after, np.array([60]), np.array([3]))["confidence"].tolist() == [0]
+
+
 def test_confidence_is_between_none_and_all_and_rises_with_interactions(engine):
     def confidence(n):
         edges = ratings(*[(f"u{u}", "m78") for u in range(n)]) if n else None

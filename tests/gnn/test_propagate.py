@@ -113,6 +113,21 @@ def test_links_to_unknown_entities_are_counted():
     assert fitted.unknown_links(inputs, np.arange(4)).tolist() == [0, 0, 2, 0]
 
 
+def test_links_of_a_relation_without_a_group_are_unknown():
+    inputs = relations(A=[(0, 0), (1, 0)], ONCE=[(0, 0), (1, 1), (3, 0), (3, 4)])
+    fitted = fit_propagation(inputs, np.array([0, 1]))
+    assert fitted.names == ("constant", "A")
+    assert fitted.unknown_links(inputs, np.arange(4)).tolist() == [1, 1, 0, 2]
+
+
+def test_relations_that_share_a_group_are_reported(monkeypatch, caplog):
+    monkeypatch.setattr(propagate, "MAX_RELATIONS", 1)
+    both = [(0, 0), (1, 0)]
+    with caplog.at_level("INFO", "gnn"):
+        fit_propagation(relations(A=both, B=[*both, (0, 1), (1, 1)], C=both), np.array([0, 1]))
+    assert "2 relations, those with the fewest links, share the group" in caplog.text
+
+
 def test_renumbering_leaves_the_features_of_those_who_stay():
     graph = toy_graph()
     text = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
