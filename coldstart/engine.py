@@ -321,7 +321,8 @@ class ColdStartEngine:
             node_type: users or items.
             links: keys at the far end, by edge type; the interaction type for its positives. A
                 key or edge type that is unknown contributes nothing, as in :meth:`update`.
-            properties: numeric and categorical properties by name.
+            properties: texts, numbers and categories by name of the property; texts count by
+                their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
 
         Returns:

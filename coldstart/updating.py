@@ -332,7 +332,8 @@ def new_node(
     """See :meth:`coldstart.engine.ColdStartEngine.embed_new`."""
     schema = engine.graph.schema
     side, _ = engine._side(node_type)
-    named = {*schema.numeric.get(node_type, ()), *schema.categorical.get(node_type, ())}
+    roles = (schema.text, schema.numeric, schema.categorical)
+    named = {name for role in roles for name in role.get(node_type, ())}
     if unknown := sorted(properties.keys() - named):
         raise ValueError(
             f"properties {unknown} of a {node_type} are no features; "
@@ -389,6 +390,8 @@ def _inputs_of_new(
                 f"{list(text.shape)}"
             )
         text = text[None]
+    texts = [properties.get(p) for p in schema.text.get(node_type, ())]
+    wording = " ".join(str(text) for text in texts if text)
     inputs = NodeInputs(
         np.array([graph.num_nodes(node_type)]),
         text,
@@ -398,6 +401,7 @@ def _inputs_of_new(
         {p: [_categories(properties.get(p))] for p in schema.categorical.get(node_type, ())},
         peer_text=None if known is None else known.matrix.__getitem__,
         peer_history=engine.user_history if node_type == schema.user and same_type else None,
+        wording=lambda rows: [wording],
     )
     return inputs, positives
 

@@ -11,6 +11,7 @@ import torch
 from gnn import groups as _groups
 from gnn.propagate import Propagation
 from gnn.train import TrainedSide
+from gnn.words import Words
 from kg.errors import SavedFileError
 
 _GROUPS = {
@@ -24,6 +25,7 @@ _GROUPS = {
         _groups.NeighbourOneHot,
         _groups.Gaussians,
         _groups.Category,
+        Words,
     )
 }
 

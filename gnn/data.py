@@ -91,6 +91,8 @@ class NodeInputs:
         peer_history: mean text of the interactions of any rows of the same type, for users; a zero
             row is a node without any.
         entity_types: node type at the far end of every relation.
+        wording: the texts themselves, of the nodes at some positions among these; empty where a
+            node has none. ``None``: no texts.
     """
 
     rows: np.ndarray
@@ -103,6 +105,7 @@ class NodeInputs:
     peer_text: Callable[[np.ndarray], np.ndarray] | None = None
     peer_history: Callable[[np.ndarray], np.ndarray] | None = None
     entity_types: Mapping[str, str] = field(default_factory=dict)
+    wording: Callable[[np.ndarray], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -174,7 +177,22 @@ def node_inputs(
         None if text is None else text.__getitem__,
         peer_history,
         entity_types,
+        _wording(table, schema.text.get(node_type, ())),
     )
+
+
+def _wording(
+    table: pa.Table, properties: Collection[str]
+) -> Callable[[np.ndarray], list[str]] | None:
+    table = table.select([name for name in properties if name in table.column_names])
+    if not table.num_columns:
+        return None
+
+    def wording(positions: np.ndarray) -> list[str]:
+        columns = [text_column(column) for column in take_rows(table, positions).columns]
+        return [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+
+    return wording
 
 
 def _links_of(

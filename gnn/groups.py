@@ -455,19 +455,41 @@ def _weighted_rows(
     num_rows: int,
     device: torch.device,
 ) -> SparseRows:
-    source = np.concatenate(sources) if sources else np.empty(0, np.int64)
-    column = np.concatenate(columns) if columns else np.empty(0, np.int64)
-    keep = column >= 0
-    source, column = source[keep], column[keep]
+    known_ = [column >= 0 for column in columns]
+    sources = [source[keep] for source, keep in zip(sources, known_, strict=True)]
+    columns = [column[keep] for column, keep in zip(columns, known_, strict=True)]
+    values = [idf[column] for column in columns]
+    return unit_rows(sources, columns, values, len(idf), num_rows, device)
+
+
+def unit_rows(
+    sources: list[np.ndarray],
+    columns: list[np.ndarray],
+    values: list[np.ndarray],
+    width: int,
+    num_rows: int,
+    device: torch.device,
+) -> SparseRows:
+    """Sparse rows of unit length from the row, column and value of every entry, in any order.
+
+    Args:
+        sources: rows, in parts.
+        columns: their columns.
+        values: their values before they are divided by the length of the row.
+        width: number of columns.
+        num_rows: number of rows; one without an entry stays zero.
+        device: where they go.
+    """
+    source, column = (np.concatenate([np.empty(0, np.int64), *x]) for x in (sources, columns))
+    value = np.concatenate([np.empty(0), *values])
     if len(sources) > 1:
         order = np.lexsort((column, source))
-        source, column = source[order], column[order]
-    values = idf[column].astype(np.float64)
-    square = np.bincount(source, values**2, minlength=num_rows)
-    values = values / np.sqrt(np.maximum(square, 1e-30))[source]
+        source, column, value = source[order], column[order], value[order]
+    square = np.bincount(source, value**2, minlength=num_rows)
+    value = value / np.sqrt(np.maximum(square, 1e-30))[source]
     counts = np.bincount(source, minlength=num_rows)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return _sparse(indptr, column, values.astype(np.float32), len(idf), device)
+    return _sparse(indptr, column, value.astype(np.float32), width, device)
 
 
 def _sparse(

@@ -23,6 +23,7 @@ from gnn.groups import (
     Text,
     TextKernel,
 )
+from gnn.words import Words
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class Propagation:
         counts = np.zeros(len(rows), np.int64)
         silent = dict(inputs.relations)
         for group in self.groups:
-            if isinstance(group, OneHot):
+            # Those of several relations repeat what groups of one relation know.
+            if isinstance(group, OneHot) and silent.keys() >= set(group.relations):
                 counts += group.unknown(inputs, rows)
                 for relation in group.relations:
                     silent.pop(relation, None)
@@ -109,11 +111,15 @@ def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
     if inputs.text is not None:
         text = Text.fit("text", "text", inputs, warm)
         groups += [text, TextKernel.fit("text kernel", text)]
+    if words := Words.fit("words", inputs, warm):
+        groups.append(words)
     groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
     groups += [
         OneHot.fit(name, relations, inputs, warm)
         for name, relations in _relation_groups(inputs, warm).items()
     ]
+    if len(inputs.relations) > 1:
+        groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
     for relation in inputs.same_type:
         groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))
         if text is not None:

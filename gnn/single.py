@@ -32,6 +32,10 @@ from gnn.groups import (
 from gnn.heads import ALPHA
 from gnn.infer import warm_positions
 from gnn.train import TrainedSide
+from gnn.words import Words
+
+FIRST = np.zeros(1, np.int64)
+"""Position of the only node."""
 
 Row = np.ndarray | tuple[np.ndarray, np.ndarray]
 """Features of one node: all of them, ``[width]``, or the columns and values that are not zero."""
@@ -83,6 +87,9 @@ def single_row(group: FeatureGroup, inputs: NodeInputs) -> Row:
             phase = text @ group.frequencies
             waves = np.concatenate([np.cos(phase), np.sin(phase)])
             return waves if text.any() else np.zeros_like(waves)
+        case Words():
+            columns, values = group.weighted(inputs.wording(FIRST)[0] if inputs.wording else "")
+            return columns, _to_unit(values)
         case NeighbourText():
             return _neighbour_text(group, inputs)
         case OneHot():
@@ -102,7 +109,7 @@ def single_row(group: FeatureGroup, inputs: NodeInputs) -> Row:
             columns = group.columns_of(inputs.categorical[group.categorical][0])
             return np.array(columns, np.int64), np.ones(len(columns), np.float32)
     # A kind that has no short way of its own yet.
-    raw = group.raw(inputs, np.zeros(1, np.int64), torch.device("cpu"))
+    raw = group.raw(inputs, FIRST, torch.device("cpu"))
     return (raw if isinstance(raw, torch.Tensor) else raw.to_dense())[0].numpy()
 
 
@@ -137,8 +144,11 @@ def _warm_neighbours(group: NeighbourText | NeighbourOneHot, inputs: NodeInputs)
 def _weighted(found: list[np.ndarray], idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     columns = found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
     columns = columns[columns >= 0]
-    values = idf[columns]
-    return columns, values / math.sqrt(max(float(values @ values), 1e-30))
+    return columns, _to_unit(idf[columns])
+
+
+def _to_unit(values: np.ndarray) -> np.ndarray:
+    return values / math.sqrt(max(float(values @ values), 1e-30))
 
 
 def _rotated(other: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> np.ndarray:

@@ -92,6 +92,7 @@ def test_all_kinds_of_groups_are_looked_at(sides):
         "constant",
         "text",
         "text_kernel",
+        "words",
         "neighbour_text",
         "one_hot",
         "neighbour_one_hot",
