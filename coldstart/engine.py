@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from coldstart.calibration import lift, simulated_cold_boost
-from coldstart.index import ExactIndex
+from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
@@ -184,12 +184,14 @@ class ColdStartEngine:
     def score(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
         """r_ui of every pair, float32 ``[len(users), len(items)]``; higher is better.
 
+        The same numbers as in :meth:`recommend` and :meth:`audience`, whatever the company.
+
         Raises:
             UnknownNodeError: a user or item is not in the graph.
         """
         rows = self.graph.users.rows(users), self.graph.items.rows(items)
         u, i = (torch.from_numpy(r).to(self.item_vectors.device) for r in rows)
-        return _dot(self.user_vectors[u], self.item_vectors[i], self.item_bias[i]).cpu().numpy()
+        return exact_scores(self.user_vectors[u], self._item_index.rows[i]).cpu().numpy()
 
     def recommend(
         self,
@@ -239,9 +241,10 @@ class ColdStartEngine:
         rows = self.graph.items.rows(items)
         pool = self._pool(self.graph.schema.user, candidates, where)
         excluded = self._seen(rows, axis=1) if exclude_seen else None
-        others, scores = _search(self._user_index, self.item_vectors, rows, k, pool, excluded)
-        scores = scores + self.item_bias[torch.from_numpy(rows)].cpu().numpy()[:, None]
-        return self._recommendations(rows, others, scores, user_axis=False, evidence=evidence)
+        found = _search(
+            self._user_index, self.item_vectors, rows, k, pool, excluded, self.item_bias
+        )
+        return self._recommendations(rows, *found, user_axis=False, evidence=evidence)
 
     def embed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
         """Embeddings of some users or items.
@@ -638,10 +641,6 @@ def check_finite(vectors: NodeEmbeddings) -> None:
         )
 
 
-def _dot(users: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return users @ items.T + bias
-
-
 def _search(
     index: ExactIndex,
     vectors: torch.Tensor,
@@ -649,12 +648,14 @@ def _search(
     k: int,
     pool: np.ndarray | None,
     excluded: list[np.ndarray] | None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
     k = min(int(k), len(index.rows))
-    queries = vectors[torch.from_numpy(rows).to(vectors.device)]
-    return index.search(queries, k, candidates=pool, excluded=excluded)
+    at = torch.from_numpy(rows).to(vectors.device)
+    offsets = None if bias is None else bias[at]
+    return index.search(vectors[at], k, candidates=pool, excluded=excluded, offsets=offsets)
 
 
 def _device(name: str) -> torch.device:

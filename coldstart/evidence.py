@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,8 @@ from kg.tables import text_column
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
 
-_BLOCK_ITEMS = 512
+_BLOCK_FLOATS = 2**24
+"""Size of the largest block of parts that is held at once, of items and of pairs."""
 
 
 def evidence_of(
@@ -108,12 +110,17 @@ def _parts(
     items, back = np.unique(item_rows, return_inverse=True)
     parts = np.zeros((len(item_rows), len(names)), np.float32)
     device = engine.user_vectors.device
-    for start in range(0, len(items), _BLOCK_ITEMS):
-        vectors = engine.item_parts(items[start : start + _BLOCK_ITEMS])
-        pairs = np.flatnonzero((back >= start) & (back < start + _BLOCK_ITEMS))
-        u = engine.user_vectors[torch.from_numpy(user_rows[pairs]).to(device)]
-        of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
-        parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
+    step = max(1, _BLOCK_FLOATS // (len(names) * engine.dim))
+    order = np.argsort(back, kind="stable")  # pairs of one item together
+    bounds = np.searchsorted(back[order], np.arange(0, len(items) + step, step))
+    for block, (first, last) in enumerate(pairwise(bounds.tolist())):
+        start = block * step
+        vectors = engine.item_parts(items[start : start + step])
+        for at in range(first, last, step):
+            pairs = order[at : min(at + step, last)]
+            u = engine.user_vectors[torch.from_numpy(user_rows[pairs]).to(device)]
+            of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
+            parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
     out = {f"part_{name}": parts[:, i] for i, name in enumerate(names) if name != "constant"}
     bias = engine.item_bias.cpu().numpy()[item_rows]
     popularity = parts[:, names.index("constant")] if "constant" in names else 0

@@ -426,6 +426,8 @@ def leads_to_warm(indices: np.ndarray, warm: np.ndarray) -> np.ndarray:
 def known(column: np.ndarray, entities: np.ndarray) -> np.ndarray:
     """The column of every entity; -1 for those without, nodes later than training among them."""
     inside = entities < len(column)
+    if inside.all():
+        return column[entities]
     return np.where(inside, column[np.where(inside, entities, 0)] if len(column) else -1, -1)
 
 

@@ -37,8 +37,8 @@ from gnn.words import Words
 FIRST = np.zeros(1, np.int64)
 """Position of the only node."""
 
-Row = np.ndarray | tuple[np.ndarray, np.ndarray]
-"""Features of one node: all of them, ``[width]``, or the columns and values that are not zero."""
+Row = np.ndarray | tuple[np.ndarray, np.ndarray] | None
+"""Features of one node: all, ``[width]``, or columns and values of some, or ``None``: all zero."""
 
 
 def embed_single(
@@ -66,39 +66,33 @@ def embed_single(
 def single_prior(side: TrainedSide, inputs: NodeInputs) -> np.ndarray:
     """What the features of one node say, float32 ``[k]``; see :func:`gnn.infer.priors`."""
     out = np.zeros(side.reference.shape[1], np.float32)
+    texts: dict[int, np.ndarray] = {}
     for group, table in zip(side.propagation.groups, side.table_views, strict=True):
-        row = single_row(group, inputs)
+        row = single_row(group, inputs, texts)
         if isinstance(row, np.ndarray):
             out += row @ table
-        elif len(row[0]):
-            out += row[1] @ table[row[0]]
+        elif row is not None:
+            columns, values = row
+            out += values @ table[columns]
     return out
 
 
-def single_row(group: FeatureGroup, inputs: NodeInputs) -> Row:
-    """What ``group.raw`` says of the only node of these inputs, float32."""
+def single_row(group: FeatureGroup, inputs: NodeInputs, texts: dict[int, np.ndarray]) -> Row:
+    """What ``group.raw`` says of the only node of these inputs, float32.
+
+    Args:
+        group: a feature group.
+        inputs: of one node.
+        texts: its centred texts by the id of their group, which several groups start from.
+    """
     match group:
-        case Constant():
-            return np.ones(1, np.float32)
-        case Text():
-            return _own_text(group, inputs)
-        case TextKernel():
-            text = _own_text(group.text, inputs)
-            phase = text @ group.frequencies
-            waves = np.concatenate([np.cos(phase), np.sin(phase)])
-            return waves if text.any() else np.zeros_like(waves)
-        case Words():
-            columns, values = group.weighted(inputs.wording(FIRST)[0] if inputs.wording else "")
-            return columns, _to_unit(values)
-        case NeighbourText():
-            return _neighbour_text(group, inputs)
         case OneHot():
             found = [
                 known(column, inputs.relations[relation].indices)
                 for relation, column in zip(group.relations, group.columns, strict=True)
                 if relation in inputs.relations
             ]
-            return _weighted(found, group.idf)
+            return _weighted(found, group.idf) if found else None
         case NeighbourOneHot():
             rows = _warm_neighbours(group, inputs)
             found = [known(group.column, rows), known(group.column, inputs.rows)]
@@ -108,30 +102,54 @@ def single_row(group: FeatureGroup, inputs: NodeInputs) -> Row:
         case Category():
             columns = group.columns_of(inputs.categorical[group.categorical][0])
             return np.array(columns, np.int64), np.ones(len(columns), np.float32)
+        case Constant():
+            return np.ones(1, np.float32)
+        case Text():
+            return _own_text(group, inputs, texts)
+        case TextKernel():
+            text = _own_text(group.text, inputs, texts)
+            width = group.frequencies.shape[1]
+            waves = np.zeros(2 * width, np.float32)
+            if text.any():
+                phase = text @ group.frequencies
+                np.cos(phase, out=waves[:width])
+                np.sin(phase, out=waves[width:])
+            return waves
+        case Words():
+            columns, values = group.weighted(inputs.wording(FIRST)[0] if inputs.wording else "")
+            return (columns, _unit(values)) if len(columns) else None
+        case NeighbourText():
+            return _neighbour_text(group, inputs, texts)
     # A kind that has no short way of its own yet.
     raw = group.raw(inputs, FIRST, torch.device("cpu"))
     return (raw if isinstance(raw, torch.Tensor) else raw.to_dense())[0].numpy()
 
 
-def _own_text(group: Text, inputs: NodeInputs) -> np.ndarray:
-    return _centred(vectors_of(inputs, group.source), group.mean)[0]
+def _own_text(group: Text, inputs: NodeInputs, texts: dict[int, np.ndarray]) -> np.ndarray:
+    if id(group) not in texts:
+        texts[id(group)] = _centred(vectors_of(inputs, group.source)[0], group.mean)
+    return texts[id(group)]
 
 
-def _centred(matrix: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Rows minus the mean, to unit length; zero rows stay zero."""
-    x = (matrix - mean) * matrix.any(axis=1, keepdims=True)
-    return x / np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), 1e-12)[:, None]
+def _centred(vector: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The vector minus the mean, to unit length; zero stays zero."""
+    return _unit(vector - mean) if vector.any() else np.zeros_like(mean)
 
 
-def _neighbour_text(group: NeighbourText, inputs: NodeInputs) -> np.ndarray:
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(math.sqrt(float(vector @ vector)), 1e-12)
+
+
+def _neighbour_text(
+    group: NeighbourText, inputs: NodeInputs, texts: dict[int, np.ndarray]
+) -> np.ndarray:
     out = np.zeros_like(group.text.mean)
     rows = _warm_neighbours(group, inputs)
-    if len(rows):
-        out += _centred(group.text.peers(inputs, rows), group.text.mean).mean(axis=0)
-    if group.blend:
-        out = _own_text(group.text, inputs) + np.float32(NEIGHBOUR_SHARE) * out
-        out /= max(math.sqrt(float(out @ out)), 1e-12)
-    return out
+    for vector in group.text.peers(inputs, rows) if len(rows) else ():
+        out += _centred(vector, group.text.mean) / np.float32(len(rows))
+    if not group.blend:
+        return out
+    return _unit(_own_text(group.text, inputs, texts) + np.float32(NEIGHBOUR_SHARE) * out)
 
 
 def _warm_neighbours(group: NeighbourText | NeighbourOneHot, inputs: NodeInputs) -> np.ndarray:
@@ -141,14 +159,10 @@ def _warm_neighbours(group: NeighbourText | NeighbourOneHot, inputs: NodeInputs)
     return links.indices[leads_to_warm(links.indices, group.warm)]
 
 
-def _weighted(found: list[np.ndarray], idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    columns = found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+def _weighted(found: list[np.ndarray], idf: np.ndarray) -> Row:
+    columns = found[0] if len(found) == 1 else np.concatenate(found)
     columns = columns[columns >= 0]
-    return columns, _to_unit(idf[columns])
-
-
-def _to_unit(values: np.ndarray) -> np.ndarray:
-    return values / math.sqrt(max(float(values @ values), 1e-30))
+    return (columns, _unit(idf[columns])) if len(columns) else None
 
 
 def _rotated(other: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> np.ndarray:

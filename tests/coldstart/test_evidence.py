@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from coldstart import ColdStartEngine, EngineConfig, evidence
 from coldstart.evidence import evidence_of, node_counts
@@ -46,11 +47,27 @@ def test_parts_add_up_for_items_and_users_that_came_later(grown):
 
 def test_parts_add_up_in_an_audience_and_in_blocks_of_any_size(grown, monkeypatch):
     whole = grown.audience(["new", "m3", "m78"], 61, exclude_seen=False).to_pylist()
-    monkeypatch.setattr(evidence, "_BLOCK_ITEMS", 2)
+    two = 2 * grown.dim * (len(grown.items.propagation.names) + 1)
+    monkeypatch.setattr(evidence, "_BLOCK_FLOATS", two)
     blocks = grown.audience(["new", "m3", "m78"], 61, exclude_seen=False).to_pylist()
     for one, other in zip(whole, blocks, strict=True):
         assert sums(one) == pytest.approx(one["score"], abs=1e-4)
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_no_block_of_parts_is_larger_than_it_may_be(grown, monkeypatch):
+    most = 5 * grown.dim * (len(grown.items.propagation.names) + 1)
+    monkeypatch.setattr(evidence, "_BLOCK_FLOATS", most)
+    sizes, einsum = [], torch.einsum
+
+    def seen(formula, parts, users):
+        sizes.append(parts.numel())
+        return einsum(formula, parts, users)
+
+    monkeypatch.setattr(torch, "einsum", seen)
+    found = evidence_of(grown, np.arange(60).repeat(7), np.tile(np.arange(7), 60))
+    assert max(sizes) == most
+    assert len(found["confidence"]) == 420
 
 
 def test_parts_add_up_where_names_collide():

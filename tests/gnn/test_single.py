@@ -75,9 +75,9 @@ def test_every_group_says_the_same_of_one_node(sides, node_type, num_nodes):
         for group in groups:
             raw = group.raw(inputs, FIRST, CPU)
             expected = raw.to_dense() if isinstance(raw, SparseRows) else raw
-            found = single_row(group, inputs)
-            if isinstance(found, tuple):
-                columns, values = found
+            found = single_row(group, inputs, {})
+            if not isinstance(found, np.ndarray):
+                columns, values = found or (FIRST[:0], np.zeros(0, np.float32))
                 found = np.zeros(expected.shape[1], np.float32)
                 np.add.at(found, columns, values)
             assert found.dtype == np.float32
@@ -132,7 +132,7 @@ class Unheard:
 
 def test_a_kind_without_a_short_way_goes_the_long_one(sides):
     inputs = sides[2]("Movie", 0)
-    assert single_row(Unheard(), inputs).tolist() == [3.0]
+    assert single_row(Unheard(), inputs, {}).tolist() == [3.0]
 
 
 def test_vectors_of_training_that_are_not_given_are_an_error(sides):

@@ -56,9 +56,9 @@ def test_a_node_without_its_texts_is_a_row_of_zeros():
 def test_one_node_has_the_words_it_has_among_many(text):
     fitted = Words.fit("words", inputs(), ALL)
     assert fitted is not None
-    columns, values = single_row(fitted, inputs([text]))
     found = np.zeros(len(fitted.idf), np.float32)
-    found[columns] = values
+    if row := single_row(fitted, inputs([text]), {}):
+        found[row[0]] = row[1]
     expected = fitted.raw(inputs([text]), np.zeros(1, np.int64), CPU).to_dense()[0]
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
