@@ -38,6 +38,7 @@ def main() -> None:
     texts = embed_nodes(graph, None, ["Movie"])
     engine = ColdStartEngine.fit(graph, texts=texts)
     users, films, genres = (list(graph.vocabularies[t]) for t in ("User", "Movie", "Genre"))
+    titles = graph.attributes["Movie"]["title"].to_pylist()
     rng = np.random.default_rng(0)
 
     def film(num_genres: int, num_ratings: int) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def main() -> None:
         if num_ratings:
             links[RATED] = _some(rng, users, num_ratings)
         text = texts["Movie"].matrix[rng.integers(len(films))]
-        return {"node_type": "Movie", "links": links, "properties": {"year": 1995}, "text": text}
+        known = {"year": 1995, "title": titles[rng.integers(len(films))]}
+        return {"node_type": "Movie", "links": links, "properties": known, "text": text}
 
     def person(num_ratings: int) -> dict[str, Any]:
         links = {HAS_OCCUPATION: ["writer"], IN_AGE_GROUP: ["25-34"]}
@@ -86,7 +88,9 @@ def _many(engine: ColdStartEngine, films: list[dict[str, Any]], num_ratings: int
     if num_ratings:
         edges[RATED] |= {"weight": [5.0] * num_ratings * len(keys)}
         edges[RATED] |= {"time": [0] * num_ratings * len(keys)}
-    nodes = {"Movie": {"id": keys, "year": [1995] * len(keys)}}
+    names = films[0]["properties"]
+    named = {name: [film["properties"][name] for film in films] for name in names}
+    nodes = {"Movie": {"id": keys, **named}}
     matrix = np.stack([film["text"] for film in films])
     texts = {"Movie": NodeEmbeddings(Vocabulary("Movie", keys), matrix)}
     delta = GraphDelta(nodes=nodes, edges=edges)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -32,8 +32,10 @@ def words_of(text: str) -> list[str]:
 
     Where words are not set apart by spaces, every two neighbouring characters are a word.
     """
-    out = []
-    for token in _TOKEN.findall(text.lower()):
+    tokens, out = _TOKEN.findall(text.lower()), []
+    if text.isascii():
+        return tokens
+    for token in tokens:
         if _UNSPACED.search(token):
             out += [a + b for a, b in pairwise(token)]
         else:
@@ -76,20 +78,28 @@ class Words:
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
         """Sparse rows of unit length, ``[n, num_words]``; empty for a node without known words."""
-        sources, columns, values = [], [], []
-        for row, text in enumerate(_wording(inputs, rows)):
-            found, weights = self.weighted(text)
-            sources.append(np.full(len(found), row))
-            columns.append(found)
-            values.append(weights)
-        return unit_rows(sources, columns, values, len(self.idf), len(rows), device)
+        found = [self._counts(text) for text in _wording(inputs, rows)]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        columns, values = self._arrays(found, int(lengths.sum()))
+        sources = np.repeat(np.arange(len(rows)), lengths)
+        return unit_rows([sources], [columns], [values], len(self.idf), len(rows), device)
 
     def weighted(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Columns of the known words of a text, ascending, and their weights, float32."""
-        places = self._places
-        counts = Counter(at for word in words_of(text) if (at := places.get(word)) is not None)
-        columns = np.array(sorted(counts), np.int64)
-        times = np.array([counts[at] for at in columns.tolist()], np.float32)
+        found = self._counts(text)
+        return self._arrays([found], len(found))
+
+    def _counts(self, text: str) -> dict[int, int]:
+        """How often a text has each known word, by column, ascending."""
+        places, counts = self._places, {}
+        for word in words_of(text):
+            if (at := places.get(word)) is not None:
+                counts[at] = counts.get(at, 0) + 1
+        return dict(sorted(counts.items()))
+
+    def _arrays(self, found: list[dict[int, int]], size: int) -> tuple[np.ndarray, np.ndarray]:
+        columns = np.fromiter(chain.from_iterable(found), np.int64, size)
+        times = np.fromiter(chain.from_iterable(f.values() for f in found), np.float32, size)
         return columns, self.idf[columns] * (1 + np.log(times))
 
     @cached_property

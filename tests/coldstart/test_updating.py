@@ -121,7 +121,7 @@ def test_embedding_a_draft_is_what_adding_it_would_give(engine):
     draft = engine.embed_new(
         "Movie",
         links={GENRE: ["space"], SIMILAR: ["m0", "m4"], RATED: ["u0", "u4"]},
-        properties={"year": 1964},
+        properties={name: NEW[name][0] for name in ("title", "plot", "year")},
         text=NEW_TEXT["Movie"].matrix[0],
     )
     added = add_new_film(engine, edges)
@@ -166,11 +166,13 @@ def test_random_drafts_are_what_adding_them_would_give(engine, seed):
     rng = np.random.default_rng(seed)
     if seed % 2:
         engine = add_new_film(engine, {RATED: ratings(("u0", "new"), ("u58", "new"))})
-    year = rng.choice([None, 1970, 2004])
+    known = {
+        "year": rng.choice([None, 1970, 2004]),
+        "title": rng.choice([None, "The orbit of the heart", "A wolf"]),
+        "plot": rng.choice([None, "A heist, a heist and a letter.", "Nothing known"]),
+    }
     links, text = {GENRE: "Genre", SIMILAR: "Movie", RATED: "User"}, rng.integers(0, 3, 24)
-    film = draft_and_added(
-        engine, "Movie", rng, links, {"year": year}, text * np.float32(seed % 3 > 0)
-    )
+    film = draft_and_added(engine, "Movie", rng, links, known, text * np.float32(seed % 3 > 0))
     np.testing.assert_allclose(*film, atol=1e-5)
     properties = {"age": rng.choice([None, 20, 61]), "gender": rng.choice([None, "f", "?"])}
     links = {LIVES: "City", FRIEND: "User", RATED: "Movie"}
@@ -190,7 +192,8 @@ def test_random_drafts_of_films_and_people_of_movielens_are_too():
     }
     for _ in range(20):
         text = rng.normal(size=48).astype(np.float32)
-        film = draft_and_added(engine, "Movie", rng, ends["Movie"], {"year": 1995}, text)
+        known = {"year": 1995, "title": "The Good Story of the City"}
+        film = draft_and_added(engine, "Movie", rng, ends["Movie"], known, text)
         np.testing.assert_allclose(*film, atol=1e-5)
         known = {"age": 33, "gender": "F"}
         person = draft_and_added(engine, "User", rng, ends["User"], known)
