@@ -15,9 +15,11 @@ import torch
 from coldstart.calibration import lift, simulated_cold_boost
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
+from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
+from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError, UnknownNodeError
@@ -40,10 +42,12 @@ class EngineConfig:
         propagation: settings of features, heads and training.
         cold_boost: added to the score of an item without history, in proportion to what it lacks;
             it moves only the mixed ranking of known and new items. ``"auto"``: from training.
+        ratings: settings of the rating head.
     """
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
     cold_boost: float | str = "auto"
+    ratings: RatingConfig = field(default_factory=RatingConfig)
 
     def __post_init__(self) -> None:
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
@@ -70,6 +74,7 @@ class ColdStartEngine:
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
+        ratings: what :meth:`rate` needs, trained when it is first asked for.
     """
 
     graph: KnowledgeGraph
@@ -84,6 +89,7 @@ class ColdStartEngine:
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
+    ratings: RatingSource = field(default_factory=RatingSource)
 
     @classmethod
     def fit(
@@ -130,7 +136,7 @@ class ColdStartEngine:
 
             texts = embed_nodes(graph, encoder, _text_types(graph), cache=cache, progress=progress)
         texts = _aligned(graph, texts)
-        user_inputs, item_inputs = _inputs(graph, texts, graph.edge_types)
+        user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types)
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
@@ -192,6 +198,21 @@ class ColdStartEngine:
         rows = self.graph.users.rows(users), self.graph.items.rows(items)
         u, i = (torch.from_numpy(r).to(self.item_vectors.device) for r in rows)
         return exact_scores(self.user_vectors[u], self._item_index.rows[i]).cpu().numpy()
+
+    def rate(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
+        """The rating expected of every pair, float32 ``[len(users), len(items)]``.
+
+        In the scale of the interactions' weights, within the lowest and the highest of them:
+        mean + b_u + b_i + a_u a_i cos(u, i), where bias and vector of a node follow from its
+        features and its ratings, also for one that came by :meth:`update`. The first call trains
+        the head (seconds for 100,000 ratings) on what the engine was fitted on, whatever came by
+        :meth:`update` since; later calls and updates train nothing.
+
+        Raises:
+            UnknownNodeError: a user or item is not in the graph.
+            GraphError: the interactions have no weights.
+        """
+        return rated(self, self.graph.users.rows(users), self.graph.items.rows(items))
 
     def recommend(
         self,
@@ -417,7 +438,7 @@ class ColdStartEngine:
         which = 0 if node_type == self.graph.schema.user else 1
         wanted: list[np.ndarray] = [np.empty(0, np.int64)] * 2
         wanted[which] = rows
-        return _inputs(self.graph, self.texts, self.feature_edges, *wanted)[which]
+        return inputs_of_graph(self.graph, self.texts, self.feature_edges, *wanted)[which]
 
     def _embedded(
         self,
@@ -552,13 +573,14 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
         ) from error
 
 
-def _inputs(
+def inputs_of_graph(
     graph: KnowledgeGraph,
     texts: Mapping[str, NodeEmbeddings],
     edge_types: Sequence[EdgeType],
     user_rows: np.ndarray | None = None,
     item_rows: np.ndarray | None = None,
 ) -> tuple[NodeInputs, NodeInputs]:
+    """Inputs of users and of items, of all or of some rows, from the edge types of training."""
     schema = graph.schema
     matrix = {t: texts[t].matrix if t in texts else None for t in (schema.user, schema.item)}
     item_text = matrix[schema.item]

@@ -57,6 +57,7 @@ def updated(
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
         item_bias=_grown(engine.item_bias[:, None], len(graph.items), kept.get(item))[:, 0],
+        ratings=engine.ratings.after(engine, delta, kept),
     )
     touched = touched_rows(
         old,
@@ -187,13 +188,23 @@ def _renumbered(
         return side
     inputs = engine._inputs_of(node_type, np.empty(0, np.int64))
     propagation = side.propagation.renumbered(node_type, kept, dict(inputs.entity_types))
-    warm = side.warm
-    if node_type in kept:
-        # A warm node that is gone keeps its place in what was learnt, under no row.
-        new_row = np.full(engine.graph.num_nodes(node_type), -1, np.int64)
-        new_row[kept[node_type]] = np.arange(len(kept[node_type]))
-        warm = np.where(warm >= 0, new_row[np.maximum(warm, 0)], -1)
-    return replace(side, propagation=propagation, warm=warm)
+    return replace(
+        side, propagation=propagation, warm=warm_after(engine, node_type, side.warm, kept)
+    )
+
+
+def warm_after(
+    engine: ColdStartEngine, node_type: str, warm: np.ndarray, kept: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Rows of the warm nodes after nodes were removed and the rest moved up.
+
+    A warm node that is gone keeps its place in what was learnt, under no row (-1).
+    """
+    if node_type not in kept:
+        return warm
+    new_row = np.full(engine.graph.num_nodes(node_type), -1, np.int64)
+    new_row[kept[node_type]] = np.arange(len(kept[node_type]))
+    return np.where(warm >= 0, new_row[np.maximum(warm, 0)], -1)
 
 
 def _grown(vectors: torch.Tensor, num_rows: int, kept: np.ndarray | None) -> torch.Tensor:
