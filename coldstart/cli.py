@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coldstart.cli_graph import add_commands
+
 _LIKES = "Star Wars,The Terminator"
 
 
@@ -80,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     recommend.add_argument("-k", type=int, default=10, help="list length")
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
     recommend.set_defaults(run=_recommend)
+
+    add_commands(commands)
     return out
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coldstart.report import Report
 from kg.errors import DependencyError
+
+if TYPE_CHECKING:
+    from kg.auditing import Audit
 
 
 def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None:
@@ -21,14 +25,8 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
     Raises:
         DependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DependencyError("a picture needs matplotlib: pip install matplotlib") from error
     segments = report.segments
-    figure = Figure(figsize=(4.6 * len(segments), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(4.6 * len(segments), 3.6)
     axes = figure.subplots(1, len(segments), squeeze=False)[0]
     for axis, segment in zip(axes, segments, strict=True):
         names = sorted(
@@ -45,6 +43,61 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         axis.set_title(segment.replace("_", " "))
         axis.set_xlabel(f"NDCG@{report.k} (mean ± s.e., {len(values[0])} splits)")
         axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_audit(audit: Audit, path: Path) -> None:
+    """How informative each relation is, and how far the other figures are from their limits.
+
+    Args:
+        audit: what was found.
+        path: of the PNG file; its folder is made where it is missing.
+
+    Raises:
+        DependencyError: matplotlib is not installed.
+    """
+    known = [f for f in audit.findings if f.verdict != "unknown"]
+    relations = sorted(
+        (f for f in known if f.check == "informative relation"), key=lambda f: f.figure
+    )
+    shares = [f for f in known if not f.at_least and (f.is_fault or f.figure > 0)]
+    shares.sort(key=lambda f: (f.is_fault, f.figure))
+    rows = max(len(relations), len(shares), 4)
+    figure = _figure(13, 0.9 + 0.26 * rows)
+    left, right = figure.subplots(1, 2)
+    left.set_title("links against shuffled links")
+    left.set_xlabel("standard deviations above chance (likeness in taste)")
+    left.set_xscale("symlog", linthresh=4)
+    _bars(left, [f.subject for f in relations], relations)
+    for found in relations[:1]:
+        left.axvline(found.threshold, color="#2b2d42", linestyle="--", linewidth=1)
+    right.set_title("shares; a tick marks the limit")
+    right.set_xlim(0, 1)
+    _bars(right, [f"{f.check}: {f.subject}" for f in shares], shares)
+    right.plot([f.threshold for f in shares], range(len(shares)), "|", color="#2b2d42", ms=11)
+    _save(figure, path)
+
+
+def _bars(axis: Any, names: list[str], findings: list[Any]) -> None:
+    colours = ["#d1495b" if f.is_fault else "#8d99ae" for f in findings]
+    axis.barh(range(len(names)), [f.figure for f in findings], color=colours)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure, in inches."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyError("a picture needs matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Through a file beside it, so that a picture is whole or not there.
     partial = path.with_name(f".{path.name}.part")

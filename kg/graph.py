@@ -291,6 +291,21 @@ def read_edges(
     return (edges.select(~dangling), int(dangling.sum())) if dangling.any() else (edges, 0)
 
 
+def in_row_order(edges: Edges) -> Edges:
+    """Edges by source row, target row and time."""
+    source, target = edges.index
+    if len(source) < 2:
+        return edges
+    pairs = source * (int(target.max()) + 1) + target
+    steps = np.diff(pairs)
+    if bool((steps > 0).all()):
+        return edges
+    order = np.argsort(pairs, kind="stable")
+    if edges.time is not None and bool((np.diff(pairs[order]) == 0).any()):
+        order = np.lexsort((edges.time, pairs))
+    return edges.select(order)
+
+
 def _add_nodes_of_edges(
     tables: Mapping[EdgeType, pa.Table],
     vocabularies: dict[str, Vocabulary],

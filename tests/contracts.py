@@ -15,6 +15,7 @@ from coldstart.scorer import Scorer
 from coldstart.training_data import TrainingData
 from kg import KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.errors import (
+    AlignmentError,
     DuplicateKeyError,
     GraphError,
     MissingColumnError,
@@ -23,6 +24,7 @@ from kg.errors import (
     UnknownNodeError,
 )
 from kg.stores import Store
+from kg.stores.values import GAIN_PROPERTY, RECOMMENDS
 from kg.toy import toy_graph
 from tests.coldstart.toys import word_vectors
 
@@ -78,6 +80,18 @@ def films(**changes: Any) -> KnowledgeGraph:
     return KnowledgeGraph.from_tables(nodes | changes, edges, FILMS)
 
 
+def stamped_films() -> dict[str, Any]:
+    """The films with a property that says when they changed."""
+    return {
+        "Movie": {
+            "id": ["1", "m2", "m3"],
+            "title": ["Solaris", "", None],
+            "year": [1972.0, None, 2002.0],
+            "changed": [10, 11, 12],
+        }
+    }
+
+
 def same_graph(left: KnowledgeGraph, right: KnowledgeGraph) -> None:
     """Assert that two graphs hold the same nodes, properties and edges, whatever their order."""
     assert _nodes(left) == _nodes(right)
@@ -110,6 +124,13 @@ def vectors(keys: list[Any], node_type: str = "Movie", dim: int = 5) -> NodeEmbe
     """Random vectors, of full float32 precision."""
     matrix = np.random.default_rng(0).normal(size=(len(keys), dim)).astype(np.float32)
     return NodeEmbeddings(Vocabulary(node_type, keys), matrix)
+
+
+def recommended(*rows: list[Any]) -> dict[str, Any]:
+    """Ranked rows of user, item, rank and score as a table."""
+    return dict(
+        zip(("user", "item", "rank", "score"), map(list, zip(*rows, strict=True)), strict=True)
+    )
 
 
 class StoreContract:
@@ -489,6 +510,216 @@ class StoreContract:
         same_graph(store.read(FILMS), films())
         with_vectors = store.read(FILMS, exclude=()).attributes["Movie"]["embedding"]
         assert with_vectors.null_count == 1
+
+    def test_only_vectors_that_differ_are_written_again(self, store):
+        store.write(films())
+        first = vectors(["1", "m2", "m3"])
+        assert store.write_embeddings(first).unchanged == {"Movie": 0}
+        assert store.write_embeddings(first).unchanged == {"Movie": 3}
+        moved = first.matrix.copy()
+        moved[1, 3] = np.nextafter(moved[1, 3], np.float32(9))  # the smallest change there is
+        report = store.write_embeddings(NodeEmbeddings(first.nodes, moved))
+        assert (report.embeddings, report.unchanged) == ({"Movie": 3}, {"Movie": 2})
+        assert np.array_equal(store.read_embeddings("Movie").of(["m2"])[0], moved[1])
+
+    def test_a_vector_that_someone_changed_in_the_store_is_repaired(self, store):
+        store.write(films())
+        written = vectors(["1", "m2", "m3"])
+        store.write_embeddings(written)
+        other = NodeEmbeddings(Vocabulary("Movie", ["m2"]), written.of(["m2"])[:, ::-1])
+        store.write_embeddings(other)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm3' SET m.embedding = NULL")
+        assert store.write_embeddings(written).unchanged == {"Movie": 1}
+        assert np.array_equal(store.read_embeddings("Movie").matrix, written.matrix)
+
+    def test_numbers_are_written_beside_vectors_and_compared_too(self, store):
+        store.write(films())
+        written, gains = vectors(["1", "m2"]), {"gain": [0.1, 2.0], "`b`": [0.0, -1e-300]}
+        numbers = {n: np.array(v) for n, v in gains.items()}
+        store.write_embeddings(written, numbers=numbers)
+        assert store.write_embeddings(written, numbers=numbers).unchanged == {"Movie": 2}
+        store.query("MATCH (m:Movie) WHERE m.id = 'm2' SET m.gain = 2.5")
+        assert store.write_embeddings(written, numbers=numbers).unchanged == {"Movie": 1}
+        found = store.query("MATCH (m:Movie) RETURN m.id AS id, m.gain AS g, m.```b``` AS b")
+        rows = {r["id"]: (r["g"], r["b"]) for r in found.to_pylist()}
+        assert rows == {"1": (0.1, 0.0), "m2": (2.0, -1e-300), "m3": (None, None)}
+
+    def test_a_dry_run_counts_and_writes_nothing(self, store):
+        store.write(films())
+        store.write_embeddings(vectors(["1"], dim=3))
+        report = store.write_embeddings(vectors(["1", "m2", "m9"]), on_missing="skip", dry_run=True)
+        assert (report.embeddings, report.missing) == ({"Movie": 2}, {"Movie": 1})
+        assert "2 Movie vectors would be written, 0 unchanged" in str(report)
+        assert "would remove" in str(report)
+        assert store.read_embeddings("Movie").dim == 3
+
+    @pytest.mark.parametrize(
+        ("numbers", "error", "message"),
+        [
+            ({"gain": [np.nan, 1]}, GraphError, "'1': gain holds NaN"),
+            ({"gain": [1.0]}, AlignmentError, r"gain: expected \[2\], got \[1\]"),
+            ({"id": [1.0, 2.0]}, StoreError, "is the key"),
+            ({"embedding": [1.0, 2.0]}, StoreError, "property names repeat"),
+        ],
+    )
+    def test_numbers_that_cannot_be_written_are_refused(self, store, numbers, error, message):
+        store.write(films())
+        numbers = {name: np.array(v) for name, v in numbers.items()}
+        with pytest.raises(error, match=message):
+            store.write_embeddings(vectors(["1", "m2"]), numbers=numbers)
+
+    def test_what_a_model_wrote_is_neither_inferred_nor_read_as_a_feature(self, store):
+        store.write(films())
+        before = store.infer_schema()
+        store.write_embeddings(vectors(["1", "m2"]), numbers={GAIN_PROPERTY: np.array([1.0, 2.0])})
+        assert store.infer_schema() == before
+        assert GAIN_PROPERTY not in store.read(FILMS).attributes["Movie"].column_names
+
+    def test_an_unchanged_store_has_no_changes(self, store):
+        graph = toy_graph()
+        store.write(graph)
+        read = store.read(graph.schema)
+        changes = store.read_changes(read)
+        assert not changes.delta
+        assert str(changes) == "nothing changed"
+        assert set(changes.compared.values()) == {"contents"}
+
+    def test_changes_by_contents_turn_the_old_graph_into_the_new_one(self, store):
+        store.write(films())
+        old = store.read(FILMS)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm2' SET m.title = 'Alien', m.year = NULL")
+        store.query("MATCH (m:Movie) WHERE m.id = 'm3' DETACH DELETE m")
+        store.query("CREATE (m:Movie {id: 'm9', title: 'New'})")
+        store.query("MATCH (u:User)-[r:RATED]->(m:Movie) WHERE u.id = 2 SET r.rating = 1.0")
+        store.query(
+            "MATCH (u:User), (m:Movie) WHERE u.id = 2 AND m.id = 'm9' "
+            "CREATE (u)-[:RATED {rating: 3.0, timestamp: 7}]->(m)"
+        )
+        store.query("MATCH (u:User)-[r:RATED]->(m:Movie) WHERE m.id = 'm2' DELETE r")
+        changes = store.read_changes(old)
+        assert changes.delta.nodes["Movie"]["id"].to_pylist() == ["m2", "m9"]
+        assert changes.delta.removed_nodes == {"Movie": ["m3"]}
+        assert changes.delta.edges[RATED].num_rows == 2
+        assert changes.delta.removed_edges[RATED].to_pylist() == [{"source": 1, "target": "m2"}]
+        assert "1 Movie nodes removed" in str(changes)
+        new = old.apply(changes.delta)
+        assert _nodes(new) == _nodes(store.read(FILMS))
+        assert new.num_edges(("Movie", "FOLLOWED_BY", "Movie")) == 0
+        assert not store.read_changes(new).delta
+
+    def test_with_times_only_what_changed_since_is_read(self, store):
+        store.write(films(**stamped_films()))
+        old = store.read(FILMS)
+        first = store.read_changes(old, updated_at="changed")
+        assert (bool(first.delta), first.mark) == (False, 12)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm2' SET m.title = 'Alien', m.changed = 20")
+        store.query("CREATE (m:Movie {id: 'm9', title: 'New', changed: 21})")
+        second = store.read_changes(old, updated_at="changed", since=first.mark)
+        assert second.compared["Movie"] == "time"
+        assert second.compared["User"] == "contents"
+        assert second.delta.nodes["Movie"]["id"].to_pylist() == ["m2", "m9"]
+        assert (second.mark, bool(second.delta.removed_nodes)) == (21, False)
+        new = old.apply(second.delta)
+        assert _nodes(new) == _nodes(store.read(FILMS))
+        assert not store.read_changes(new, updated_at="changed", since=second.mark).delta
+
+    def test_a_removal_and_a_new_node_without_a_time_are_found_by_counts(self, store):
+        store.write(films(**stamped_films()))
+        old = store.read(FILMS)
+        store.query("MATCH (m:Movie) WHERE m.id = 'm3' DETACH DELETE m")
+        gone = store.read_changes(old, updated_at="changed", since=12)
+        assert gone.compared["Movie"] == "contents"
+        assert gone.delta.removed_nodes == {"Movie": ["m3"]}
+        now = old.apply(gone.delta)
+        store.query("CREATE (m:Movie {id: 'm9', title: 'New'})")
+        found = store.read_changes(now, updated_at="changed", since=12)
+        assert found.delta.nodes["Movie"]["id"].to_pylist() == ["m9"]
+
+    def test_edges_that_changed_since_are_found_and_removed_ones_by_counts(self, store):
+        store.write(films(**stamped_films()))
+        old = store.read(FILMS)  # the time of a rating is when it changed
+        late = 2**40 + 1
+        store.query(
+            f"MATCH (u:User)-[r:RATED]->(m:Movie) WHERE u.id = 2 "
+            f"SET r.rating = 1.0, r.timestamp = {late}"
+        )
+        found = store.read_changes(old, updated_at="timestamp", since=2**40)
+        assert (found.compared[RATED], found.mark) == ("time", late)
+        assert found.delta.edges[RATED]["rating"].to_pylist() == [1.0]
+        now = old.apply(found.delta)
+        store.query("MATCH (u:User)-[r:RATED]->(m:Movie) WHERE m.id = 'm2' DELETE r")
+        gone = store.read_changes(now, updated_at="timestamp", since=late)
+        assert gone.compared[RATED] == "contents"
+        assert gone.delta.removed_edges[RATED].num_rows == 1
+
+    def test_a_store_without_any_items_left_is_an_error(self, store):
+        store.write(films())
+        old = store.read(FILMS)
+        store.query("MATCH (m:Movie) DETACH DELETE m")
+        with pytest.raises(SchemaError, match="no node has the label 'Movie' any more"):
+            store.read_changes(old)
+
+    def test_recommendations_become_relations_with_score_and_evidence(self, store):
+        store.write(films())
+        lists = recommended([1, "m3", 1, 0.5], [1, "m2", 2, 0.25], [2, "m3", 1, -1.0])
+        lists["why"] = [{"genre": 0.5}, {"genre": 0.25}, None]
+        report = store.write_recommendations(lists, "User", "Movie")
+        assert report.recommendations == {RECOMMENDS: 2}
+        found = store.query(
+            f"MATCH (u:User)-[r:{RECOMMENDS}]->(m:Movie) RETURN u.id AS user, m.id AS item, "
+            "r.rank AS rank, r.score AS score, r.why AS why ORDER BY user, rank"
+        )
+        assert found.to_pylist()[0] == {
+            "user": 1,
+            "item": "m3",
+            "rank": 1,
+            "score": 0.5,
+            "why": '{"genre": 0.5}',
+        }
+        assert found["score"].to_pylist() == [0.5, 0.25, -1.0]
+
+    def test_a_list_is_replaced_as_a_whole_and_others_stay(self, store):
+        store.write(films())
+        both = recommended([1, "m3", 1, 0.5], [1, "m2", 2, 0.25], [2, "m3", 1, -1.0])
+        store.write_recommendations(both, "User", "Movie")
+        report = store.write_recommendations(both, "User", "Movie")
+        assert report.unchanged == {RECOMMENDS: 2}
+        store.write_recommendations(recommended([1, "1", 1, 0.75]), "User", "Movie")
+        found = store.query(
+            f"MATCH (u:User)-[:{RECOMMENDS}]->(m) RETURN u.id AS user, m.id AS item ORDER BY user"
+        )
+        assert found.to_pylist() == [{"user": 1, "item": "1"}, {"user": 2, "item": "m3"}]
+
+    def test_a_list_that_someone_changed_in_the_store_is_repaired(self, store):
+        store.write(films())
+        lists = recommended([1, "m3", 1, 0.5], [2, "m3", 1, -1.0])
+        store.write_recommendations(lists, "User", "Movie")
+        store.query(f"MATCH (u:User)-[r:{RECOMMENDS}]->() WHERE u.id = 2 SET r.score = 9.0")
+        report = store.write_recommendations(lists, "User", "Movie", dry_run=True)
+        assert "1 COLDSTART_RECOMMENDS lists would be written, 1 unchanged" in str(report)
+        assert store.write_recommendations(lists, "User", "Movie").unchanged == {RECOMMENDS: 1}
+        assert store.write_recommendations(lists, "User", "Movie").unchanged == {RECOMMENDS: 2}
+
+    def test_recommendations_stay_out_of_graphs_and_schemas(self, store):
+        store.write(films())
+        before = store.infer_schema()
+        store.write_recommendations(recommended([1, "m3", 1, 0.5]), "User", "Movie")
+        assert store.infer_schema() == before
+        same_graph(store.read(_bare()), films())
+
+    def test_recommendations_of_unknown_nodes_or_twice_are_refused_whole(self, store):
+        store.write(films())
+        with pytest.raises(UnknownNodeError, match="1 Movie keys have no node, for example 'm9'"):
+            store.write_recommendations(
+                recommended([1, "m3", 1, 1.0], [1, "m9", 2, 0.5]), "User", "Movie"
+            )
+        with pytest.raises(GraphError, match="1 rows name an item twice"):
+            store.write_recommendations(
+                recommended([1, "m3", 1, 1.0], [1, "m3", 2, 0.5]), "User", "Movie"
+            )
+        with pytest.raises(MissingColumnError, match="score"):
+            store.write_recommendations({"user": [1], "item": ["m3"], "rank": [1]}, "User", "Movie")
+        assert not any(e[1] == RECOMMENDS for e in store.contents().edges)
 
     def test_absent_vectors_or_labels_are_errors_that_name_them(self, store):
         store.write(films())

@@ -15,18 +15,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.errors import GraphError, MissingColumnError, SchemaError, StoreError
-from kg.graph import Edges, KnowledgeGraph
+from kg.errors import MissingColumnError, SchemaError, StoreError, UnknownNodeError
+from kg.graph import Edges, KnowledgeGraph, in_row_order
 from kg.schema import EdgeType, Schema
+from kg.stores.changes import Changes, latest_of, read_changes
 from kg.stores.inference import EdgeTypeSeen, NodeTypeSeen, StoreContents, likely_key, schema_of
+from kg.stores.lists import Lists, lists_of
+from kg.stores.names import quoted
 from kg.stores.triples import Triples, graph_of_triples
+from kg.stores.values import (
+    RECOMMENDS,
+    VECTOR_PROPERTY,
+    WRITTEN_BACK,
+    Comparison,
+    NodeValues,
+)
 from kg.tables import require_columns
 from kg.vectors import NodeEmbeddings, Vocabulary
 
 Queries = Mapping[str | EdgeType, str]
 """A user's own Cypher by node type or by ``(source, relation, target)``."""
 
-VECTOR_PROPERTY = "embedding"
 SAMPLE_SIZE = 10_000
 
 
@@ -40,14 +49,36 @@ class WriteReport:
         merged: parallel edges that were folded into the last of them, by edge type; an edge is
             identified by its two ends.
         embeddings: vectors that are now in the store as given, by node type.
+        unchanged: how many of these were there before and were left alone, by node type.
         missing: keys that have a vector and no node, by node type; only where they were skipped.
+        recommendations: lists that are now in the store as given, by relation.
+        steps: what was done besides, or with ``dry_run`` would be, in sentences.
+        dry_run: whether nothing was written and the counts say what would be.
     """
 
     nodes: Mapping[str, int] = field(default_factory=dict)
     edges: Mapping[EdgeType, int] = field(default_factory=dict)
     merged: Mapping[EdgeType, int] = field(default_factory=dict)
     embeddings: Mapping[str, int] = field(default_factory=dict)
+    unchanged: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, int] = field(default_factory=dict)
+    recommendations: Mapping[str, int] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    def __str__(self) -> str:
+        """What was written, or would be, a line each."""
+        would = "would be " if self.dry_run else ""
+        lines = [f"{n} {t} nodes {would}written" for t, n in self.nodes.items()]
+        lines += [f"{n} {'-'.join(e)} edges {would}written" for e, n in self.edges.items()]
+        lines += [f"{n} parallel {'-'.join(e)} edges folded" for e, n in self.merged.items()]
+        for kind, counts in (("vectors", self.embeddings), ("lists", self.recommendations)):
+            for name, n in counts.items():
+                same = self.unchanged.get(name, 0)
+                lines.append(f"{n - same} {name} {kind} {would}written, {same} unchanged")
+        lines += [f"{n} {t} keys have no node" for t, n in self.missing.items()]
+        lines += [("would " if self.dry_run else "") + step for step in self.steps]
+        return "\n".join(lines)
 
 
 @runtime_checkable
@@ -74,6 +105,10 @@ class Store(Protocol):
 
     def write_embeddings(self, embeddings: NodeEmbeddings) -> WriteReport:
         """Put vectors on nodes, by key."""
+        ...
+
+    def write_recommendations(self, recommendations: Any, user: str, item: str) -> WriteReport:
+        """Put ranked lists into the store, as relations."""
         ...
 
     def read_embeddings(self, node_type: str) -> NodeEmbeddings:
@@ -123,7 +158,7 @@ class CypherStore(ABC):
         queries: Queries | None = None,
         *,
         on_dangling: str = "error",
-        exclude: Sequence[str] = (VECTOR_PROPERTY,),
+        exclude: Sequence[str] = WRITTEN_BACK,
         progress: bool = False,
     ) -> KnowledgeGraph:
         """The graph that the schema describes, with every property of its nodes.
@@ -141,8 +176,8 @@ class CypherStore(ABC):
                 optional, weight and time. Where an edge type has a query, only the edge types that
                 are named are read.
             on_dangling: ``"error"``, or ``"skip"`` to leave out and count edges with a missing end.
-            exclude: properties to leave where they are; by default what
-                :meth:`write_embeddings` wrote.
+            exclude: properties to leave where they are, and relations not to discover; by default
+                what a model wrote back, as none must be trained on that.
             progress: show a bar.
 
         Raises:
@@ -156,10 +191,11 @@ class CypherStore(ABC):
         if on_dangling not in ("error", "skip"):
             raise ValueError(f"on_dangling must be 'error' or 'skip', got {on_dangling!r}")
         asked = _checked_queries(queries or {}, schema)
-        schema, node_types, edge_types = self._plan(schema, asked)
+        schema, node_types, edge_types = self._plan(schema, asked, exclude)
         nodes: dict[str, pa.Table] = {}
         handles: dict[str, np.ndarray] = {}
-        with progress_bar(progress, f"read {self.name}") as bar:
+        total = self._num_rows(node_types, edge_types, asked) if progress else None
+        with progress_bar(progress, f"read {self.name}", total) as bar:
             for node_type in node_types:
                 key = schema.key_of(node_type)
                 if node_type in asked:
@@ -182,6 +218,57 @@ class CypherStore(ABC):
                     skipped |= {edge_type: left_out} if left_out else {}
         ordered = {e: in_row_order(edges[e]) for e in edge_types}
         return replace(graph, edges=ordered, skipped=skipped)
+
+    def read_changes(
+        self,
+        graph: KnowledgeGraph,
+        *,
+        updated_at: str | None = None,
+        since: Any = None,
+        exclude: Sequence[str] = WRITTEN_BACK,
+        progress: bool = False,
+    ) -> Changes:
+        """What changed in the store since a graph was read from it by its schema.
+
+        Without ``updated_at`` everything is read and compared. With it, only nodes and edges that
+        have changed ``since`` are read, of every type that has the property and whose count says
+        that nothing else happened to it; the others are read and compared. So removals and new
+        nodes without a time are found, but not a change that leaves the time as it was, nor a
+        removal together with an addition that has no time.
+
+        ``engine.update(changes.delta)`` then encodes the texts that changed and nothing else.
+
+        Args:
+            graph: what was read before, or what came of it by :meth:`KnowledgeGraph.apply`.
+            updated_at: a property of nodes and edges that grows with every change: a time, or a
+                number.
+            since: ``mark`` of the last time; ``None`` to compare everything and get a first mark.
+            exclude: as in :meth:`read`.
+            progress: show a bar.
+
+        Raises:
+            SchemaError: the store has no users or items any more.
+        """
+        with progress_bar(progress, f"changes in {self.name}") as bar:
+            return read_changes(self, graph, updated_at, since, exclude, bar)
+
+    def latest_change(self, schema: Schema, updated_at: str) -> Any:
+        """A first mark for :meth:`read_changes`: the latest time of change of what a schema names.
+
+        Take it before the graph is read; ``None`` where nothing has the property.
+        """
+        labels = self._labels()
+        times = [
+            self._latest(t, updated_at)
+            for t in schema.node_types
+            if t in labels and self._has_property(t, updated_at)
+        ]
+        times += [
+            self._latest(e, updated_at)
+            for e in (schema.interaction, *schema.edge_types)
+            if self._edge_has(e, updated_at)
+        ]
+        return latest_of(times, updated_at, self.name)
 
     def read_triples(
         self, cypher: str, schema: Schema, *, on_dangling: str = "error"
@@ -246,7 +333,9 @@ class CypherStore(ABC):
             SchemaError: what was named does not exist, nothing suits, or a type has no key; says
                 what there is.
         """
-        return schema_of(self.contents(), user, item, interaction, self._is_unique)
+        return schema_of(
+            self.contents().without(WRITTEN_BACK), user, item, interaction, self._is_unique
+        )
 
     def write(
         self, graph: KnowledgeGraph, *, batch_size: int = 10_000, progress: bool = False
@@ -290,29 +379,39 @@ class CypherStore(ABC):
         embeddings: NodeEmbeddings,
         property: str = VECTOR_PROPERTY,
         *,
+        numbers: Mapping[str, np.ndarray] | None = None,
         index: bool = False,
         key: str | None = None,
         on_missing: str = "error",
+        dry_run: bool = False,
         batch_size: int = 2_000,
         progress: bool = False,
     ) -> WriteReport:
         """Put vectors on nodes, by key; write them twice and nothing changes.
 
-        One property holds one space: vectors of another length that are there under this name are
-        removed first. Vectors of the same length on other nodes stay.
+        What is in the store is compared first, and only what differs is written: so a second
+        write-back is quick, one that was killed is resumed by running it again, and a vector that
+        someone changed in the store is repaired. The key must be unique; where the server has no
+        constraint that says so, one is made.
+
+        One property holds one space: where it held vectors of another length, these are removed
+        first, from all nodes. Vectors of the same length on other nodes stay.
 
         Args:
             embeddings: one vector per key.
             property: where they go.
-            index: also make a vector index with cosine similarity.
+            numbers: further float properties, ``[len(embeddings)]`` each, by name: gains, biases.
+            index: also make a vector index with cosine similarity, without quantisation.
             key: the property that identifies a node; by default as in :meth:`read`.
             on_missing: ``"error"``, or ``"skip"`` to count keys without a node.
+            dry_run: write nothing and report what would be written.
             batch_size: vectors per transaction.
             progress: show a bar.
 
         Raises:
             UnknownNodeError: a key has no node; the others are written.
-            GraphError: a vector is not finite.
+            GraphError: a vector or number is not finite.
+            DuplicateKeyError: two nodes have the same key.
             SchemaError: no such label, or no such key property.
             DependencyError: the store cannot index vectors here.
         """
@@ -320,22 +419,80 @@ class CypherStore(ABC):
         if on_missing not in ("error", "skip"):
             raise ValueError(f"on_missing must be 'error' or 'skip', got {on_missing!r}")
         node_type = embeddings.node_type
-        if not np.isfinite(embeddings.matrix).all():
-            row = int(np.argmin(np.isfinite(embeddings.matrix).all(axis=1)))
-            raise GraphError(
-                f"{node_type} {embeddings.nodes[row]!r}: its vector holds NaN or infinity; "
-                "nothing was written"
-            )
-        if embeddings.dim == 0:
-            raise GraphError(f"{node_type} embeddings have no dimension; nothing was written")
-        key = self._key_of(node_type, key)
-        with progress_bar(progress, f"write {node_type}.{property}", len(embeddings)) as bar:
-            missing = self._write_vectors(embeddings, property, key, index, batch_size, bar)
+        values = NodeValues(embeddings, property, self._key_of(node_type, key), numbers or {})
+        found = self._compare_values(values, batch_size)
+        steps = self._prepare_values(values, found, index, dry_run)
+        todo = found.to_write
+        if not dry_run:
+            with progress_bar(progress, f"write {node_type}.{property}", len(values)) as bar:
+                bar.update(len(values) - len(todo))
+                self._write_values(values.take(todo), batch_size, bar)
+            if index:
+                self._index(node_type, property, values.dim)
+        missing = embeddings.nodes.take(np.flatnonzero(found.missing)).keys.to_pylist()
         if missing and on_missing == "error":
-            self._unknown_keys(node_type, key, missing)
+            advice = "the others were written; write the graph first or pass on_missing='skip'"
+            raise _no_nodes(self.name, node_type, values.key, missing, advice)
         return WriteReport(
-            embeddings={node_type: len(embeddings) - len(missing)},
+            embeddings={node_type: len(values) - len(missing)},
+            unchanged={node_type: int(found.unchanged.sum())},
             missing={node_type: len(missing)} if missing else {},
+            steps=tuple(steps),
+            dry_run=dry_run,
+        )
+
+    def write_recommendations(
+        self,
+        recommendations: Any,
+        user: str,
+        item: str,
+        relation: str = RECOMMENDS,
+        *,
+        keys: tuple[str | None, str | None] = (None, None),
+        dry_run: bool = False,
+        batch_size: int = 1_000,
+        progress: bool = False,
+    ) -> WriteReport:
+        """Put ranked lists into the store, as relations with score, rank and evidence.
+
+        A user's list is replaced as a whole, in one transaction, so that a reader sees the old or
+        the new one; lists that are there as given are left alone, those of other users stay.
+
+        Args:
+            recommendations: ``engine.recommend(...)``, or a table with ``user``, ``item``,
+                ``rank``, ``score`` and further columns; structures are written as JSON text.
+            user: label of users.
+            item: label of items.
+            relation: of this name, between these labels; what it holds is replaced. By default one
+                that :meth:`read` and :meth:`infer_schema` leave out.
+            keys: the properties that identify a user and an item; by default as in :meth:`read`.
+            dry_run: write nothing and report what would be written.
+            batch_size: lists per transaction.
+            progress: show a bar.
+
+        Raises:
+            UnknownNodeError: a user or item has no node; nothing was written.
+            MissingColumnError: a column is lacking.
+        """
+        _at_least_one(batch_size, "batch_size")
+        ends = (self._key_of(user, keys[0]), self._key_of(item, keys[1]))
+        lists = lists_of(recommendations, (user, relation, item), ends)
+        for node_type, key, column in ((user, ends[0], "source"), (item, ends[1], "target")):
+            asked = lists.table[column].unique().to_pylist()
+            there = set(self._known_keys(node_type, key, asked))
+            if missing := [k for k in asked if k not in there]:
+                raise _no_nodes(self.name, node_type, key, missing, "nothing was written")
+        same, users = 0, lists.users
+        with progress_bar(progress, f"write {relation}", len(users)) as bar:
+            for start in range(0, len(users), batch_size):
+                some = users[start : start + batch_size]
+                changed = lists.changed(some, self._read_lists(lists, some))
+                same += len(some) - len(changed)
+                if changed and not dry_run:
+                    self._replace_lists(lists, changed, lists.of(changed))
+                bar.update(len(some))
+        return WriteReport(
+            recommendations={relation: len(users)}, unchanged={relation: same}, dry_run=dry_run
         )
 
     def read_embeddings(
@@ -364,9 +521,26 @@ class CypherStore(ABC):
         nodes = Vocabulary(node_type, table["key"])
         return NodeEmbeddings(nodes, _matrix(table["vector"], f"{node_type}.{property}"))
 
-    def _plan(self, schema: Schema, asked: Queries) -> tuple[Schema, list[str], list[EdgeType]]:
+    def _num_rows(
+        self, node_types: Sequence[str], edge_types: Sequence[EdgeType], asked: Queries
+    ) -> int | None:
+        """How many nodes and edges there are to read, or a little less than that."""
+        if asked:
+            return None
+        labels = self._labels()
+        nodes = sum(labels.get(t, 0) for t in node_types)
+        return nodes + sum(map(self._edges_at_most, edge_types))
+
+    def _plan(
+        self, schema: Schema, asked: Queries, exclude: Sequence[str]
+    ) -> tuple[Schema, list[str], list[EdgeType]]:
         """The completed schema, the node types with a table of their own, the edge types."""
         labels = self._labels()
+        if not labels and not asked:
+            raise SchemaError(
+                f"{self.name}: the store is empty, so the schema names node types that are not "
+                "there; there are []. Check database=... or the path, or write a graph first"
+            )
         queried = [e for e in asked if not isinstance(e, str)]
         from_edges = {end for e in queried for end in (e[0], e[2])}
         node_types = list(dict.fromkeys([*schema.node_types, *(t for t in asked if t in labels)]))
@@ -381,7 +555,7 @@ class CypherStore(ABC):
         edge_types += [e for e in queried if e not in edge_types]
         by_schema = [e for e in edge_types if e not in asked]
         if not schema.edge_types and not queried:
-            edge_types, node_types = self._discover(schema, node_types, labels)
+            edge_types, node_types = self._discover(schema, node_types, labels, exclude)
             if schema.interaction not in edge_types:
                 raise self._no_such_edges(schema.interaction, edge_types)
         for edge_type in by_schema if schema.edge_types or queried else ():
@@ -396,12 +570,17 @@ class CypherStore(ABC):
         return schema, tables, edge_types
 
     def _discover(
-        self, schema: Schema, node_types: list[str], labels: Mapping[str, int]
+        self,
+        schema: Schema,
+        node_types: list[str],
+        labels: Mapping[str, int],
+        exclude: Sequence[str],
     ) -> tuple[list[EdgeType], list[str]]:
         """Every relation connected to the known node types, and the types it leads to."""
         extra = [t for t in labels if t not in node_types]
         extra = [t for t in extra if not self._overlaps(t, node_types)]
         found = self._edge_types([*(t for t in node_types if t in labels), *extra])
+        found = {e: n for e, n in found.items() if e[1] not in exclude or e == schema.interaction}
         known, grew = set(node_types), True
         while grew:
             grew = False
@@ -433,7 +612,7 @@ class CypherStore(ABC):
         return self._key(node_type, named, self._unique_properties())
 
     def _key(self, node_type: str, named: str | None, unique: Mapping[str, tuple[str, ...]]) -> str:
-        properties = self._sample_nodes(node_type, 100).column_names
+        properties = self._property_names(node_type)
         if named is not None:
             if named not in properties and not self._has_property(node_type, named):
                 raise SchemaError(
@@ -467,15 +646,6 @@ class CypherStore(ABC):
         _require_returned(table, ["source", "target"], edge_type, cypher)
         # A query without ORDER BY may return its rows in another order every time.
         return in_key_order(in_key_order(table, "target"), "source")
-
-    def _unknown_keys(self, node_type: str, key: str, missing: Sequence[Any]) -> None:
-        from kg.errors import UnknownNodeError
-
-        raise UnknownNodeError(
-            f"{self.name}: {len(missing)} {node_type} keys have no node, for example "
-            f"{missing[0]!r} (matched by {key!r}); the others were written. Write the graph first "
-            "or pass on_missing='skip'"
-        )
 
     def _check_names(self, graph: KnowledgeGraph) -> None:
         """Raise before anything is written if a name cannot be held; every name is checked."""
@@ -536,6 +706,10 @@ class CypherStore(ABC):
     def _has_property(self, node_type: str, property: str) -> bool: ...
 
     @abstractmethod
+    def _property_names(self, node_type: str) -> list[str]:
+        """Names of the properties of nodes with this label, or of some of the nodes."""
+
+    @abstractmethod
     def _is_unique(self, node_type: str, property: str) -> bool:
         """Whether every node has the property and no two have it alike."""
 
@@ -563,6 +737,42 @@ class CypherStore(ABC):
         """The edges of one type, and how many were left out."""
 
     @abstractmethod
+    def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
+        """Whether an edge of this type has the property."""
+
+    @abstractmethod
+    def _nodes_since(
+        self, node_type: str, key: str, exclude: Sequence[str], updated_at: str, since: Any
+    ) -> pa.Table:
+        """Nodes with all their properties that changed at this time or later."""
+
+    @abstractmethod
+    def _edges_since(
+        self,
+        edge_type: EdgeType,
+        keys: tuple[str, str],
+        names: Sequence[str],
+        updated_at: str,
+        since: Any,
+    ) -> pa.Table:
+        """Edges likewise: ``source``, ``target``, these properties, ``updated_at``."""
+
+    @abstractmethod
+    def _latest(self, what: str | EdgeType, updated_at: str) -> Any:
+        """The largest value of a property of nodes or edges; ``None`` where none has it."""
+
+    @abstractmethod
+    def _edges_at_most(self, edge_type: EdgeType) -> int:
+        """So many edges at most, told without a walk over them."""
+
+    @abstractmethod
+    def _count_relation(self, relation: str) -> int:
+        """Edges of a relation, whatever its ends."""
+
+    @abstractmethod
+    def _count_edges(self, edge_type: EdgeType) -> int: ...
+
+    @abstractmethod
     def _write_nodes(
         self, node_type: str, key: str, table: pa.Table, batch_size: int, bar: Any
     ) -> None: ...
@@ -573,16 +783,32 @@ class CypherStore(ABC):
     ) -> None: ...
 
     @abstractmethod
-    def _write_vectors(
-        self,
-        embeddings: NodeEmbeddings,
-        property: str,
-        key: str,
-        index: bool,
-        batch_size: int,
-        bar: Any,
-    ) -> list[Any]:
-        """Write and return the keys that have no node."""
+    def _compare_values(self, values: NodeValues, batch_size: int) -> Comparison: ...
+
+    @abstractmethod
+    def _prepare_values(
+        self, values: NodeValues, found: Comparison, index: bool, dry_run: bool
+    ) -> list[str]:
+        """Make room: a unique key, columns, no vectors of another length; what was done."""
+
+    @abstractmethod
+    def _write_values(self, values: NodeValues, batch_size: int, bar: Any) -> None:
+        """Write values whose keys all have a node."""
+
+    @abstractmethod
+    def _index(self, node_type: str, property: str, dim: int) -> None: ...
+
+    @abstractmethod
+    def _read_lists(self, lists: Lists, users: list[Any]) -> pa.Table:
+        """The relations of some users: ``source``, ``target`` and the properties."""
+
+    @abstractmethod
+    def _replace_lists(self, lists: Lists, users: list[Any], table: pa.Table) -> None:
+        """Put these relations in place of all that these users have, in one transaction."""
+
+    @abstractmethod
+    def _known_keys(self, node_type: str, key: str, keys: list[Any]) -> list[Any]:
+        """Those of the keys that have a node."""
 
     @abstractmethod
     def _read_vectors(self, node_type: str, property: str, key: str) -> pa.Table:
@@ -593,15 +819,13 @@ class CypherStore(ABC):
         return keys
 
 
-def quoted(name: str) -> str:
-    """A label, relation or property name as Cypher takes it, whatever is in it.
-
-    Raises:
-        SchemaError: the name is empty, no string, or holds a null character.
-    """
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise SchemaError(f"{name!r} cannot be a label, relation or property in Cypher; rename it")
-    return "`" + name.replace("`", "``") + "`"
+def _no_nodes(
+    store: str, node_type: str, key: str, missing: Sequence[Any], advice: str
+) -> UnknownNodeError:
+    return UnknownNodeError(
+        f"{store}: {len(missing)} {node_type} keys have no node, for example {missing[0]!r} "
+        f"(matched by {key!r}); {advice}"
+    )
 
 
 def in_key_order(table: pa.Table, key: str) -> pa.Table:
@@ -611,21 +835,6 @@ def in_key_order(table: pa.Table, key: str) -> pa.Table:
     order = pc.sort_indices(table, sort_keys=[(key, "ascending")])
     steps = order.to_numpy()
     return table if bool((np.diff(steps.astype(np.int64)) == 1).all()) else table.take(order)
-
-
-def in_row_order(edges: Edges) -> Edges:
-    """Edges by source row, target row and time."""
-    source, target = edges.index
-    if len(source) < 2:
-        return edges
-    pairs = source * (int(target.max()) + 1) + target
-    steps = np.diff(pairs)
-    if bool((steps > 0).all()):
-        return edges
-    order = np.argsort(pairs, kind="stable")
-    if edges.time is not None and bool((np.diff(pairs[order]) == 0).any()):
-        order = np.lexsort((edges.time, pairs))
-    return edges.select(order)
 
 
 def last_of_parallel(edges: Edges) -> Edges:

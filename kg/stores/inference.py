@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +46,37 @@ class StoreContents:
 
     nodes: Mapping[str, NodeTypeSeen]
     edges: Mapping[EdgeType, EdgeTypeSeen]
+
+    def without(self, names: Sequence[str]) -> StoreContents:
+        """The same without properties and relations of these names."""
+        nodes = {}
+        for label, seen in self.nodes.items():
+            gone = [n for n in seen.sample.column_names if n in names]
+            nodes[label] = replace(seen, sample=seen.sample.drop_columns(gone)) if gone else seen
+        return StoreContents(nodes, {e: s for e, s in self.edges.items() if e[1] not in names})
+
+    def to_text(self) -> str:
+        """What there is and what it looks like, for someone who is about to write a schema."""
+        lines = []
+        for label, seen in self.nodes.items():
+            lines.append(f"{label}: {seen.count:,} nodes")
+            for name in seen.sample.column_names:
+                column = seen.sample[name]
+                said = [str(column.type)]
+                if name in seen.unique:
+                    said.append("unique, so a key")
+                elif name == "id" or _could_be_key(column):
+                    said.append("different on all nodes looked at, perhaps a key")
+                said += [role] if (role := _role(name, column)) else []
+                if column.null_count:
+                    said.append(f"missing on {column.null_count} of {len(column)}")
+                if len(present := column.drop_null()):
+                    said.append(f"e.g. {present[0].as_py()!r:.40}")
+                lines.append(f"  {name}: {', '.join(said)}")
+        for (source, relation, target), seen in self.edges.items():
+            names = ", ".join(f"{f.name} ({f.type})" for f in seen.sample.schema)
+            lines.append(f"({source})-[{relation}]->({target}): {seen.count:,} at most; {names}")
+        return "\n".join(line.rstrip("; ") for line in lines)
 
 
 def likely_key(properties: Sequence[str], unique: Sequence[str]) -> str | None:

@@ -27,10 +27,13 @@ from kg.errors import (
 from kg.graph import Edges, KnowledgeGraph, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
-from kg.stores.base import quoted as _quoted
+from kg.stores.changes import UPDATED
+from kg.stores.lists import Lists
+from kg.stores.names import quoted as _quoted
 from kg.stores.triples import NodeValue, RelationValue, Triples
+from kg.stores.values import DIGEST_FACTOR, Comparison, NodeValues, digests
 from kg.tables import is_string
-from kg.vectors import NodeEmbeddings, Vocabulary
+from kg.vectors import Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +41,18 @@ EDGES_PER_RECORD = 20_000
 RECORDS_AHEAD = 2
 """Records of edges that are asked for before the last one is unpacked."""
 NODES_PER_RECORD = 2_000
+DIGESTS_PER_RECORD = 5_000
 ROWS_PER_BATCH = 20_000
 LONGEST_KEY = 8_000
 """Bytes; the server's range indexes refuse keys of more than about 8,100."""
 _SCHEMES = tuple(f"{name}{tls}" for name in ("neo4j", "bolt") for tls in ("", "+s", "+ssc"))
+_HINTS = {
+    "DatabaseNotFound": "; check database=...",
+    "AccessMode": "; the store was opened to read, or the call only reads: check read_only=...",
+    "TransactionTimedOut": "; raise query_timeout=..., or ask for less at once",
+    "Forbidden": "; this user may not do that: check the roles of auth=(user, password)",
+}
+"""What to do about the server's errors, by the start of their names."""
 _NULL = ""
 """Stands for null inside ``collect``, which leaves nulls out; a weight or time is never text."""
 
@@ -62,7 +73,9 @@ class Neo4jStore(CypherStore):
         uri: ``neo4j://``, ``bolt://`` or their ``+s`` and ``+ssc`` variants.
         auth: user name and password; ``None`` for a server without authentication.
         database: name; the server's default if ``None``.
-        timeout: seconds to wait for a connection.
+        timeout: seconds to wait for a connection, and to repeat what failed for a moment.
+        query_timeout: seconds after which the server ends a query; its own limit if ``None``.
+        read_only: ask the server to refuse whatever would write.
     """
 
     def __init__(
@@ -72,10 +85,14 @@ class Neo4jStore(CypherStore):
         database: str | None = None,
         *,
         timeout: float = 15.0,
+        query_timeout: float | None = None,
+        read_only: bool = False,
     ) -> None:
         self.uri = uri
         self.database = database
         self.timeout = timeout
+        self.query_timeout = query_timeout
+        self.read_only = read_only
         self.name = _without_password(uri)
         self._auth = auth
         self._driver: Any = None
@@ -83,7 +100,7 @@ class Neo4jStore(CypherStore):
     def query(self, cypher: str, **params: Any) -> pa.Table:
         """The result of one query of your own; see :meth:`CypherStore.query`."""
         with self._session("WRITE", cypher) as session:
-            return _table_of_rows(session.run(cypher, params), f"{self.name} query")
+            return _table_of_rows(self._run(session, cypher, params), f"{self.name} query")
 
     def close(self) -> None:
         """Close the connections; they open anew when the store is used again."""
@@ -148,7 +165,7 @@ class Neo4jStore(CypherStore):
             ) from error
         except Neo4jError as error:
             code = (error.code or "").rsplit(".", 1)[-1]
-            hint = "; check database=..." if code == "DatabaseNotFound" else ""
+            hint = next((hint for name, hint in _HINTS.items() if code.startswith(name)), "")
             raise StoreError(
                 f"{self.name}: {error.message} ({error.code}){hint}. "
                 f"The query was: {cypher[:500].strip()}"
@@ -163,6 +180,7 @@ class Neo4jStore(CypherStore):
     @contextmanager
     def _session(self, access: str, cypher: str) -> Iterator[Any]:
         driver = self._open()
+        access = "READ" if self.read_only else access
         with (
             self._errors(cypher),
             driver.session(
@@ -171,22 +189,41 @@ class Neo4jStore(CypherStore):
         ):
             yield session
 
+    def _in_transaction(self, session: Any, work: Callable[[Any], Any]) -> Any:
+        """Work that writes; repeated if the server asks for it, refused by it if ``read_only``."""
+        execute = session.execute_read if self.read_only else session.execute_write
+        return execute(self._timed(work))
+
+    def _timed(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A unit of work that the server ends after ``query_timeout``."""
+        if self.query_timeout is None:
+            return work
+        import neo4j
+
+        return neo4j.unit_of_work(timeout=self.query_timeout)(work)
+
+    def _run(self, session: Any, cypher: str, params: Mapping[str, Any] | None = None) -> Any:
+        import neo4j
+
+        query: Any = neo4j.Query(cypher, timeout=self.query_timeout)  # type: ignore[arg-type]
+        return session.run(query, dict(params or {}))
+
     def _rows(self, cypher: str, **params: Any) -> list[list[Any]]:
         """Few rows, read in a transaction that is repeated if the server asks for it."""
         with self._session("READ", cypher) as session:
-            return session.execute_read(lambda tx: tx.run(cypher, params).values())
+            return session.execute_read(self._timed(lambda tx: tx.run(cypher, params).values()))
 
     def _write(self, cypher: str, **params: Any) -> list[list[Any]]:
         with self._session("WRITE", cypher) as session:
-            return session.execute_write(lambda tx: tx.run(cypher, params).values())
+            return self._in_transaction(session, lambda tx: tx.run(cypher, params).values())
 
     def _query_for_read(self, cypher: str) -> pa.Table:
         with self._session("READ", cypher) as session:
-            return _table_of_rows(session.run(cypher), f"{self.name} query")
+            return _table_of_rows(self._run(session, cypher), f"{self.name} query")
 
     def _triples(self, cypher: str) -> Triples:
         with self._session("READ", cypher) as session:
-            result = session.run(cypher)
+            result = self._run(session, cypher)
             names = result.keys()
             values: list[list[Any]] = [[] for _ in names]
             for record in result:
@@ -245,6 +282,10 @@ class Neo4jStore(CypherStore):
     def _has_property(self, node_type: str, property: str) -> bool:
         where = f"n.{quoted(property)} IS NOT NULL"
         return bool(self._rows(f"MATCH (n:{quoted(node_type)}) WHERE {where} RETURN 1 LIMIT 1"))
+
+    def _property_names(self, node_type: str) -> list[str]:
+        some = f"MATCH (n:{quoted(node_type)}) WITH n LIMIT 100 UNWIND keys(n) AS name"
+        return [name for (name,) in self._rows(f"{some} RETURN DISTINCT name")]
 
     def _is_unique(self, node_type: str, property: str) -> bool:
         p = f"n.{quoted(property)}"
@@ -316,10 +357,10 @@ class Neo4jStore(CypherStore):
                 return
             last = highest
 
-    def _streamed(self, cypher: str) -> Iterator[list[dict[str, Any]]]:
+    def _streamed(self, cypher: str, **params: Any) -> Iterator[list[dict[str, Any]]]:
         """Nodes a record each, where no index makes ranges cheap."""
         with self._session("READ", cypher) as session:
-            result = session.run(cypher)
+            result = self._run(session, cypher, params)
             while page := [row[0] for row in itertools.islice(result, NODES_PER_RECORD)]:
                 yield page
 
@@ -400,11 +441,51 @@ class Neo4jStore(CypherStore):
         has = f"MATCH {_pattern(edge_type)} WHERE r.{quoted(name)} IS NOT NULL RETURN 1 LIMIT 1"
         return bool(self._rows(known, name=name)) and bool(self._rows(has))
 
-    def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
+    def _nodes_since(
+        self, node_type: str, key: str, exclude: Sequence[str], updated_at: str, since: Any
+    ) -> pa.Table:
+        left_out = "".join(f", {quoted(p)}: null" for p in exclude if p != key)
+        where = f"n.{quoted(updated_at)} >= $since"
+        cypher = f"MATCH (n:{quoted(node_type)}) WHERE {where} RETURN n {{.*{left_out}}}"
+        pages = self._streamed(cypher, since=since)
+        return joined([table_of_maps(page, node_type, exclude) for page in pages], node_type)
+
+    def _edges_since(
+        self,
+        edge_type: EdgeType,
+        keys: tuple[str, str],
+        names: Sequence[str],
+        updated_at: str,
+        since: Any,
+    ) -> pa.Table:
+        columns = [f"{v}.{quoted(k)}" for v, k in zip("ab", keys, strict=True)]
+        columns += [f"r.{quoted(n)}" for n in (*names, updated_at)]
+        shown = zip(columns, ("source", "target", *names, UPDATED), strict=True)
+        returned = ", ".join(f"{column} AS {quoted(name)}" for column, name in shown)
+        where = f"r.{quoted(updated_at)} >= $since"
+        cypher = f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {returned}"
+        with self._session("READ", cypher) as session:
+            return _table_of_rows(self._run(session, cypher, {"since": since}), str(edge_type))
+
+    def _latest(self, what: str | EdgeType, updated_at: str) -> Any:
+        pattern = f"(r:{quoted(what)})" if isinstance(what, str) else _pattern(what)
+        cypher = f"MATCH {pattern} RETURN max(r.{quoted(updated_at)})"
+        return _plain(self._rows(cypher)[0][0])
+
+    def _count_relation(self, relation: str) -> int:
+        return self._rows(f"MATCH ()-[r:{quoted(relation)}]->() RETURN count(r)")[0][0]
+
+    def _count_edges(self, edge_type: EdgeType) -> int:
+        return self._rows(f"MATCH {_pattern(edge_type)} RETURN count(r)")[0][0]
+
+    def _edges_at_most(self, edge_type: EdgeType) -> int:
         source, relation, target = map(quoted, edge_type)
         (out,), *_ = self._rows(f"MATCH (:{source})-[r:{relation}]->() RETURN count(r)")
         (into,), *_ = self._rows(f"MATCH ()-[r:{relation}]->(:{target}) RETURN count(r)")
-        mean = max(1.0, min(out, into) / num_nodes)
+        return min(out, into)
+
+    def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
+        mean = max(1.0, self._edges_at_most(edge_type) / num_nodes)
         return max(1, int(EDGES_PER_RECORD / mean))
 
     def _write_nodes(
@@ -437,11 +518,20 @@ class Neo4jStore(CypherStore):
                 _log.info("%s: %s.%s has an index, no constraint made", self.name, node_type, key)
                 return
             if not self._is_unique_or_null(node_type, key):
-                raise DuplicateKeyError(
-                    f"{self.name}: {node_type} nodes share a {key!r} already, so it cannot be "
-                    f"their key: {error}"
-                ) from error
+                raise self._shared_keys(node_type, key) from error
             raise
+
+    def _shared_keys(self, node_type: str, key: str) -> DuplicateKeyError:
+        p = f"n.{quoted(key)}"
+        rows = self._rows(
+            f"MATCH (n:{quoted(node_type)}) WITH {p} AS key, count(*) AS times "
+            "WHERE key IS NOT NULL AND times > 1 RETURN key, times ORDER BY times DESC LIMIT 3"
+        )
+        examples = ", ".join(f"{value!r} ({times} nodes)" for value, times in rows)
+        return DuplicateKeyError(
+            f"{self.name}: {node_type} nodes share a {key!r} already, so it cannot be their key: "
+            f"{examples}; merge these nodes or name another key"
+        )
 
     def _is_unique_or_null(self, node_type: str, key: str) -> bool:
         p = f"n.{quoted(key)}"
@@ -467,54 +557,131 @@ class Neo4jStore(CypherStore):
             self._write(cypher, rows=rows)
             bar.update(len(rows))
 
-    def _write_vectors(
-        self,
-        embeddings: NodeEmbeddings,
-        property: str,
-        key: str,
-        index: bool,
-        batch_size: int,
-        bar: Any,
-    ) -> list[Any]:
-        label, k, p = quoted(embeddings.node_type), quoted(key), quoted(property)
-        if property == key:
-            raise StoreError(f"{embeddings.node_type}.{key} is the key; write vectors elsewhere")
-        self._remove_other_lengths(embeddings, property, batch_size)
-        cypher = (
-            f"UNWIND $rows AS row OPTIONAL MATCH (n:{label} {{{k}: row.key}}) "
-            f"FOREACH (x IN CASE WHEN n IS NULL THEN [] ELSE [n] END | SET x.{p} = row.vector) "
-            "WITH row, n WHERE n IS NULL RETURN row.key"
-        )
-        missing: list[Any] = []
-        for start in range(0, len(embeddings), batch_size):
-            keys = embeddings.nodes.keys.slice(start, batch_size).to_pylist()
-            vectors = embeddings.matrix[start : start + batch_size].tolist()
-            rows = [{"key": k, "vector": v} for k, v in zip(keys, vectors, strict=True)]
-            missing += [key for (key,) in self._write(cypher, rows=rows)]
-            bar.update(len(rows))
-        if index:
-            self._index(embeddings.node_type, property, embeddings.dim)
-        return missing
+    def _prepare_values(
+        self, values: NodeValues, found: Comparison, index: bool, dry_run: bool
+    ) -> list[str]:
+        node_type, key = values.node_type, values.key
+        steps = []
+        if key not in self._unique_properties().get(node_type, ()):
+            if dry_run and not self._is_unique_or_null(node_type, key):
+                raise self._shared_keys(node_type, key)
+            steps.append(f"make a uniqueness constraint on {node_type}.{key}")
+            if not dry_run:
+                self._make_unique(node_type, key)
+        indexes = self._vector_indexes(node_type, values.place)
+        for name, length in indexes:
+            if length != values.dim:
+                steps.append(f"drop the index {name!r} of vectors of length {length}")
+                if not dry_run:
+                    self._write(f"DROP INDEX {quoted(name)} IF EXISTS")
+        if not found.same_space:  # else the other lengths went when this space was begun
+            steps += self._remove_other_lengths(values, dry_run)
+        if index and values.dim not in [length for _, length in indexes]:
+            steps.append(f"make a vector index on {node_type}.{values.place}")
+        return steps
 
-    def _remove_other_lengths(
-        self, embeddings: NodeEmbeddings, property: str, batch_size: int
-    ) -> None:
-        """One property holds one space: what has another length goes, and its index with it."""
-        node_type, dim = embeddings.node_type, embeddings.dim
-        label, p = quoted(node_type), f"n.{quoted(property)}"
-        there = f"MATCH (n:{label}) WHERE {p} IS NOT NULL "
-        for (example,) in self._rows(f"{there} RETURN {p} LIMIT 100"):
+    def _compare_values(self, values: NodeValues, batch_size: int) -> Comparison:
+        """By a digest that the server works out from what it holds; the vectors stay there."""
+        self._require_vectors(values)
+        label, k, p = quoted(values.node_type), quoted(values.key), quoted(values.place)
+        numbers = "".join(f", n.{quoted(name)}" for name in values.numbers)
+        cypher = (
+            f"UNWIND $keys AS key MATCH (n:{label} {{{k}: key}}) WITH key, n, n.{p} AS v "
+            "RETURN collect([key, size(v), reduce(s = 0.0, x IN v | (s + x) * $factor)"
+            f"{numbers}])"
+        )
+        nodes, size = values.embeddings.nodes, len(values)
+        step = max(batch_size, DIGESTS_PER_RECORD)
+        ranges = (nodes.keys.slice(start, step) for start in range(0, size, step))
+        there = np.full((size, 1 + len(values.numbers)), np.nan)
+        missing, same_space = np.ones(size, bool), False
+
+        def look(keys: pa.ChunkedArray) -> list[list[Any]]:
+            return self._rows(cypher, keys=keys.to_pylist(), factor=DIGEST_FACTOR)[0][0]
+
+        for found in _ahead(look, ranges):
+            at = nodes.rows([key for key, *_ in found])
+            missing[at] = False
+            for row, (_, length, *held) in zip(at.tolist(), found, strict=True):
+                if length == values.dim:
+                    same_space = True
+                    if all(map(_is_number, held)):
+                        there[row] = held
+        wanted = np.stack([digests(values.embeddings.matrix), *values.numbers.values()], axis=1)
+        return Comparison((there == wanted).all(axis=1), missing, same_space)
+
+    def _require_vectors(self, values: NodeValues) -> None:
+        """Raise if the property holds other things than vectors, as far as some nodes tell."""
+        label, p = quoted(values.node_type), f"n.{quoted(values.place)}"
+        some = self._rows(f"MATCH (n:{label}) WHERE {p} IS NOT NULL RETURN {p} LIMIT 20")
+        for (example,) in some:
             if not isinstance(example, list) or not all(isinstance(x, float) for x in example):
                 raise StoreError(
-                    f"{self.name}: {node_type}.{property} holds other things than vectors "
-                    f"({example!r:.80}); write the vectors under another name"
+                    f"{self.name}: {values.node_type}.{values.place} holds other things than "
+                    f"vectors ({example!r:.80}); write the vectors under another name"
                 )
-        for name, length in self._vector_indexes(node_type, property):
-            if length != dim:
-                self._write(f"DROP INDEX {quoted(name)} IF EXISTS")
-        remove = f"{there} AND size({p}) <> $dim WITH n LIMIT $limit REMOVE {p} RETURN count(n)"
-        while self._write(remove, dim=dim, limit=batch_size)[0][0]:
+
+    def _write_values(self, values: NodeValues, batch_size: int, bar: Any) -> None:
+        label, k = quoted(values.node_type), quoted(values.key)
+        numbers = "".join(f", n.{quoted(n)} = row.n{at}" for at, n in enumerate(values.numbers))
+        cypher = (
+            f"UNWIND $rows AS row MATCH (n:{label} {{{k}: row.key}}) "
+            f"SET n.{quoted(values.place)} = row.vector{numbers}"
+        )
+        for start in range(0, len(values), batch_size):
+            rows = values.rows(start, min(start + batch_size, len(values)))
+            self._write(cypher, rows=rows)
+            bar.update(len(rows))
+
+    def _read_lists(self, lists: Lists, users: list[Any]) -> pa.Table:
+        u, i = (quoted(name) for name in lists.keys)
+        columns = [f"a.{u} AS source", f"b.{i} AS target"]
+        columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in lists.properties]
+        cypher = f"MATCH {_pattern(lists.edge_type)} WHERE a.{u} IN $users RETURN "
+        with self._session("READ", cypher) as session:
+            result = self._run(session, cypher + ", ".join(columns), {"users": users})
+            return _table_of_rows(result, f"{self.name} recommendations")
+
+    def _replace_lists(self, lists: Lists, users: list[Any], table: pa.Table) -> None:
+        source, relation, target = map(quoted, lists.edge_type)
+        u, i = (quoted(name) for name in lists.keys)
+        delete = f"MATCH (a:{source})-[r:{relation}]->(:{target}) WHERE a.{u} IN $users DELETE r"
+        create = (
+            f"UNWIND $rows AS row MATCH (a:{source} {{{u}: row.source}}) "
+            f"MATCH (b:{target} {{{i}: row.target}}) CREATE (a)-[r:{relation}]->(b) "
+            "SET r = row.properties RETURN count(r)"
+        )
+        ends = table.select(["source", "target"]).to_pylist()
+        properties = table.select(lists.properties).to_pylist()
+        rows = [e | {"properties": p} for e, p in zip(ends, properties, strict=True)]
+
+        def swap(tx: Any) -> int:
+            tx.run(delete, users=users).consume()
+            return tx.run(create, rows=rows).single()[0]
+
+        with self._session("WRITE", create) as session:
+            self._in_transaction(session, swap)
+
+    def _known_keys(self, node_type: str, key: str, keys: list[Any]) -> list[Any]:
+        found: list[Any] = []
+        cypher = f"MATCH (n:{quoted(node_type)}) WHERE n.{quoted(key)} IN $keys "
+        for start in range(0, len(keys), ROWS_PER_BATCH):
+            some = keys[start : start + ROWS_PER_BATCH]
+            found += self._rows(f"{cypher} RETURN collect(n.{quoted(key)})", keys=some)[0][0]
+        return found
+
+    def _remove_other_lengths(self, values: NodeValues, dry_run: bool) -> list[str]:
+        """One property holds one space: what has another length goes."""
+        label, p = quoted(values.node_type), f"n.{quoted(values.place)}"
+        other = f"MATCH (n:{label}) WHERE {p} IS NOT NULL AND size({p}) <> $dim "
+        count = self._rows(f"{other} RETURN count(n)", dim=values.dim)[0][0]
+        if not count:
+            return []
+        remove = f"{other} WITH n LIMIT 2000 REMOVE {p} RETURN count(n)"
+        while not dry_run and self._write(remove, dim=values.dim)[0][0]:
             pass
+        where = f"{values.node_type}.{values.place}"
+        return [f"remove {count} vectors of another length from {where}"]
 
     def _vector_indexes(self, node_type: str, property: str) -> list[tuple[str, int]]:
         rows = self._rows(
@@ -527,12 +694,19 @@ class Neo4jStore(CypherStore):
         return [(name, options["indexConfig"]["vector.dimensions"]) for name, options in rows]
 
     def _index(self, node_type: str, property: str, dim: int) -> None:
-        """A cosine index that is ready to be asked."""
-        name = quoted(f"vector {node_type} {property}")
+        """A cosine index that is ready to be asked.
+
+        Twice the server's own links and search width: on MovieLens 100K it then finds 95% of the 50
+        best when asked for 50, 99.4% when asked for 100 and all when asked for 250 (94, 98.9 and
+        100% with the server's defaults).
+        """
+        name = quoted(vector_index_name(node_type, property))
         self._write(
             f"CREATE VECTOR INDEX {name} IF NOT EXISTS FOR (n:{quoted(node_type)}) "
             f"ON n.{quoted(property)} OPTIONS {{indexConfig: {{"
-            f"`vector.dimensions`: {int(dim)}, `vector.similarity_function`: 'cosine'}}}}"
+            f"`vector.dimensions`: {int(dim)}, `vector.similarity_function`: 'cosine', "
+            "`vector.quantization.enabled`: false, `vector.hnsw.m`: 32, "
+            "`vector.hnsw.ef_construction`: 200}}"
         )
         self._write("CALL db.awaitIndexes(600)")
 
@@ -543,7 +717,7 @@ class Neo4jStore(CypherStore):
         what = f"{node_type}.{property}"
         tables = [pa.table({"key": pa.nulls(0), "vector": pa.nulls(0)})]
         with self._session("READ", cypher) as session:
-            result = session.run(cypher)
+            result = self._run(session, cypher)
             while rows := [r.values() for r in itertools.islice(result, NODES_PER_RECORD)]:
                 keys, vectors = (list(column) for column in zip(*rows, strict=True))
                 if not all(isinstance(v, list) for v in vectors):
@@ -556,6 +730,11 @@ class Neo4jStore(CypherStore):
 def quoted(name: str) -> str:
     r"""A name in backticks, where this server still reads ``\u0060`` as one more backtick."""
     return _quoted(name).replace("\\", r"\u005C")
+
+
+def vector_index_name(node_type: str, property: str) -> str:
+    """The name of the vector index on a property."""
+    return f"vector {node_type} {property}"
 
 
 def to_array(values: list[Any], what: str) -> pa.Array:
@@ -656,6 +835,10 @@ def _edge_columns(lists: list[list[Any]], names: Sequence[str], edge_type: EdgeT
         found = [None if v == _NULL else v for v in values] if _NULL in values else values
         columns[name] = to_array(found, f"{edge_type}.{name}")
     return pa.table(columns)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _pattern(edge_type: EdgeType) -> str:

@@ -86,6 +86,38 @@ def test_a_query_that_writes_is_refused_while_reading(store):
 
 
 @pytest.mark.neo4j
+def test_a_store_opened_to_read_refuses_to_write_and_names_the_setting(neo4j, store):
+    store.write(films())
+    with Neo4jStore(neo4j.uri, neo4j.auth, read_only=True) as reader:
+        same_graph(reader.read(FILMS), films())
+        for write in (
+            lambda: reader.query("MATCH (m:Movie) DETACH DELETE m"),
+            lambda: reader.write(films()),
+            lambda: reader.write_embeddings(vectors(["1"])),
+        ):
+            with pytest.raises(StoreError, match=r"check read_only="):
+                write()
+    assert len(store.read(FILMS).items) == 3
+
+
+@pytest.mark.neo4j
+def test_a_query_that_takes_too_long_is_ended_and_the_setting_named(neo4j, store):
+    slow = "UNWIND range(1, 100000000) AS x WITH x WHERE x % 7 = 3 RETURN count(x) AS n"
+    with Neo4jStore(neo4j.uri, neo4j.auth, query_timeout=0.5) as impatient:
+        with pytest.raises(StoreError, match=r"raise query_timeout="):
+            impatient.query(slow)
+        with pytest.raises(StoreError, match=r"raise query_timeout="):
+            impatient._rows(slow)
+        assert impatient.query("RETURN 1 AS one")["one"].to_pylist() == [1]
+
+
+@pytest.mark.neo4j
+def test_an_empty_database_is_named_with_the_setting(store):
+    with pytest.raises(SchemaError, match=r"the store is empty.*database="):
+        store.read(FILMS)
+
+
+@pytest.mark.neo4j
 def test_two_nodes_with_one_key_are_named(store):
     store.query("CREATE (:User {id: 1})-[:RATED]->(:Movie {id: 'a'}), (:Movie {id: 'a'})")
     with pytest.raises(DuplicateKeyError, match=r"Movie.*'a' \(2 times\)"):
@@ -201,6 +233,21 @@ def test_keys_are_unique_in_the_server_after_a_write(store):
     assert set(store.contents().nodes["Movie"].unique) == {"id"}
     with pytest.raises(StoreError, match="already exists"):
         store.query("CREATE (:Movie {id: '1'})")
+
+
+@pytest.mark.neo4j
+def test_vectors_need_a_unique_key_and_a_constraint_is_made(store):
+    store.query("CREATE (:User {id: 1})-[:RATED]->(:Movie {id: 'a'}), (:Movie {id: 'a'})")
+    for dry_run in (True, False):
+        with pytest.raises(DuplicateKeyError, match=r"share a 'id' already.*'a' \(2 nodes\)"):
+            store.write_embeddings(vectors(["a"]), dry_run=dry_run)
+    store.query("MATCH (m:Movie) WITH m LIMIT 1 SET m.id = 'b'")
+    assert "would make a uniqueness constraint on Movie.id" in str(
+        store.write_embeddings(vectors(["a"]), dry_run=True)
+    )
+    assert not store.contents().nodes["Movie"].unique
+    store.write_embeddings(vectors(["a"]))
+    assert store.contents().nodes["Movie"].unique == ("id",)
 
 
 @pytest.mark.neo4j

@@ -1,0 +1,227 @@
+"""Commands about graphs and stores, apart from what an engine does with them."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from kg.graph import KnowledgeGraph
+    from kg.schema import Schema
+    from kg.stores.base import CypherStore
+
+PASSWORD_VARIABLE = "NEO4J_PASSWORD"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands of this module to those of ``coldstart``."""
+    importing = commands.add_parser(
+        "import", help="a graph from a server or store into a folder; later only what changed"
+    )
+    importing.add_argument("folder", help="where the graph goes, whole or not at all")
+    add_source(importing)
+    importing.add_argument(
+        "--infer",
+        metavar="FILE",
+        help="import nothing: show what there is and write a schema to edit, as TOML",
+    )
+    importing.add_argument("--updated-at", help="property that grows with every change")
+    importing.add_argument("--full", action="store_true", help="read everything again")
+    importing.add_argument(
+        "--skip-dangling", action="store_true", help="leave out edges to nowhere"
+    )
+    importing.add_argument("--quiet", action="store_true", help="show no bar")
+    importing.set_defaults(run=_import)
+
+    audit = commands.add_parser("audit", help="what is wrong with a graph, with figures and rows")
+    add_source(audit, graph=True)
+    audit.add_argument("--plot", help="also draw the figures, to this PNG file")
+    audit.add_argument("--all", action="store_true", help="show what is in order, too")
+    audit.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    audit.add_argument("--json", action="store_true", help="print the findings as JSON instead")
+    audit.set_defaults(run=_audit)
+
+    back = commands.add_parser(
+        "write-back", help="put embeddings and recommendations of a saved engine into a store"
+    )
+    back.add_argument("model", help="folder of a saved engine")
+    add_place(back)
+    back.add_argument("--recommend", type=int, metavar="K", help="also write K items per user")
+    back.add_argument("--no-index", action="store_true", help="make no vector index")
+    back.add_argument("--skip-missing", action="store_true", help="count nodes that are not there")
+    back.add_argument("--dry-run", action="store_true", help="say what would be written")
+    back.set_defaults(run=_write_back)
+
+
+def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
+    """Options that say where a graph is and what is what in it."""
+    add_place(command, graph=graph)
+    roles = command.add_argument_group("what is what in it")
+    roles.add_argument("--schema", help="TOML file; without it the schema is inferred")
+    roles.add_argument("--user-type", help="node type of users, where there is no schema file")
+    roles.add_argument("--item-type", help="node type of items")
+    roles.add_argument("--interaction", help="relation from users to items")
+    roles.add_argument("--positive-weight", type=float, help="from which weight one is positive")
+
+
+def add_place(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
+    """Options that name a server, an embedded store or, if asked, a folder."""
+    place = command.add_argument_group("where the graph is")
+    where = place.add_mutually_exclusive_group(required=True)
+    where.add_argument("--uri", help="of a Neo4j server: neo4j://, bolt://, or with +s for TLS")
+    where.add_argument("--store", help="file of an embedded store")
+    if graph:
+        where.add_argument("--graph", help="folder that `coldstart import` wrote")
+    place.add_argument(
+        "--login",
+        default=os.environ.get("NEO4J_USER", "neo4j"),
+        help=f"user name at the server; the password is taken from ${PASSWORD_VARIABLE} or asked "
+        "for, never from an option",
+    )
+    place.add_argument("--database", help="at the server, if not its default")
+    place.add_argument("--timeout", type=float, default=15.0, help="seconds to wait for the server")
+    place.add_argument("--query-timeout", type=float, help="seconds that one query may take there")
+
+
+def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> CypherStore:
+    """The store that the options of :func:`add_place` name.
+
+    Raises:
+        ValueError: there is no such file, or no password can be had.
+    """
+    from kg.stores import LadybugStore, Neo4jStore
+
+    if arguments.store:
+        if not Path(arguments.store).exists():
+            raise ValueError(f"there is no store at {arguments.store}; check the path")
+        return LadybugStore(arguments.store, read_only=read_only)
+    if urlsplit(arguments.uri).password:
+        raise ValueError(
+            "a password in --uri stays in the shell's history and in lists of processes; leave it "
+            f"out and set ${PASSWORD_VARIABLE} or type it when asked"
+        )
+    return Neo4jStore(
+        arguments.uri,
+        (arguments.login, _password(arguments.login)),
+        arguments.database,
+        timeout=arguments.timeout,
+        query_timeout=arguments.query_timeout,
+        read_only=read_only,
+    )
+
+
+def _password(login: str) -> str:
+    if (password := os.environ.get(PASSWORD_VARIABLE)) is not None:
+        return password
+    if not sys.stdin.isatty():
+        raise ValueError(f"the password of {login!r} is not known; set ${PASSWORD_VARIABLE}")
+    return getpass.getpass(f"password of {login}: ")
+
+
+def schema_for(arguments: argparse.Namespace, store: CypherStore) -> Schema:
+    """The schema that the options name, or the one that the store suggests."""
+    from dataclasses import replace
+
+    from kg.schema import Schema
+
+    if arguments.schema:
+        schema = Schema.read(arguments.schema)
+    else:
+        schema = store.infer_schema(arguments.user_type, arguments.item_type, arguments.interaction)
+    if arguments.positive_weight is not None:
+        schema = replace(schema, positive_weight=arguments.positive_weight)
+    return schema
+
+
+def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
+    """The graph that the options of :func:`add_source` name."""
+    if getattr(arguments, "graph", None):
+        from kg.files import read_graph
+
+        return read_graph(arguments.graph)
+    with open_store(arguments) as store:
+        return store.read(schema_for(arguments, store), progress=sys.stderr.isatty())
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from kg.importing import import_graph
+
+    with open_store(arguments) as store:
+        if arguments.infer:
+            if Path(arguments.infer).exists():
+                raise ValueError(
+                    f"{arguments.infer} is there already; move it or name another file"
+                )
+            schema = schema_for(arguments, store)
+            print(store.contents().to_text())
+            schema.write(arguments.infer)
+            print(f"schema written to {arguments.infer}; edit it, then import with --schema")
+            return
+        found = import_graph(
+            store,
+            arguments.folder,
+            schema_for(arguments, store),
+            updated_at=arguments.updated_at,
+            full=arguments.full,
+            on_dangling="skip" if arguments.skip_dangling else "error",
+            progress=not arguments.quiet,
+        )
+    if found.changes is not None:
+        print(found.changes)
+    for edge_type, count in found.graph.skipped.items():
+        print(f"{count} edges {'-'.join(edge_type)} left out, an end of theirs is missing")
+    print(found.graph)
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from kg import audit
+
+    found = audit(graph_from(arguments), rng=arguments.seed)
+    if arguments.plot:
+        from coldstart.plots import plot_audit
+
+        plot_audit(found, Path(arguments.plot))
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=1, default=str))
+    else:
+        print(found.to_text(every=arguments.all))
+
+
+def _write_back(arguments: argparse.Namespace) -> None:
+    from coldstart.engine import ColdStartEngine
+    from coldstart.writing_back import write_back
+
+    engine = ColdStartEngine.load(arguments.model)
+    schema = engine.graph.schema
+    progress = sys.stderr.isatty()
+    with open_store(arguments, read_only=arguments.dry_run) as store:
+        report = write_back(
+            engine,
+            store,
+            index=not arguments.no_index,
+            on_missing="skip" if arguments.skip_missing else "error",
+            dry_run=arguments.dry_run,
+            progress=progress,
+        )
+        print(report)
+        if arguments.recommend:
+            lists = engine.recommend(list(engine.graph.users), arguments.recommend)
+            keys = (schema.key.get(schema.user), schema.key.get(schema.item))
+            print(
+                store.write_recommendations(
+                    lists,
+                    schema.user,
+                    schema.item,
+                    keys=keys,
+                    dry_run=arguments.dry_run,
+                    progress=progress,
+                )
+            )
+    if arguments.uri:
+        print(f"items for $user by the vector index:\n{report.cypher}")

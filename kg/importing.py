@@ -1,0 +1,132 @@
+"""A graph in a folder that follows a store: all of it the first time, then what changed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kg.errors import SavedFileError
+from kg.files import (
+    GRAPH_KIND,
+    GRAPH_VERSION,
+    read_graph,
+    write_atomically,
+    write_folder,
+    write_graph_files,
+)
+from kg.graph import KnowledgeGraph
+from kg.schema import Schema
+
+if TYPE_CHECKING:
+    from kg.stores.base import CypherStore
+    from kg.stores.changes import Changes
+
+NOTE = "import.json"
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import came to.
+
+    Args:
+        graph: what is in the folder now.
+        changes: what was new; ``None`` where everything was read.
+    """
+
+    graph: KnowledgeGraph
+    changes: Changes | None
+
+
+@dataclass(frozen=True)
+class _Note:
+    """How a folder was imported, so that the next time can take up from there."""
+
+    source: str
+    updated_at: str | None
+    mark: Any
+    schema: dict[str, Any]
+
+
+def import_graph(
+    store: CypherStore,
+    folder: str | Path,
+    schema: Schema,
+    *,
+    updated_at: str | None = None,
+    full: bool = False,
+    on_dangling: str = "error",
+    progress: bool = False,
+) -> Import:
+    """Bring a folder up to what a store holds; the folder is the old one or the new one, whole.
+
+    The first time, and where the folder was imported from another store or with another schema,
+    everything is read. Later only what changed, see :meth:`CypherStore.read_changes`.
+
+    Args:
+        store: to read from.
+        folder: for :func:`kg.files.read_graph`; made if absent.
+        schema: what to read.
+        updated_at: a property that grows with every change.
+        full: read everything in any case.
+        on_dangling: as in :meth:`CypherStore.read`.
+        progress: show a bar with rate and estimate.
+
+    Raises:
+        SavedFileError: something else than a saved graph is at ``folder``.
+    """
+    folder = Path(folder)
+    before = None if full else _note_of(folder)
+    if before is not None and (before.source, before.schema) == (store.name, schema.to_dict()):
+        since = before.mark if before.updated_at == updated_at else None
+        graph = read_graph(folder)
+        changes = store.read_changes(graph, updated_at=updated_at, since=since, progress=progress)
+        graph = graph.apply(changes.delta) if changes.delta else graph
+        note = _Note(store.name, updated_at, changes.mark, schema.to_dict())
+        if changes.delta or note != before:
+            _write(graph, folder, note)
+        return Import(graph, changes)
+    # The mark is taken before the graph is read: what changes meanwhile is looked at again.
+    mark = None if updated_at is None else store.latest_change(schema, updated_at)
+    graph = store.read(schema, on_dangling=on_dangling, progress=progress)
+    _write(graph, folder, _Note(store.name, updated_at, mark, schema.to_dict()))
+    return Import(graph, None)
+
+
+def _write(graph: KnowledgeGraph, folder: Path, note: _Note) -> None:
+    def files(at: Path) -> None:
+        write_graph_files(graph, at)
+        told = {**note.__dict__, "mark": _told(note.mark)}
+        write_atomically(at / NOTE, json.dumps(told, indent=1).encode())
+
+    write_folder(folder, files, kind=GRAPH_KIND, version=GRAPH_VERSION)
+
+
+def _note_of(folder: Path) -> _Note | None:
+    """How the folder was imported; ``None`` where it is not there or was made otherwise."""
+    if not (folder / NOTE).exists():
+        return None
+    try:
+        told = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        return _Note(told["source"], told["updated_at"], _heard(told["mark"]), told["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SavedFileError(f"{folder}: {NOTE} is damaged ({error}); import with full") from error
+
+
+def _told(mark: Any) -> Any:
+    """A mark as JSON has it: times with their kind."""
+    if isinstance(mark, datetime.datetime):
+        return {"datetime": mark.isoformat()}
+    if isinstance(mark, datetime.date):
+        return {"date": mark.isoformat()}
+    return mark
+
+
+def _heard(told: Any) -> Any:
+    if not isinstance(told, dict):
+        return told
+    if "datetime" in told:
+        return datetime.datetime.fromisoformat(told["datetime"])
+    return datetime.date.fromisoformat(told["date"])
