@@ -6,9 +6,10 @@ which setting speaks for it is chosen on validation data (:func:`coldstart.evalu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +20,16 @@ from coldstart.training_data import Settings, TrainingData
 from gnn.data import Adjacency
 from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
 from gnn.heads import implicit_als
+from gnn.words import Words
 
-TEXT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Share of the text in the kernel; the rest is the linked entities, numbers and categories."""
+TEXT_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Share of a text kernel, of vectors or of words, beside linked entities, numbers, categories."""
 
 RIDGE = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge penalties, for kernels whose diagonal is 1."""
+
+USER_RIDGE = (*RIDGE, 30.0, 100.0, 300.0)
+"""The same for users, of whom less is known."""
 
 ALS = ((64, 10.0, 30.0), (128, 10.0, 30.0), (128, 40.0, 100.0), (256, 10.0, 60.0))
 """Factors, weight of a positive, and penalty of implicit ALS."""
@@ -36,6 +41,16 @@ NEIGHBOURS = (10, 50, 200)
 """Neighbourhood sizes of text kNN."""
 
 _CPU = torch.device("cpu")
+
+
+class Content(NamedTuple):
+    """What a kernel is made of: a share of texts, by vectors or by words, and all else."""
+
+    text: str
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.share:g} {self.text}" if self.share else "no text"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +116,13 @@ def ridge_to_als(data: TrainingData) -> Settings:
     kernels = _kernels(data, data.graph.schema.item)
     for k, alpha, penalty in ALS:
         factors = _als(data, k, alpha, penalty)
-        for share, ridge in kernels.grid():
+        for content, ridge in kernels.grid():
 
-            def make(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
+            def make(factors=factors, content: Content = content, ridge: float = ridge) -> Scorer:
                 users, items = factors()
-                return RidgeScorer(kernels, share, ridge, items, by_other=users.T)
+                return RidgeScorer(kernels, content, ridge, items, by_other=users.T)
 
-            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
+            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={content} ridge={ridge}"
             settings[name] = make
     return settings
 
@@ -118,12 +133,12 @@ def ridge_to_ease(data: TrainingData) -> Settings:
     kernels = _kernels(data, data.graph.schema.item)
     for penalty in EASE:
         columns = _cached(partial(ease_columns, data, penalty))
-        for share, ridge in kernels.grid():
+        for content, ridge in kernels.grid():
 
-            def make(columns=columns, share: float = share, ridge: float = ridge) -> Scorer:
-                return RidgeScorer(kernels, share, ridge, columns())
+            def make(columns=columns, content: Content = content, ridge: float = ridge) -> Scorer:
+                return RidgeScorer(kernels, content, ridge, columns())
 
-            settings[f"ease penalty={penalty:g}, text={share} ridge={ridge}"] = make
+            settings[f"ease penalty={penalty:g}, text={content} ridge={ridge}"] = make
     return settings
 
 
@@ -132,10 +147,10 @@ def ridge_to_columns(data: TrainingData) -> Settings:
     kernels = _kernels(data, data.graph.schema.item)
     columns = _cached(lambda: data.matrix[:, data.warm_items].T.toarray())
 
-    def make(share: float, ridge: float) -> Scorer:
-        return RidgeScorer(kernels, share, ridge, columns())
+    def make(content: Content, ridge: float) -> Scorer:
+        return RidgeScorer(kernels, content, ridge, columns())
 
-    return {f"text={s} ridge={r}": partial(make, s, r) for s, r in kernels.grid()}
+    return {f"text={c} ridge={r}": partial(make, c, r) for c, r in kernels.grid()}
 
 
 def ease(data: TrainingData) -> Settings:
@@ -155,20 +170,47 @@ def ridge_on_user_attributes(data: TrainingData) -> Settings:
     rows = _cached(lambda: data.matrix[data.warm_users].toarray())
     settings: dict[str, Callable[[], Scorer]] = {}
     als = {setting: _cached(partial(_warm_users_every_item, data, *setting)) for setting in ALS}
-    for share, ridge in kernels.grid((*RIDGE, 30.0, 100.0, 300.0)):
+    for content, ridge in kernels.grid(USER_RIDGE):
 
-        def to_rows(share: float = share, ridge: float = ridge) -> Scorer:
-            return RidgeScorer(kernels, share, ridge, rows(), of_items=False)
+        def to_rows(content: Content = content, ridge: float = ridge) -> Scorer:
+            return RidgeScorer(kernels, content, ridge, rows(), of_items=False)
 
-        settings[f"rows, text={share} ridge={ridge}"] = to_rows
+        settings[f"rows, text={content} ridge={ridge}"] = to_rows
         for (k, alpha, penalty), factors in als.items():
 
-            def to_als(factors=factors, share: float = share, ridge: float = ridge) -> Scorer:
+            def to_als(factors=factors, content: Content = content, ridge: float = ridge) -> Scorer:
                 known, items = factors()
-                return RidgeScorer(kernels, share, ridge, known, by_other=items, of_items=False)
+                return RidgeScorer(kernels, content, ridge, known, by_other=items, of_items=False)
 
-            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={share} ridge={ridge}"
+            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={content} ridge={ridge}"
             settings[name] = to_als
+    return settings
+
+
+def ridge_x_ridge(data: TrainingData) -> Settings:
+    """Ridge from user attributes times ridge from item content, both to ALS factors: all cold."""
+    user, item = (_kernels(data, t) for t in (data.graph.schema.user, data.graph.schema.item))
+    settings: dict[str, Callable[[], Scorer]] = {}
+    for k, alpha, penalty in ALS:
+        factors = _als(data, k, alpha, penalty)
+        warm = _cached(lambda factors=factors: factors()[0][data.warm_users])
+        for theirs, user_ridge in user.grid(USER_RIDGE):
+            for content, item_ridge in item.grid():
+
+                def make(
+                    factors=factors,
+                    warm=warm,
+                    theirs: Content = theirs,
+                    user_ridge: float = user_ridge,
+                    content: Content = content,
+                    item_ridge: float = item_ridge,
+                ) -> Scorer:
+                    users = RidgeScorer(user, theirs, user_ridge, warm(), of_items=False)
+                    return PairScorer(users, item, content, item_ridge, factors()[1])
+
+                name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, users text={theirs} "
+                name += f"ridge={user_ridge}, items text={content} ridge={item_ridge}"
+                settings[name] = make
     return settings
 
 
@@ -180,6 +222,7 @@ BASELINES: dict[str, Callable[[TrainingData], Settings]] = {
     "ridge to EASE columns": ridge_to_ease,
     "EASE": ease,
     "ridge on user attributes": ridge_on_user_attributes,
+    "ridge x ridge": ridge_x_ridge,
 }
 """All families by name."""
 
@@ -196,51 +239,50 @@ def ease_columns(data: TrainingData, penalty: float) -> np.ndarray:
 
 
 class _Kernels:
-    """Ridge in the rows, with one eigendecomposition per feature set serving all penalties."""
+    """Ridge in the rows, with one eigendecomposition per content serving all penalties."""
 
     def __init__(self, data: TrainingData, node_type: str, warm: np.ndarray) -> None:
         self.warm = warm
         self.num_nodes = data.graph.num_nodes(node_type)
-        self.text, self.rest = _content_kernels(data, node_type, warm)
-        self._decomposed: dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._rotated: dict[tuple[float, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.texts, self.rest = _content_kernels(data, node_type, warm)
+        self._decomposed: dict[Content, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._rotated: dict[tuple[Content, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def grid(self, penalties: tuple[float, ...] = RIDGE) -> Iterator[tuple[float, float]]:
-        """Shares of text and ridge penalties."""
-        shares = TEXT_SHARES
-        if self.text is None and self.rest is None:
-            shares = ()  # nothing is known of these nodes, so there is nothing to choose from
-        elif self.text is None or self.rest is None:
-            shares = (0.0,) if self.text is None else (1.0,)
-        return ((share, penalty) for share in shares for penalty in penalties)
+    def grid(self, penalties: tuple[float, ...] = RIDGE) -> list[tuple[Content, float]]:
+        """What the kernel is made of, and ridge penalties."""
+        contents = [] if self.rest is None else [Content("", 0.0)]
+        for kind in self.texts:
+            shares = TEXT_SHARES if self.rest is not None else (1.0,)
+            contents += [Content(kind, share) for share in shares]
+        return [(content, penalty) for content in contents for penalty in penalties]
 
     def predict(
-        self, share: float, penalty: float, targets: np.ndarray, nodes: np.ndarray
+        self, content: Content, penalty: float, targets: np.ndarray, nodes: np.ndarray
     ) -> np.ndarray:
         """Predictions of some nodes, float32 ``[len(nodes), num_targets]``.
 
         Args:
-            share: of the text in the kernel.
+            content: what the kernel is made of.
             penalty: of ridge, with a free intercept.
             targets: of the warm nodes, ``[num_warm, num_targets]``; the same array for every
                 setting, since its rotation is kept.
             nodes: rows of these nodes.
         """
-        projected, values, vectors = self._decompose(share)
-        key = share, id(targets)
+        projected, values, vectors = self._decompose(content)
+        key = content, id(targets)
         if key not in self._rotated:
             mean = targets.mean(axis=0)
             self._rotated[key] = targets, mean, vectors.T @ (targets - mean)
         _, mean, rotated = self._rotated[key]
         return (projected[nodes] / (values + penalty)) @ rotated + mean
 
-    def _decompose(self, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if share not in self._decomposed:
+    def _decompose(self, content: Content) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if content not in self._decomposed:
             kernel = 0.0
-            if self.text is not None and share:
-                kernel = kernel + share * self.text
-            if self.rest is not None and share < 1:
-                kernel = kernel + (1 - share) * self.rest
+            if content.share:
+                kernel = kernel + content.share * self.texts[content.text]
+            if self.rest is not None and content.share < 1:
+                kernel = kernel + (1 - content.share) * self.rest
             assert isinstance(kernel, np.ndarray)
             # Centred on the warm nodes, which is ridge with a free intercept.
             columns = kernel[self.warm].mean(axis=0)
@@ -248,8 +290,8 @@ class _Kernels:
             values, vectors = np.linalg.eigh(_symmetric(kernel[self.warm].astype(np.float64)))
             vectors = vectors.astype(np.float32)
             projected = kernel.astype(np.float32) @ vectors
-            self._decomposed[share] = projected, values.clip(0).astype(np.float32), vectors
-        return self._decomposed[share]
+            self._decomposed[content] = projected, values.clip(0).astype(np.float32), vectors
+        return self._decomposed[content]
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +300,7 @@ class RidgeScorer:
 
     Args:
         kernels: content of one side.
-        share: of the text in the kernel.
+        content: what the kernel is made of.
         penalty: of ridge.
         targets: of the warm nodes of that side, ``[num_warm, num_targets]``.
         by_other: the other side's factors, ``[num_targets, num_others]``; ``None``: the targets are
@@ -268,7 +310,7 @@ class RidgeScorer:
     """
 
     kernels: _Kernels
-    share: float
+    content: Content
     penalty: float
     targets: np.ndarray
     by_other: np.ndarray | None = None
@@ -277,7 +319,7 @@ class RidgeScorer:
     def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """float32 ``[len(users), len(items)]``."""
         nodes, others = (items, users) if self.of_items else (users, items)
-        found = self.kernels.predict(self.share, self.penalty, self.targets, nodes)
+        found = self.kernels.predict(self.content, self.penalty, self.targets, nodes)
         if self.of_items:
             place = np.full(self.kernels.num_nodes, -1, np.int64)
             place[self.kernels.warm] = np.arange(len(self.kernels.warm))
@@ -285,6 +327,30 @@ class RidgeScorer:
             found[warm] = self.targets[place[nodes[warm]]]
         found = found[:, others] if self.by_other is None else found @ self.by_other[:, others]
         return found.T if self.of_items else found
+
+
+@dataclass(frozen=True, eq=False)
+class PairScorer:
+    """Factors of users times factors of items, both by ridge from what is known of them.
+
+    Args:
+        users: predicts the users' factors.
+        kernels: content of the items.
+        content: what their kernel is made of.
+        penalty: of their ridge.
+        targets: factors of the warm items, ``[num_warm, k]``.
+    """
+
+    users: RidgeScorer
+    kernels: _Kernels
+    content: Content
+    penalty: float
+    targets: np.ndarray
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        u = self.users.score(users, np.arange(self.targets.shape[1]))
+        return u @ self.kernels.predict(self.content, self.penalty, self.targets, items).T
 
 
 def _kernels(data: TrainingData, node_type: str) -> _Kernels:
@@ -301,14 +367,16 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
 
 def _content_kernels(
     data: TrainingData, node_type: str, warm: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Cosine of texts, and mean cosine of the other features, ``[num_nodes, num_warm]`` each."""
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Cosine of texts by kind, and mean cosine of all else, ``[num_nodes, num_warm]`` each."""
     inputs = data.inputs(node_type)
     every = np.arange(len(inputs))
-    text = None
+    texts: dict[str, np.ndarray] = {}
     if inputs.text is not None:
-        x = Text.fit("text", "text", inputs, warm).raw(inputs, every, _CPU).numpy()
-        text = x @ x[warm].T
+        x = Text.fit("text", "text", inputs, warm).raw(inputs, every, _CPU)
+        texts["vectors"] = _cosine(x, warm)
+    if words := Words.fit("words", inputs, warm):
+        texts["words"] = _cosine(words.raw(inputs, every, _CPU), warm)
     groups: list[FeatureGroup] = []
     if inputs.relations:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
@@ -316,7 +384,7 @@ def _content_kernels(
     groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
     kernels = [_cosine(group.raw(inputs, every, _CPU), warm) for group in groups]
-    return text, (sum(kernels) / len(kernels) if kernels else None)  # type: ignore[operator]
+    return texts, (sum(kernels) / len(kernels) if kernels else None)  # type: ignore[operator]
 
 
 def _cosine(raw: torch.Tensor | SparseRows, warm: np.ndarray) -> np.ndarray:

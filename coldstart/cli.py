@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import logging
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from coldstart.cli_graph import add_commands
+
+_LIKES = "Star Wars,The Terminator"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,8 +52,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--year", type=int, default=1998, help="its year")
     demo.add_argument(
         "--likes",
-        default="Star Wars,The Terminator",
-        help="films that a new person names, by comma",
+        action="append",
+        metavar="TITLE",
+        help="a film that a new person names; give it several times, one whole title each, or once "
+        f"with titles by comma, those with a comma in double quotes (default: {_LIKES})",
     )
     demo.add_argument("--splits", type=int, default=3, help="random splits to compare on")
     demo.add_argument(
@@ -90,7 +95,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     found = run_demo(
         Path(arguments.out),
         film,
-        _listed(arguments.likes),
+        _titles(arguments.likes or [_LIKES]),
         num_splits=arguments.splits,
         seed=arguments.seed,
         say=say,
@@ -144,8 +149,17 @@ def _recommend(arguments: argparse.Namespace) -> None:
             print(f"{row['user']}\t{row['rank']}\t{row['item']}\t{row['score']:.4f}")
 
 
+def _titles(given: list[str]) -> list[str]:
+    """Each value is a title where there are several, a list by comma where there is one."""
+    several = [title.strip() for title in given if title.strip()]
+    return several if len(given) > 1 else _listed(given[0])
+
+
 def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """The parts between commas; a part with a comma of its own stands in double quotes."""
+    return [
+        part.strip() for part in next(csv.reader([text], skipinitialspace=True)) if part.strip()
+    ]
 
 
 if __name__ == "__main__":

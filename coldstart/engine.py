@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from coldstart.calibration import lift, simulated_cold_boost
-from coldstart.index import ExactIndex
+from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
+from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, NodeInputs, node_inputs
+from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
+from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError, UnknownNodeError
@@ -40,10 +42,12 @@ class EngineConfig:
         propagation: settings of features, heads and training.
         cold_boost: added to the score of an item without history, in proportion to what it lacks;
             it moves only the mixed ranking of known and new items. ``"auto"``: from training.
+        ratings: settings of the rating head.
     """
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
     cold_boost: float | str = "auto"
+    ratings: RatingConfig = field(default_factory=RatingConfig)
 
     def __post_init__(self) -> None:
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
@@ -70,6 +74,7 @@ class ColdStartEngine:
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
+        ratings: what :meth:`rate` needs, trained when it is first asked for.
     """
 
     graph: KnowledgeGraph
@@ -84,6 +89,7 @@ class ColdStartEngine:
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
+    ratings: RatingSource = field(default_factory=RatingSource)
 
     @classmethod
     def fit(
@@ -130,7 +136,7 @@ class ColdStartEngine:
 
             texts = embed_nodes(graph, encoder, _text_types(graph), cache=cache, progress=progress)
         texts = _aligned(graph, texts)
-        user_inputs, item_inputs = _inputs(graph, texts, graph.edge_types)
+        user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types)
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
@@ -184,12 +190,29 @@ class ColdStartEngine:
     def score(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
         """r_ui of every pair, float32 ``[len(users), len(items)]``; higher is better.
 
+        The same numbers as in :meth:`recommend` and :meth:`audience`, whatever the company.
+
         Raises:
             UnknownNodeError: a user or item is not in the graph.
         """
         rows = self.graph.users.rows(users), self.graph.items.rows(items)
         u, i = (torch.from_numpy(r).to(self.item_vectors.device) for r in rows)
-        return _dot(self.user_vectors[u], self.item_vectors[i], self.item_bias[i]).cpu().numpy()
+        return exact_scores(self.user_vectors[u], self._item_index.rows[i]).cpu().numpy()
+
+    def rate(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
+        """The rating expected of every pair, float32 ``[len(users), len(items)]``.
+
+        In the scale of the interactions' weights, within the lowest and the highest of them:
+        mean + b_u + b_i + a_u a_i cos(u, i), where bias and vector of a node follow from its
+        features and its ratings, also for one that came by :meth:`update`. The first call trains
+        the head (seconds for 100,000 ratings) on what the engine was fitted on, whatever came by
+        :meth:`update` since; later calls and updates train nothing.
+
+        Raises:
+            UnknownNodeError: a user or item is not in the graph.
+            GraphError: the interactions have no weights.
+        """
+        return rated(self, self.graph.users.rows(users), self.graph.items.rows(items))
 
     def recommend(
         self,
@@ -239,9 +262,10 @@ class ColdStartEngine:
         rows = self.graph.items.rows(items)
         pool = self._pool(self.graph.schema.user, candidates, where)
         excluded = self._seen(rows, axis=1) if exclude_seen else None
-        others, scores = _search(self._user_index, self.item_vectors, rows, k, pool, excluded)
-        scores = scores + self.item_bias[torch.from_numpy(rows)].cpu().numpy()[:, None]
-        return self._recommendations(rows, others, scores, user_axis=False, evidence=evidence)
+        found = _search(
+            self._user_index, self.item_vectors, rows, k, pool, excluded, self.item_bias
+        )
+        return self._recommendations(rows, *found, user_axis=False, evidence=evidence)
 
     def embed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
         """Embeddings of some users or items.
@@ -321,7 +345,8 @@ class ColdStartEngine:
             node_type: users or items.
             links: keys at the far end, by edge type; the interaction type for its positives. A
                 key or edge type that is unknown contributes nothing, as in :meth:`update`.
-            properties: numeric and categorical properties by name.
+            properties: texts, numbers and categories by name of the property; texts count by
+                their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
 
         Returns:
@@ -395,16 +420,25 @@ class ColdStartEngine:
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
         return Adjacency.from_pairs(here, there, len(rows), other)
 
+    @cached_property
     def user_history(self) -> Callable[[np.ndarray], np.ndarray] | None:
         """Mean item text of any users' positives; ``None`` where items have no texts."""
         text = self.texts.get(self.graph.schema.item)
         return None if text is None else _history_of(self.graph, text.matrix)
 
+    @cached_property
+    def relation_names(self) -> Mapping[str, Mapping[EdgeType, str]]:
+        """By node type what the edge types of training are called in its features."""
+        schema = self.graph.schema
+        return {
+            t: feature_names(self.feature_edges, self.graph, t) for t in (schema.user, schema.item)
+        }
+
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         which = 0 if node_type == self.graph.schema.user else 1
         wanted: list[np.ndarray] = [np.empty(0, np.int64)] * 2
         wanted[which] = rows
-        return _inputs(self.graph, self.texts, self.feature_edges, *wanted)[which]
+        return inputs_of_graph(self.graph, self.texts, self.feature_edges, *wanted)[which]
 
     def _embedded(
         self,
@@ -539,13 +573,14 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
         ) from error
 
 
-def _inputs(
+def inputs_of_graph(
     graph: KnowledgeGraph,
     texts: Mapping[str, NodeEmbeddings],
     edge_types: Sequence[EdgeType],
     user_rows: np.ndarray | None = None,
     item_rows: np.ndarray | None = None,
 ) -> tuple[NodeInputs, NodeInputs]:
+    """Inputs of users and of items, of all or of some rows, from the edge types of training."""
     schema = graph.schema
     matrix = {t: texts[t].matrix if t in texts else None for t in (schema.user, schema.item)}
     item_text = matrix[schema.item]
@@ -568,10 +603,13 @@ def _inputs(
 def _history_of(graph: KnowledgeGraph, item_text: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Mean text of the positives of any users; a zero row is a user without any."""
 
-    def history(users: np.ndarray) -> np.ndarray:
+    @cache
+    def positives() -> Adjacency:
         pairs = graph.positives()
-        links = Adjacency.from_pairs(pairs[0], pairs[1], len(graph.users), len(graph.items))
-        links = links.take(users)
+        return Adjacency.from_pairs(pairs[0], pairs[1], len(graph.users), len(graph.items))
+
+    def history(users: np.ndarray) -> np.ndarray:
+        links = positives().take(users)
         out = np.zeros((len(users), item_text.shape[1]), np.float32)
         np.add.at(out, links.sources, item_text[links.indices])
         return out / np.maximum(links.degrees, 1)[:, None].astype(np.float32)
@@ -625,10 +663,6 @@ def check_finite(vectors: NodeEmbeddings) -> None:
         )
 
 
-def _dot(users: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return users @ items.T + bias
-
-
 def _search(
     index: ExactIndex,
     vectors: torch.Tensor,
@@ -636,12 +670,14 @@ def _search(
     k: int,
     pool: np.ndarray | None,
     excluded: list[np.ndarray] | None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
     k = min(int(k), len(index.rows))
-    queries = vectors[torch.from_numpy(rows).to(vectors.device)]
-    return index.search(queries, k, candidates=pool, excluded=excluded)
+    at = torch.from_numpy(rows).to(vectors.device)
+    offsets = None if bias is None else bias[at]
+    return index.search(vectors[at], k, candidates=pool, excluded=excluded, offsets=offsets)
 
 
 def _device(name: str) -> torch.device:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gnn.data import feature_edge_types
+from gnn.data import feature_edge_types, node_inputs
 from gnn.train import TrainedSide
 from kg.graph import KnowledgeGraph
 from kg.tables import text_column
@@ -15,7 +16,8 @@ from kg.tables import text_column
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
 
-_BLOCK_ITEMS = 512
+_BLOCK_FLOATS = 2**24
+"""Size of the largest block of parts that is held at once, of items and of pairs."""
 
 
 def evidence_of(
@@ -23,7 +25,9 @@ def evidence_of(
 ) -> dict[str, np.ndarray]:
     """Evidence of pairs of a user and an item, a column of ``[num_pairs]`` each.
 
-    ``user_`` and ``item_interactions`` are positives, ``_edges`` other edges, ``_text`` characters.
+    ``user_`` and ``item_interactions`` are positives, ``_edges`` other edges, ``_unknown_edges``
+    those of them that contribute nothing, because their relation or the entity at the far end was
+    not there at training (or with a single known node), ``_text`` characters.
     The columns ``part_...`` add up to the score: a feature group of the item each,
     ``part_interactions`` for what the item's own positives say, ``part_popularity`` for the
     constant group and the item's bias. ``confidence`` is between 0 and 1: the geometric mean of how
@@ -52,12 +56,18 @@ def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> di
     graph = engine.graph
     num_nodes = graph.num_nodes(node_type)
     edges = np.zeros(num_nodes, np.int64)
+    later = np.zeros(num_nodes, np.int64)  # edges of relations that were not there at training
     for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
         for end, index in zip(
             (edge_type[0], edge_type[2]), graph.edges[edge_type].index, strict=True
         ):
             if end == node_type:
-                edges += np.bincount(index, minlength=num_nodes)
+                counts = np.bincount(index, minlength=num_nodes)
+                edges += counts
+                later += counts if edge_type not in engine.feature_edges else 0
+    side, _ = engine._side(node_type)
+    inputs = node_inputs(graph, node_type, None, rows=rows, edge_types=engine.feature_edges)
+    unknown = side.propagation.unknown_links(inputs, np.arange(len(rows)))
     characters = np.zeros(len(rows), np.int64)
     table = graph.attributes[node_type]
     for name in graph.schema.text.get(node_type, ()):
@@ -67,6 +77,7 @@ def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> di
     return {
         "interactions": engine._links(node_type, rows).degrees,
         "edges": edges[rows],
+        "unknown_edges": later[rows] + unknown,
         "text": characters,
     }
 
@@ -86,7 +97,8 @@ def _known(
     side: TrainedSide, counts: dict[str, np.ndarray], has_properties: np.ndarray
 ) -> np.ndarray:
     n = counts["interactions"]
-    has_features = has_properties | (counts["edges"] + counts["text"] > 0)
+    known_edges = counts["edges"] - counts["unknown_edges"]
+    has_features = has_properties | (known_edges + counts["text"] > 0)
     exposure = np.where(n > 0, n / (n + side.precision), 0.0)
     return 1 - (1 - exposure) * (1 - side.reliability * has_features)
 
@@ -98,12 +110,17 @@ def _parts(
     items, back = np.unique(item_rows, return_inverse=True)
     parts = np.zeros((len(item_rows), len(names)), np.float32)
     device = engine.user_vectors.device
-    for start in range(0, len(items), _BLOCK_ITEMS):
-        vectors = engine.item_parts(items[start : start + _BLOCK_ITEMS])
-        pairs = np.flatnonzero((back >= start) & (back < start + _BLOCK_ITEMS))
-        u = engine.user_vectors[torch.from_numpy(user_rows[pairs]).to(device)]
-        of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
-        parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
+    step = max(1, _BLOCK_FLOATS // (len(names) * engine.dim))
+    order = np.argsort(back, kind="stable")  # pairs of one item together
+    bounds = np.searchsorted(back[order], np.arange(0, len(items) + step, step))
+    for block, (first, last) in enumerate(pairwise(bounds.tolist())):
+        start = block * step
+        vectors = engine.item_parts(items[start : start + step])
+        for at in range(first, last, step):
+            pairs = order[at : min(at + step, last)]
+            u = engine.user_vectors[torch.from_numpy(user_rows[pairs]).to(device)]
+            of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
+            parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
     out = {f"part_{name}": parts[:, i] for i, name in enumerate(names) if name != "constant"}
     bias = engine.item_bias.cpu().numpy()[item_rows]
     popularity = parts[:, names.index("constant")] if "constant" in names else 0

@@ -48,6 +48,7 @@ class ExactIndex:
         *,
         candidates: np.ndarray | None = None,
         excluded: list[np.ndarray] | None = None,
+        offsets: torch.Tensor | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` best items of every query, best first; equal scores keep item order.
 
@@ -56,6 +57,8 @@ class ExactIndex:
             k: at least 1.
             candidates: ascending rows to choose from; all by default.
             excluded: rows that a query must not get, ascending, an array per query.
+            offsets: float32 ``[num_queries]``, added to all scores of a query: b_i, where items
+                look for users.
 
         Returns:
             Rows, int64 ``[num_queries, k]``, and scores, float32 ``[num_queries, k]``. A query
@@ -65,11 +68,15 @@ class ExactIndex:
         k_out, k = k, min(k, len(pool))
         rows = np.full((len(queries), k_out), -1, np.int64)
         scores = np.full((len(queries), k_out), -np.inf, np.float32)
+        if offsets is None:
+            offsets = queries.new_zeros(len(queries))
         step = max(1, _BLOCK_SCORES // max(min(len(pool), _BLOCK_ITEMS), 1))
         for start in range(0, len(queries) if k else 0, step):
             some = slice(start, min(start + step, len(queries)))
             left_out = None if excluded is None else excluded[some]
-            found = self._search_block(queries[some], k, pool, candidates is None, left_out)
+            found = self._search_block(
+                queries[some], offsets[some], k, pool, candidates is None, left_out
+            )
             rows[some, :k], scores[some, :k] = found
         rows[np.isneginf(scores)] = -1
         return rows, scores
@@ -77,6 +84,7 @@ class ExactIndex:
     def _search_block(
         self,
         queries: torch.Tensor,
+        offsets: torch.Tensor,
         k: int,
         pool: np.ndarray,
         whole: bool,
@@ -88,10 +96,10 @@ class ExactIndex:
             some = pool[start : start + _BLOCK_ITEMS]
             at = torch.from_numpy(some).to(self.rows.device)
             x = self.rows[start : start + len(some)] if whole else self.rows[at]
-            scores = torch.addmm(x[:, -1], queries, x[:, :-1].T)
+            scores = torch.addmm(x[:, -1], queries, x[:, :-1].T) + offsets[:, None]
             if excluded is not None:
                 _exclude(scores, some, excluded)
-            columns, scores = _best(queries, x, self.longest, scores, min(k, len(some)))
+            columns, scores = _best(queries, offsets, x, self.longest, scores, min(k, len(some)))
             # Earlier columns are earlier items, so that a stable cut keeps item order among equals.
             merged = torch.cat([best_scores, scores], dim=1)
             merged_rows = torch.cat([best_rows, at[columns]], dim=1)
@@ -113,12 +121,18 @@ def _exclude(scores: torch.Tensor, pool: np.ndarray, excluded: list[np.ndarray])
 
 
 def _best(
-    queries: torch.Tensor, x: torch.Tensor, longest: torch.Tensor, scores: torch.Tensor, k: int
+    queries: torch.Tensor,
+    offsets: torch.Tensor,
+    x: torch.Tensor,
+    longest: torch.Tensor,
+    scores: torch.Tensor,
+    k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns and exact scores of the ``k`` best of each row, earlier columns first among equals.
 
     Args:
         queries: ``[n, dim]``.
+        offsets: ``[n]``.
         x: rows of the index, ``[m, dim + 1]``.
         longest: length of the longest row.
         scores: their products to float32, -inf where excluded, ``[n, m]``.
@@ -127,29 +141,50 @@ def _best(
     width = min(k + _SPARE, len(x))
     top, columns = scores.topk(width, dim=1)
     lengths = (torch.linalg.vector_norm(queries, dim=1) ** 2 + 1) ** 0.5
+    largest = lengths * longest + offsets.abs()
     # Twice what float32 can be wrong by: no better one is further down.
-    unsure = top[:, k - 1] - 2 * x.shape[1] * torch.finfo(x.dtype).eps * lengths * longest
+    unsure = top[:, k - 1] - 2 * x.shape[1] * torch.finfo(x.dtype).eps * largest
     columns = columns.sort(dim=1).values
-    exact = _exact(queries, x, columns)
+    exact = _exact(queries, offsets, x, columns)
     exact = torch.where(scores.gather(1, columns).isneginf(), -torch.inf, exact)
     order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
     columns, exact = columns.gather(1, order), exact.gather(1, order)
     many = (top[:, -1] >= unsure) & ~top[:, -1].isneginf() & (width < len(x))
     for row in torch.nonzero(many).flatten().tolist():
         near = torch.nonzero(scores[row] >= unsure[row]).flatten()
-        again = _exact(queries[row, None], x, near[None])[0]
+        again = _exact(queries[row, None], offsets[row, None], x, near[None])[0]
         order = again.argsort(descending=True, stable=True)[:k]
         columns[row], exact[row] = near[order], again[order]
     return columns, exact
 
 
-def _exact(queries: torch.Tensor, x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Products of every query with some rows, summed in float64, float32 ``[n, num_columns]``."""
+def _exact(
+    queries: torch.Tensor, offsets: torch.Tensor, x: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Scores of every query with some rows, float32 ``[n, num_columns]``."""
     out = torch.empty(columns.shape, dtype=x.dtype, device=x.device)
     step = max(1, _BLOCK_FLOATS // max(columns.shape[1] * x.shape[1], 1))
     for start in range(0, len(queries), step):
         some = slice(start, start + step)
-        rows = x[columns[some]].double()  # [step, num_columns, dim + 1]
-        product = rows[:, :, :-1] @ queries[some].double()[:, :, None]
-        out[some] = (product[:, :, 0] + rows[:, :, -1]).to(x.dtype)
+        out[some] = exact_scores(queries[some], x[columns[some]], offsets[some])
     return out
+
+
+def exact_scores(
+    queries: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The products summed in float64 and rounded once, so that company does not change them.
+
+    Args:
+        queries: float32 ``[n, dim]``.
+        rows: of an index, float32 ``[m, dim + 1]``, or for each query its own, ``[n, m, dim + 1]``.
+        offsets: float32 ``[n]``, added to all scores of a query.
+
+    Returns:
+        float32 ``[n, m]``.
+    """
+    rows = rows.double()
+    product = queries.double()[:, None, :] @ rows[..., :-1].mT  # [n, 1, m]
+    out = product[:, 0] + rows[..., -1]
+    out = out if offsets is None else out + offsets.double()[:, None]
+    return out.to(queries.dtype)

@@ -1,4 +1,4 @@
-"""Ranking metrics as pure functions of hits: no model in sight."""
+"""Metrics as pure functions of hits, or of ratings: no model in sight."""
 
 from __future__ import annotations
 
@@ -57,3 +57,30 @@ def ndcg(hits: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
 def recall(hits: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
     """Share of the relevant items that are in each list, ``[num_users]``, between 0 and 1."""
     return hits.sum(axis=1) / num_relevant
+
+
+def rmse(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """Root mean squared error of ratings, in their own scale; 0 is best.
+
+    Raises:
+        ValueError: the shapes differ, or there are no ratings.
+    """
+    return float(np.sqrt(np.mean(_errors(predicted, actual) ** 2)))
+
+
+def mae(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """Mean absolute error of ratings, in their own scale; 0 is best.
+
+    Raises:
+        ValueError: the shapes differ, or there are no ratings.
+    """
+    return float(np.mean(np.abs(_errors(predicted, actual))))
+
+
+def _errors(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    if predicted.shape != actual.shape or not actual.size:
+        raise ValueError(
+            f"expected as many predictions as ratings, at least one, got {list(predicted.shape)} "
+            f"and {list(actual.shape)}; give one prediction per rating"
+        )
+    return predicted.astype(np.float64) - actual.astype(np.float64)

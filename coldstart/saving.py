@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gnn.checkpoint import side_from_state, side_to_state
+from coldstart.rating import RatingSource
+from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
+from gnn.rating_head import RatingHead
+from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig
 from kg.errors import SavedFileError
 from kg.files import check_folder, read_graph_files, write_folder, write_graph_files
@@ -40,8 +43,13 @@ def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device)
     graph = read_graph_files(folder / "graph")
     try:
         config = EngineConfig(
-            TrainConfig(**meta["config"]["propagation"]), meta["config"]["cold_boost"]
+            TrainConfig(**meta["config"]["propagation"]),
+            meta["config"]["cold_boost"],
+            RatingConfig(**meta["config"].get("ratings", {})),
         )
+        ratings = RatingSource()
+        if meta.get("ratings") is not None:
+            ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
         sides = [
             side_from_state(meta[name], _under(arrays, name), device) for name in ("users", "items")
         ]
@@ -77,6 +85,7 @@ def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device)
         boost,
         feature_edges,
         encoder,
+        ratings=ratings,
     )
 
 
@@ -94,12 +103,16 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "feature_edges": engine.feature_edges,
         "texts": list(engine.texts),
         "encoder": None,
+        "ratings": None,
     }
     for i, vectors in enumerate(engine.texts.values()):
         arrays[f"text.{i}"] = vectors.matrix
     for name, side in (("users", engine.users), ("items", engine.items)):
         meta[name], own = side_to_state(side)
         arrays |= {f"{name}/{key}": value for key, value in own.items()}
+    if (head := _rating_head(engine)) is not None:
+        meta["ratings"], own = head_to_state(head)
+        arrays |= {f"ratings/{key}": value for key, value in own.items()}
     if engine.encoder is not None:
         meta["encoder"] = engine.encoder.describe()
         (folder / "encoder").mkdir()
@@ -110,6 +123,14 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors"
     )
     (folder / "engine.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _rating_head(engine: ColdStartEngine) -> RatingHead | None:
+    """The rating head; ``None`` where it can be trained as well from what is saved anyway."""
+    source = engine.ratings
+    if source.basis is not None and source.basis[0].interactions.weight is not None:
+        return source.head_of(engine)  # what it is to be trained on is not saved
+    return source.head
 
 
 def _under(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

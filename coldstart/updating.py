@@ -11,8 +11,9 @@ import pyarrow as pa
 import torch
 
 from coldstart.calibration import lift
-from gnn.data import Adjacency, NodeInputs, feature_edge_types, relation_name
-from gnn.infer import new_posterior, priors
+from gnn.data import Adjacency, NodeInputs, feature_edge_types
+from gnn.infer import posteriors, priors, reference_rows
+from gnn.single import embed_single
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import AlignmentError, UnknownNodeError
@@ -56,6 +57,7 @@ def updated(
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
         item_bias=_grown(engine.item_bias[:, None], len(graph.items), kept.get(item))[:, 0],
+        ratings=engine.ratings.after(engine, delta, kept),
     )
     touched = touched_rows(
         old,
@@ -186,13 +188,23 @@ def _renumbered(
         return side
     inputs = engine._inputs_of(node_type, np.empty(0, np.int64))
     propagation = side.propagation.renumbered(node_type, kept, dict(inputs.entity_types))
-    warm = side.warm
-    if node_type in kept:
-        # A warm node that is gone keeps its place in what was learnt, under no row.
-        new_row = np.full(engine.graph.num_nodes(node_type), -1, np.int64)
-        new_row[kept[node_type]] = np.arange(len(kept[node_type]))
-        warm = np.where(warm >= 0, new_row[np.maximum(warm, 0)], -1)
-    return replace(side, propagation=propagation, warm=warm)
+    return replace(
+        side, propagation=propagation, warm=warm_after(engine, node_type, side.warm, kept)
+    )
+
+
+def warm_after(
+    engine: ColdStartEngine, node_type: str, warm: np.ndarray, kept: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Rows of the warm nodes after nodes were removed and the rest moved up.
+
+    A warm node that is gone keeps its place in what was learnt, under no row (-1).
+    """
+    if node_type not in kept:
+        return warm
+    new_row = np.full(engine.graph.num_nodes(node_type), -1, np.int64)
+    new_row[kept[node_type]] = np.arange(len(kept[node_type]))
+    return np.where(warm >= 0, new_row[np.maximum(warm, 0)], -1)
 
 
 def _grown(vectors: torch.Tensor, num_rows: int, kept: np.ndarray | None) -> torch.Tensor:
@@ -329,20 +341,40 @@ def new_node(
     text: np.ndarray | None,
 ) -> np.ndarray:
     """See :meth:`coldstart.engine.ColdStartEngine.embed_new`."""
-    graph, schema = engine.graph, engine.graph.schema
+    schema = engine.graph.schema
     side, _ = engine._side(node_type)
-    relations: dict[str, Adjacency] = {}
-    same_type: dict[str, Adjacency] = {}
-    positives = np.empty(0, np.int64)
-    is_user = node_type == schema.user
-    named = {*schema.numeric.get(node_type, ()), *schema.categorical.get(node_type, ())}
-    if unknown := sorted(set(properties) - named):
+    roles = (schema.text, schema.numeric, schema.categorical)
+    named = {name for role in roles for name in role.get(node_type, ())}
+    if unknown := sorted(properties.keys() - named):
         raise ValueError(
             f"properties {unknown} of a {node_type} are no features; "
             f"the schema names {sorted(named)}"
         )
-    if text is not None and node_type not in engine.texts:
-        raise ValueError(f"the engine was trained without texts of {node_type}; leave text= out")
+    inputs, positives = _inputs_of_new(engine, node_type, links, properties, text)
+    is_user = node_type == schema.user
+    other, vectors = (
+        (engine.items, engine.item_vectors) if is_user else (engine.users, engine.user_vectors)
+    )
+    if vectors.device.type == "cpu":
+        return embed_single(side, inputs, positives, other, vectors)
+    prior = priors(side, inputs, np.zeros(1, np.int64), vectors.device)
+    one = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
+    seen = reference_rows(other, vectors, positives)
+    return posteriors(side, inputs.rows, prior, one, seen, other.spectrum)[0].cpu().numpy()
+
+
+def _inputs_of_new(
+    engine: ColdStartEngine,
+    node_type: str,
+    links: Mapping[EdgeType, Sequence[Key]],
+    properties: Mapping[str, Any],
+    text: np.ndarray | None,
+) -> tuple[NodeInputs, np.ndarray]:
+    """What a node that is not in the graph is embedded from: inputs, and rows of its positives."""
+    graph, schema = engine.graph, engine.graph.schema
+    relations: dict[str, Adjacency] = {}
+    same_type: dict[str, Adjacency] = {}
+    positives = np.empty(0, np.int64)
     for edge_type, keys in links.items():
         if node_type not in (edge_type[0], edge_type[2]):
             raise ValueError(f"links {edge_type} do not touch a {node_type}")
@@ -351,24 +383,26 @@ def new_node(
         if nodes is None:
             continue
         listed = keys if isinstance(keys, str | bytes) else list(keys)  # a string is refused
-        rows = np.unique(nodes.rows(listed, missing="mark"))
-        rows = rows[rows >= 0]
+        found = set(nodes.rows(listed, missing="mark").tolist()) - {-1}
+        rows = np.array(sorted(found), np.int64)
         if edge_type == schema.interaction:
             positives = rows
-            continue
-        name = _name_of(engine, edge_type, node_type)
-        one = Adjacency(np.array([0, len(rows)]), rows, len(nodes))
-        if name is not None:
+        elif name := engine.relation_names[node_type].get(edge_type):
+            one = Adjacency(np.array([0, len(rows)]), rows, len(nodes))
             (same_type if end == node_type else relations)[name] = one
-    own_text = engine.texts.get(node_type)
-    if own_text is not None:
-        text = np.zeros(own_text.dim, np.float32) if text is None else np.asarray(text, np.float32)
-        if text.shape != (own_text.dim,):
+    known = engine.texts.get(node_type)
+    if known is None and text is not None:
+        raise ValueError(f"the engine was trained without texts of {node_type}; leave text= out")
+    if known is not None:
+        text = np.zeros(known.dim, np.float32) if text is None else np.asarray(text, np.float32)
+        if text.shape != (known.dim,):
             raise ValueError(
-                f"text= of a {node_type}: expected [{own_text.dim}] floats, as in training, got "
+                f"text= of a {node_type}: expected [{known.dim}] floats, as in training, got "
                 f"{list(text.shape)}"
             )
         text = text[None]
+    texts = [properties.get(p) for p in schema.text.get(node_type, ())]
+    wording = " ".join(str(text) for text in texts if text)
     inputs = NodeInputs(
         np.array([graph.num_nodes(node_type)]),
         text,
@@ -376,25 +410,11 @@ def new_node(
         same_type,
         {p: np.array([_number(properties.get(p))]) for p in schema.numeric.get(node_type, ())},
         {p: [_categories(properties.get(p))] for p in schema.categorical.get(node_type, ())},
-        peer_text=None if own_text is None else own_text.matrix.__getitem__,
-        peer_history=engine.user_history() if is_user and same_type else None,
+        peer_text=None if known is None else known.matrix.__getitem__,
+        peer_history=engine.user_history if node_type == schema.user and same_type else None,
+        wording=lambda rows: [wording],
     )
-    prior = priors(side, inputs, np.zeros(1, np.int64), engine.item_vectors.device)
-    if not len(positives):
-        return prior[0].cpu().numpy()
-    other_side, vectors = (
-        (engine.items, engine.item_vectors) if is_user else (engine.users, engine.user_vectors)
-    )
-    return new_posterior(side, prior, positives, other_side, vectors)[0].cpu().numpy()
-
-
-def _name_of(engine: ColdStartEngine, edge_type: EdgeType, node_type: str) -> str | None:
-    """Name of the relation at training, ``None`` where it was not there."""
-    if edge_type not in engine.feature_edges:
-        return None
-    if edge_type[0] == edge_type[2]:
-        return edge_type[1]
-    return relation_name(engine.feature_edges, edge_type, engine.graph, node_type)
+    return inputs, positives
 
 
 def _number(value: Any) -> float:

@@ -10,7 +10,9 @@ import torch
 
 from gnn import groups as _groups
 from gnn.propagate import Propagation
+from gnn.rating_head import Beliefs, RatedSide, RatingHead
 from gnn.train import TrainedSide
+from gnn.words import Words
 from kg.errors import SavedFileError
 
 _GROUPS = {
@@ -24,8 +26,12 @@ _GROUPS = {
         _groups.NeighbourOneHot,
         _groups.Gaussians,
         _groups.Category,
+        Words,
     )
 }
+
+_HEAD_NUMBERS = ("mean", "scale", "noise", "lowest", "highest")
+_SIDE_TENSORS = ("cold_leverage", "warm_leverage", "variance")
 
 
 def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -36,12 +42,10 @@ def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarr
         "leverage": side.leverage.cpu().numpy(),
         "reference": side.reference.cpu().numpy(),
     }
-    described = []
-    for i, (group, table) in enumerate(zip(side.propagation.groups, side.tables, strict=True)):
-        described.append(_flatten(group, f"group.{i}", arrays))
+    for i, table in enumerate(side.tables):
         arrays[f"group.{i}.table"] = table.cpu().numpy()
     meta = {
-        "groups": described,
+        "groups": _described(side.propagation, "group", arrays),
         "scales": side.propagation.scales,
         "precision": side.precision,
         "reliability": side.reliability,
@@ -58,16 +62,12 @@ def side_from_state(
         SavedFileError: an array or group is missing or of an unknown kind.
     """
     try:
-        groups = tuple(
-            _restore(entry, f"group.{i}", arrays) for i, entry in enumerate(meta["groups"])
-        )
+        propagation = _propagation(meta["groups"], meta["scales"], "group", arrays)
         tensors = {
             name: torch.from_numpy(arrays[name]).to(device) for name in ("leverage", "reference")
         }
-        tables = [
-            torch.from_numpy(arrays[f"group.{i}.table"]).to(device) for i in range(len(groups))
-        ]
-        propagation = Propagation(groups, tuple(meta["scales"]))
+        count = len(propagation.groups)
+        tables = [torch.from_numpy(arrays[f"group.{i}.table"]).to(device) for i in range(count)]
         return TrainedSide(
             propagation,
             arrays["weights"],
@@ -79,6 +79,86 @@ def side_from_state(
         )
     except KeyError as error:
         raise SavedFileError(f"the saved engine lacks {error}; save it again") from error
+
+
+def head_to_state(head: RatingHead) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """JSON-able description and named arrays of a rating head."""
+    meta: dict[str, Any] = {name: getattr(head, name) for name in _HEAD_NUMBERS}
+    arrays: dict[str, np.ndarray] = {}
+    for name, side in (("users", head.users), ("items", head.items)):
+        tensors = {key: getattr(side, key) for key in _SIDE_TENSORS}
+        tensors |= {f"cold.{i}": table for i, table in enumerate(side.cold_tables)}
+        tensors |= {f"warm.{i}": table for i, table in enumerate(side.warm_tables)}
+        tensors["mean"], tensors["covariance"] = side.reference.mean, side.reference.covariance
+        arrays |= {f"{name}.{key}": tensor.cpu().numpy() for key, tensor in tensors.items()}
+        arrays[f"{name}.rows"] = side.warm
+        meta[name] = {
+            "features": _described(side.features, f"{name}.features", arrays),
+            "feature_scales": side.features.scales,
+            "history": _described(side.history, f"{name}.history", arrays),
+            "history_scales": side.history.scales,
+            "offset": side.offset,
+            "half_history": side.half_history,
+        }
+    return meta, arrays
+
+
+def head_from_state(
+    meta: dict[str, Any], arrays: dict[str, np.ndarray], device: torch.device
+) -> RatingHead:
+    """The rating head that :func:`head_to_state` described.
+
+    Raises:
+        SavedFileError: an array or group is missing or of an unknown kind.
+    """
+    try:
+        users, items = (
+            _rated_side(name, meta[name], arrays, device) for name in ("users", "items")
+        )
+        return RatingHead(users, items, **{name: meta[name] for name in _HEAD_NUMBERS})
+    except KeyError as error:
+        raise SavedFileError(f"the saved rating head lacks {error}; save again") from error
+
+
+def _rated_side(
+    name: str, meta: dict[str, Any], arrays: dict[str, np.ndarray], device: torch.device
+) -> RatedSide:
+    features, history = (
+        _propagation(meta[which], meta[scales], f"{name}.{which}", arrays)
+        for which, scales in (("features", "feature_scales"), ("history", "history_scales"))
+    )
+
+    def tensor(key: str) -> torch.Tensor:
+        return torch.from_numpy(arrays[f"{name}.{key}"]).to(device)
+
+    count = len(features.groups)
+    return RatedSide(
+        features,
+        history,
+        [tensor(f"cold.{i}") for i in range(count)],
+        [tensor(f"warm.{i}") for i in range(count + len(history.groups))],
+        offset=meta["offset"],
+        half_history=meta["half_history"],
+        warm=arrays[f"{name}.rows"],
+        reference=Beliefs(tensor("mean"), tensor("covariance")),
+        **{key: tensor(key) for key in _SIDE_TENSORS},
+    )
+
+
+def _described(
+    propagation: Propagation, prefix: str, arrays: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    return [_flatten(group, f"{prefix}.{i}", arrays) for i, group in enumerate(propagation.groups)]
+
+
+def _propagation(
+    described: list[dict[str, Any]],
+    scales: list[float],
+    prefix: str,
+    arrays: dict[str, np.ndarray],
+) -> Propagation:
+    groups = (_restore(entry, f"{prefix}.{i}", arrays) for i, entry in enumerate(described))
+    return Propagation(tuple(groups), tuple(scales))
 
 
 def _flatten(group: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

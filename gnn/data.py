@@ -54,7 +54,7 @@ class Adjacency:
 
     def take(self, rows: np.ndarray) -> Adjacency:
         """The links of some nodes, in the order given."""
-        degrees = self.degrees[rows]
+        degrees = self.indptr[rows + 1] - self.indptr[rows]  # of these rows alone
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(degrees, out=indptr[1:])
         at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], degrees)
@@ -62,7 +62,10 @@ class Adjacency:
 
     def only(self, allowed: np.ndarray) -> Adjacency:
         """The links to nodes where the mask ``[num_targets]`` is true."""
-        keep = allowed[self.indices]
+        return self.select(allowed[self.indices])
+
+    def select(self, keep: np.ndarray) -> Adjacency:
+        """The links where the mask ``[num_links]`` is true."""
         indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
         return Adjacency(indptr, self.indices[keep], self.num_targets)
 
@@ -88,6 +91,8 @@ class NodeInputs:
         peer_history: mean text of the interactions of any rows of the same type, for users; a zero
             row is a node without any.
         entity_types: node type at the far end of every relation.
+        wording: the texts themselves, of the nodes at some positions among these; empty where a
+            node has none. ``None``: no texts.
     """
 
     rows: np.ndarray
@@ -100,6 +105,7 @@ class NodeInputs:
     peer_text: Callable[[np.ndarray], np.ndarray] | None = None
     peer_history: Callable[[np.ndarray], np.ndarray] | None = None
     entity_types: Mapping[str, str] = field(default_factory=dict)
+    wording: Callable[[np.ndarray], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,8 +146,8 @@ def node_inputs(
     relations: dict[str, Adjacency] = {}
     same_type: dict[str, Adjacency] = {}
     entity_types: dict[str, str] = {}
-    for edge_type in feature_edge_types(known, graph, node_type):
-        source, relation, target = edge_type
+    for edge_type, name in feature_names(known, graph, node_type).items():
+        source, _, target = edge_type
         empty = np.empty((2, 0), np.int64)
         here, there = graph.edges[edge_type].index if edge_type in graph.edges else empty
         if source == target:
@@ -149,12 +155,11 @@ def node_inputs(
             here, there = here[distinct], there[distinct]
             here, there = np.concatenate([here, there]), np.concatenate([there, here])
             links = _links_of(here, there, place, len(rows), num_nodes)
-            same_type[relation] = links
+            same_type[name] = links
             continue
         entity = target if source == node_type else source
         if target == node_type:
             here, there = there, here
-        name = relation_name(known, edge_type, graph, node_type)
         num_entities = graph.num_nodes(entity)
         relations[name] = _links_of(here, there, place, len(rows), num_entities)
         entity_types[name] = entity
@@ -172,7 +177,22 @@ def node_inputs(
         None if text is None else text.__getitem__,
         peer_history,
         entity_types,
+        _wording(table, schema.text.get(node_type, ())),
     )
+
+
+def _wording(
+    table: pa.Table, properties: Collection[str]
+) -> Callable[[np.ndarray], list[str]] | None:
+    table = table.select([name for name in properties if name in table.column_names])
+    if not table.num_columns:
+        return None
+
+    def wording(positions: np.ndarray) -> list[str]:
+        columns = [text_column(column) for column in take_rows(table, positions).columns]
+        return [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+
+    return wording
 
 
 def _links_of(
@@ -212,6 +232,16 @@ def relation_name(
     ]
     name = relation if outgoing else f"rev_{relation}"
     return name if len(twins) == 1 else f"{name} {target if outgoing else source}"
+
+
+def feature_names(
+    edge_types: Collection[EdgeType], graph: KnowledgeGraph, node_type: str
+) -> dict[EdgeType, str]:
+    """What the edge types that say something about nodes of a type are called in its features."""
+    return {
+        e: e[1] if e[0] == e[2] else relation_name(edge_types, e, graph, node_type)
+        for e in feature_edge_types(edge_types, graph, node_type)
+    }
 
 
 def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | None = None):

@@ -8,6 +8,7 @@ it was there at training or came later.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -134,21 +135,25 @@ class Text:
         if source == "history" and inputs.peer_history is not None:
             matrix = inputs.peer_history(inputs.rows[warm])
         else:
-            matrix = _vectors(inputs, source)[warm]
+            matrix = vectors_of(inputs, source)[warm]
         present = matrix[np.abs(matrix).sum(axis=1) > 0]
         mean = present.mean(axis=0, dtype=np.float64) if len(present) else np.zeros(matrix.shape[1])
         return cls(name, source, mean.astype(np.float32))
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """Centred unit rows, ``[n, dim]``; zero for a node without a vector."""
-        return centred(_vectors(inputs, self.source)[rows], self.mean, device)
+        return centred(vectors_of(inputs, self.source)[rows], self.mean, device)
 
     def of_peers(self, inputs: NodeInputs, peers: np.ndarray, device: torch.device) -> torch.Tensor:
         """Centred unit rows of any nodes of this type, ``[len(peers), dim]``."""
+        return centred(self.peers(inputs, peers), self.mean, device)
+
+    def peers(self, inputs: NodeInputs, peers: np.ndarray) -> np.ndarray:
+        """Vectors of any nodes of this type as they are, float32 ``[len(peers), dim]``."""
         of = inputs.peer_history if self.source == "history" else inputs.peer_text
         if of is None:
             raise ValueError(f"these nodes have no {self.source}, which the engine was trained on")
-        return centred(of(peers), self.mean, device)
+        return of(peers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,10 +351,13 @@ class Gaussians:
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """``[n, 10]``, each between 0 and 1."""
-        values = inputs.numeric[self.numeric][rows]
+        return torch.from_numpy(self.bumps(inputs.numeric[self.numeric][rows])).to(device)
+
+    def bumps(self, values: np.ndarray) -> np.ndarray:
+        """The features of some numbers, float32 ``[n, 10]``."""
         values = np.where(np.isnan(values), self.median, values)[:, None]
         bumps = np.exp(-0.5 * ((values - self.centres) / self.widths) ** 2)
-        return torch.from_numpy(bumps.astype(np.float32)).to(device)
+        return bumps.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,13 +384,21 @@ class Category:
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
         """Sparse rows, ``[n, num_values]``."""
-        place = {v: i for i, v in enumerate(self.values)}
         given = inputs.categorical[self.categorical]
-        found = [sorted({place[v] for v in given[row] if v in place}) for row in rows]
+        found = [self.columns_of(given[row]) for row in rows]
         indptr = np.concatenate([[0], np.cumsum([len(f) for f in found])]).astype(np.int64)
         columns = np.fromiter((c for f in found for c in f), np.int64, int(indptr[-1]))
         values = np.ones(len(columns), np.float32)
         return _sparse(indptr, columns, values, len(self.values), device)
+
+    def columns_of(self, given: list[str]) -> list[int]:
+        """Columns of the known ones among the values of a node, ascending."""
+        places = self._places
+        return sorted({places[v] for v in given if v in places})
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {v: i for i, v in enumerate(self.values)}
 
 
 def centred(matrix: np.ndarray, mean: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -397,18 +413,30 @@ def warm_links(links: Adjacency | None, rows: np.ndarray, warm: np.ndarray) -> A
     """The links of these rows to nodes that were warm at training."""
     if links is None:
         return Adjacency(np.zeros(len(rows) + 1, np.int64), np.empty(0, np.int64), len(warm))
-    allowed = np.zeros(links.num_targets, bool)
-    allowed[: len(warm)] = warm[: links.num_targets]
-    return links.take(rows).only(allowed)
+    links = links.take(rows)
+    return links.select(leads_to_warm(links.indices, warm))
+
+
+def leads_to_warm(indices: np.ndarray, warm: np.ndarray) -> np.ndarray:
+    """Whether nodes were warm at training, bool ``[n]``; those that came later were not."""
+    inside = indices < len(warm)
+    return inside & warm[np.where(inside, indices, 0)] if len(warm) else inside
 
 
 def known(column: np.ndarray, entities: np.ndarray) -> np.ndarray:
     """The column of every entity; -1 for those without, nodes later than training among them."""
     inside = entities < len(column)
+    if inside.all():
+        return column[entities]
     return np.where(inside, column[np.where(inside, entities, 0)] if len(column) else -1, -1)
 
 
-def _vectors(inputs: NodeInputs, source: str) -> np.ndarray:
+def vectors_of(inputs: NodeInputs, source: str) -> np.ndarray:
+    """The text or ready-made vectors of these nodes.
+
+    Raises:
+        ValueError: they have none of that name.
+    """
     matrix = {"text": inputs.text, **inputs.vectors}.get(source)
     if matrix is None:
         raise ValueError(f"these nodes have no vectors {source!r}, which the engine was trained on")
@@ -429,19 +457,41 @@ def _weighted_rows(
     num_rows: int,
     device: torch.device,
 ) -> SparseRows:
-    source = np.concatenate(sources) if sources else np.empty(0, np.int64)
-    column = np.concatenate(columns) if columns else np.empty(0, np.int64)
-    keep = column >= 0
-    source, column = source[keep], column[keep]
+    known_ = [column >= 0 for column in columns]
+    sources = [source[keep] for source, keep in zip(sources, known_, strict=True)]
+    columns = [column[keep] for column, keep in zip(columns, known_, strict=True)]
+    values = [idf[column] for column in columns]
+    return unit_rows(sources, columns, values, len(idf), num_rows, device)
+
+
+def unit_rows(
+    sources: list[np.ndarray],
+    columns: list[np.ndarray],
+    values: list[np.ndarray],
+    width: int,
+    num_rows: int,
+    device: torch.device,
+) -> SparseRows:
+    """Sparse rows of unit length from the row, column and value of every entry, in any order.
+
+    Args:
+        sources: rows, in parts.
+        columns: their columns.
+        values: their values before they are divided by the length of the row.
+        width: number of columns.
+        num_rows: number of rows; one without an entry stays zero.
+        device: where they go.
+    """
+    source, column = (np.concatenate([np.empty(0, np.int64), *x]) for x in (sources, columns))
+    value = np.concatenate([np.empty(0), *values])
     if len(sources) > 1:
         order = np.lexsort((column, source))
-        source, column = source[order], column[order]
-    values = idf[column].astype(np.float64)
-    square = np.bincount(source, values**2, minlength=num_rows)
-    values = values / np.sqrt(np.maximum(square, 1e-30))[source]
+        source, column, value = source[order], column[order], value[order]
+    square = np.bincount(source, value**2, minlength=num_rows)
+    value = value / np.sqrt(np.maximum(square, 1e-30))[source]
     counts = np.bincount(source, minlength=num_rows)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return _sparse(indptr, column, values.astype(np.float32), len(idf), device)
+    return _sparse(indptr, column, value.astype(np.float32), width, device)
 
 
 def _sparse(

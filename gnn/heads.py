@@ -22,7 +22,10 @@ ALPHA = 10.0
 """How much more a positive weighs than a pair that was not observed."""
 
 _BATCH_FLOATS = 2**24
-"""Size of the largest block that a half step gathers."""
+"""Size of the largest block that a half step gathers on a GPU."""
+
+_CPU_BATCH_FLOATS = 2**19
+"""The same on a CPU, where a block that stays in the cache is done in two thirds of the time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +63,16 @@ def half_step(
         exposure: omega of every node, ``[n]``, between 0 and 1.
         alpha: weight of a positive.
     """
-    rotated = other @ spectrum.vectors
+    # The row of zeros at the end is what shorter lists of positives are filled up with.
+    rotated = torch.cat([other @ spectrum.vectors, other.new_zeros(1, other.shape[1])])
     right = prior @ spectrum.vectors * precision[:, None] if prior is not None else None
-    if len(links) == 1:
-        z = rotated[torch.from_numpy(links.indices).to(rotated.device)]
-        out = solve_one(z, spectrum.values, right, precision, exposure, alpha)
-        return out @ spectrum.vectors.T
     degrees = links.degrees
     order = np.argsort(degrees, kind="stable")
     out = torch.zeros(len(links), other.shape[1], dtype=other.dtype, device=other.device)
+    most = _CPU_BATCH_FLOATS if other.device.type == "cpu" else _BATCH_FLOATS
     start = 0
     while start < len(order):
-        stop = _batch_end(degrees, order, start, other.shape[1])
+        stop = _batch_end(degrees, order, start, other.shape[1], most)
         rows = order[start:stop]
         at = torch.from_numpy(rows).to(other.device)
         p = None if right is None else right[at]
@@ -97,23 +98,22 @@ def _solve(
     if not width:
         return (right if right is not None else torch.zeros_like(diagonal)) / diagonal
     place = np.arange(len(links.indices)) - np.repeat(links.indptr[:-1], links.degrees)
-    index = np.full((n, width), len(rotated), np.int64)
+    index = np.full((n, width), len(rotated) - 1, np.int64)
     index[links.sources, place] = links.indices
-    index_ = torch.from_numpy(index).to(rotated.device)
-    present = (index_ < len(rotated)).to(rotated.dtype)
-    z = rotated[index_.clamp(max=len(rotated) - 1)] * present[:, :, None]  # [n, width, k]
+    z = rotated[torch.from_numpy(index).to(rotated.device)]  # [n, width, k]
     b = (exposure + alpha)[:, None] * z.sum(dim=1)
     b = b if right is None else b + right
     if width > k:
         a = alpha * z.transpose(1, 2) @ z + torch.diag_embed(diagonal)
         return spd_solve(a, b[:, :, None])[:, :, 0]
-    # Woodbury: D^-1 b - D^-1 Z' (I / alpha + Z D^-1 Z')^-1 Z D^-1 b
-    scaled = z / diagonal[:, None, :]
-    y = b / diagonal
-    inner = scaled @ z.transpose(1, 2)
+    # Woodbury with Y = Z D^-1/2: D^-1/2 (c - Y' (I / alpha + Y Y')^-1 Y c), c = D^-1/2 b
+    root = diagonal.sqrt()
+    c = (b / root)[:, :, None]
+    z.div_(root[:, None, :])
+    inner = z @ z.transpose(1, 2)
     inner.diagonal(dim1=1, dim2=2).add_(1 / alpha)
-    t = spd_solve(inner, z @ y[:, :, None])  # [n, width, 1]
-    return y - (scaled.transpose(1, 2) @ t)[:, :, 0]
+    t = spd_solve(inner, z @ c)  # [n, width, 1]
+    return (c - z.transpose(1, 2) @ t)[:, :, 0] / root
 
 
 def spd_solve(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -125,36 +125,14 @@ def spd_solve(system: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_solve(right, torch.linalg.cholesky(system))
 
 
-def solve_one(
-    z: torch.Tensor,
-    values: torch.Tensor,
-    right: torch.Tensor | None,
-    precision: torch.Tensor,
-    exposure: torch.Tensor,
-    alpha: float,
-) -> torch.Tensor:
-    """One node as in :func:`_solve`, without padding: what a request waits for. ``[1, k]``."""
-    diagonal = torch.addcmul(precision, exposure, values)  # [k]
-    b = (exposure + alpha) * z.sum(dim=0)
-    b = b if right is None else b + right[0]
-    if len(z) > len(values):
-        a = torch.addmm(torch.diag(diagonal), z.T, z, alpha=alpha)
-        return spd_solve(a, b[:, None]).T
-    scaled = z / diagonal
-    y = b / diagonal
-    inner = scaled @ z.T
-    inner.diagonal().add_(1 / alpha)
-    return (y - scaled.T @ spd_solve(inner, (z @ y)[:, None])[:, 0])[None]
-
-
-def _batch_end(degrees: np.ndarray, order: np.ndarray, start: int, k: int) -> int:
+def _batch_end(degrees: np.ndarray, order: np.ndarray, start: int, k: int, most: int) -> int:
     """Rows of similar degree whose padded block fits."""
     first = max(int(degrees[order[start]]), 1)
     stop = start + 1
     limit = max(first * 5 // 4, first + 4)
     while stop < len(order):
         width = max(int(degrees[order[stop]]), 1)
-        if width > limit or (stop + 1 - start) * width * max(k, width) > _BATCH_FLOATS:
+        if width > limit or (stop + 1 - start) * width * max(k, width) > most:
             break
         stop += 1
     return stop

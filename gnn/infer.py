@@ -7,17 +7,22 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Raw
-from gnn.heads import ALPHA, Spectrum, half_step, solve_one, spd_solve
+from gnn.heads import ALPHA, Spectrum, half_step, spd_solve
 from gnn.train import TrainedSide, apply, warm_precision
 
 _BLOCK_ROWS = 16_384
+"""So many nodes at once get their features on a GPU."""
+
+_CPU_BLOCK_ROWS = 512
+"""The same on a CPU, where features that stay in the cache take three quarters of the time."""
 
 
 def priors(
     side: TrainedSide, inputs: NodeInputs, rows: np.ndarray, device: torch.device
 ) -> torch.Tensor:
     """What the features of these nodes say, float32 ``[n, k]``; in blocks, whatever ``n``."""
-    blocks = [rows[s : s + _BLOCK_ROWS] for s in range(0, len(rows), _BLOCK_ROWS)]
+    step = _CPU_BLOCK_ROWS if device.type == "cpu" else _BLOCK_ROWS
+    blocks = [rows[s : s + step] for s in range(0, len(rows), step)]
     parts = [apply(side.propagation.raw(inputs, block, device), side.tables) for block in blocks]
     return torch.cat(parts) if parts else side.reference.new_zeros(0, side.reference.shape[1])
 
@@ -88,35 +93,6 @@ def posteriors(
     out = prior.clone()
     out[at] = half_step(links.take(busy), other, spectrum, prior[at], rho, omega)
     return out
-
-
-def new_posterior(
-    side: TrainedSide,
-    prior: torch.Tensor,
-    positives: np.ndarray,
-    other: TrainedSide,
-    vectors: torch.Tensor,
-) -> torch.Tensor:
-    """The embedding of one node that was not there at training, ``[1, k]``.
-
-    The same as :func:`posteriors`, in as few steps as it takes.
-
-    Args:
-        side: of the node.
-        prior: ``[1, k]``.
-        positives: rows of the other side, at least one.
-        other: the other side.
-        vectors: its current embeddings, for rows that were not warm at training.
-    """
-    basis, positions = other.spectrum.vectors, warm_positions(other, positives)
-    if (positions >= 0).all():
-        z = other.rotated[torch.from_numpy(positions).to(basis.device)]
-    else:
-        z = reference_rows(other, vectors, positives) @ basis
-    rho = prior.new_tensor([side.precision])
-    omega = len(positives) / (len(positives) + rho)
-    right = rho * (prior @ basis)
-    return solve_one(z, other.spectrum.values, right, rho, omega, ALPHA) @ basis.T
 
 
 def embedding_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,9 @@ from gnn.groups import (
     Text,
     TextKernel,
 )
+from gnn.words import Words
+
+log = logging.getLogger(__name__)
 
 MAX_RELATIONS = 48
 """A side with more relations puts its smallest ones into one shared group."""
@@ -49,11 +53,21 @@ class Propagation:
         return [group.raw(inputs, rows, device) for group in self.groups]
 
     def unknown_links(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
-        """How many links of these rows lead to entities that contribute nothing, int64 ``[n]``."""
+        """How many links of these rows lead to entities that contribute nothing, int64 ``[n]``.
+
+        Those are entities that fewer than two warm nodes had at training, and all entities of a
+        relation that made no group.
+        """
         counts = np.zeros(len(rows), np.int64)
+        silent = dict(inputs.relations)
         for group in self.groups:
-            if isinstance(group, OneHot):
+            # Those of several relations repeat what groups of one relation know.
+            if isinstance(group, OneHot) and silent.keys() >= set(group.relations):
                 counts += group.unknown(inputs, rows)
+                for relation in group.relations:
+                    silent.pop(relation, None)
+        for links in silent.values():
+            counts += links.take(rows).degrees
         return counts
 
     def renumbered(self, node_type: str, kept: dict[str, np.ndarray], entity: dict[str, str]):
@@ -97,11 +111,15 @@ def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
     if inputs.text is not None:
         text = Text.fit("text", "text", inputs, warm)
         groups += [text, TextKernel.fit("text kernel", text)]
+    if words := Words.fit("words", inputs, warm):
+        groups.append(words)
     groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
     groups += [
         OneHot.fit(name, relations, inputs, warm)
         for name, relations in _relation_groups(inputs, warm).items()
     ]
+    if len(inputs.relations) > 1:
+        groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
     for relation in inputs.same_type:
         groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))
         if text is not None:
@@ -150,6 +168,12 @@ def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[st
     sizes = {name: links.degrees[warm].sum() for name, links in inputs.relations.items()}
     by_size = sorted(inputs.relations, key=lambda name: -sizes[name])
     own, shared = by_size[:MAX_RELATIONS], by_size[MAX_RELATIONS:]
+    if shared:
+        log.info(
+            "%d relations, those with the fewest links, share the group 'small relations'; a group "
+            "of its own is for the largest %d",
+            *(len(shared), MAX_RELATIONS),
+        )
     groups = {name: (name,) for name in inputs.relations if name in own}
     return groups | ({"small relations": tuple(sorted(shared))} if shared else {})
 

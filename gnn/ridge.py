@@ -7,6 +7,7 @@ beyond, in the features, wide groups being projected on their leading singular v
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 
 from gnn.data import Adjacency
 from gnn.groups import Raw, SparseRows
+
+log = logging.getLogger(__name__)
 
 MAX_DUAL = 4096
 """Up to so many warm rows ridge is solved in the rows, and no group is projected."""
@@ -84,6 +87,12 @@ class PrimalRidge:
         self.raws = raws
         self.factors = [w**0.5 / s for w, s in zip(weights.tolist(), scales, strict=True)]
         width = _shared_width([_width(raw) for raw in raws])
+        if wide := [_width(raw) for raw in raws if _width(raw) > width]:
+            log.info(
+                "ridge: %d of %d feature groups, %s columns wide, are projected on their %d "
+                "leading directions each, to stay below %d columns in all",
+                *(len(wide), len(raws), ", ".join(map(str, wide)), width, MAX_WIDTH),
+            )
         self.projections = [_projection(raw, width, seed) for raw in raws]
         total = sum(p.shape[1] if p is not None else _width(r) for p, r in self._pairs())
         device = _device(raws)

@@ -15,6 +15,7 @@ from gnn.groups import Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.propagate import Propagation, fit_propagation
 from gnn.ridge import gram, ridge, select_rows
+from gnn.weighting import cold_folds, learn_weights, one_fold
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class TrainConfig:
         sweeps: joint sweeps of ridge and ALS.
         item_precision: rho of the items' prior.
         user_precision: rho of the users' prior; ``None``: mean interactions of a warm item.
-        weight_steps: Adam steps on the group weights.
+        item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
+        user_weight_steps: on those of user groups.
         weight_rate: their learning rate.
         weight_nodes: at most so many random warm nodes simulate the cold in those steps.
         weight_contexts: and at most so many nodes of the other side look at them.
@@ -38,7 +40,8 @@ class TrainConfig:
     sweeps: int = 3
     item_precision: float = 100.0
     user_precision: float | None = None
-    weight_steps: int = 12
+    item_weight_steps: int = 24
+    user_weight_steps: int = 12
     weight_rate: float = 0.3
     weight_nodes: int = 1200
     weight_contexts: int = 20_000
@@ -77,6 +80,11 @@ class TrainedSide:
     def rotated(self) -> torch.Tensor:
         """The reference in the eigenbasis of F'F, ``[num_warm, k]``."""
         return self.reference @ self.spectrum.vectors
+
+    @cached_property
+    def table_views(self) -> list[np.ndarray]:
+        """The tables as numpy arrays over the same memory; on a CPU only."""
+        return [table.numpy() for table in self.tables]
 
     @cached_property
     def warm_order(self) -> np.ndarray:
@@ -139,15 +147,13 @@ def train(
     u, v = implicit_als(links, k, mean_degree, rng, device)
 
     progress("weights of item groups")
-    item_weights = learn_weights(item_raws, item_propagation.scales, v, u, back, config, rng)
+    item_w = item_weights(item_raws, item_propagation.scales, v, links, mean_degree, config, rng)
     progress("weights of user groups")
-    user_weights = learn_weights(
-        user_raws, user_propagation.scales, u, v, links, config, rng, among_contexts=True
-    )
+    user_w = user_weights(user_raws, user_propagation.scales, u, v, links, config, rng)
 
     user_precision = mean_degree if config.user_precision is None else config.user_precision
-    item_ridge = ridge(item_raws, item_propagation.scales, item_weights)
-    user_ridge = ridge(user_raws, user_propagation.scales, user_weights)
+    item_ridge = ridge(item_raws, item_propagation.scales, item_w)
+    user_ridge = ridge(user_raws, user_propagation.scales, user_w)
     # Of factors that no feature has touched yet: later ones are drawn to what features predict.
     item_reliability = explained(v, item_ridge.fit(v).left_out)
     user_reliability = explained(u, user_ridge.fit(u).left_out)
@@ -160,7 +166,7 @@ def train(
     item_fit, user_fit = item_ridge.fit(v), user_ridge.fit(u)
     item_side = TrainedSide(
         item_propagation,
-        item_weights,
+        item_w,
         item_fit.tables,
         config.item_precision,
         warm_items,
@@ -172,7 +178,7 @@ def train(
     u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, links, v)
     user_side = TrainedSide(
         user_propagation,
-        user_weights,
+        user_w,
         user_fit.tables,
         user_precision,
         warm_users,
@@ -227,112 +233,61 @@ def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
     return out
 
 
-def learn_weights(
+def item_weights(
     raws: list[Raw],
     scales: tuple[float, ...],
-    targets: torch.Tensor,
-    contexts: torch.Tensor,
+    items: torch.Tensor,
+    links: Adjacency,
+    precision: float,
+    config: TrainConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Weights of the item groups, from random warm items and the users who look at them."""
+    rows = _some(len(items), config.weight_nodes, rng)
+    links = links.take(_some(len(links), config.weight_contexts, rng))
+    at = torch.from_numpy(rows).to(items.device)
+    return learn_weights(
+        _grams(raws, scales, rows),
+        items[at],
+        cold_folds(links, rows, items, precision, rng),
+        steps=config.item_weight_steps,
+        rate=config.weight_rate,
+        judged_every=6,
+    )
+
+
+def user_weights(
+    raws: list[Raw],
+    scales: tuple[float, ...],
+    users: torch.Tensor,
+    items: torch.Tensor,
     links: Adjacency,
     config: TrainConfig,
     rng: np.random.Generator,
-    *,
-    among_contexts: bool = False,
 ) -> np.ndarray:
-    """The weight of every group under which left-out nodes are found best, ``[num_groups]``.
-
-    Every node is predicted as if it were cold, V_loo = V - (H V) / diag(H) with
-    H = (sum_g w_g K_g + I)^-1, and the loss is the full softmax over items: what a user chooses
-    among the left-out items, or what a left-out user chooses among the items. (A softmax over
-    left-out users, the same with the roles swapped, was worse for cold users: by .0026 +- .0009
-    in NDCG@20 on the validation parts of five splits of MovieLens 100K.) No validation set.
-
-    Args:
-        raws: raw features of the warm nodes, a block per group.
-        scales: what each group is divided by.
-        targets: embeddings V of these nodes, ``[n, k]``.
-        contexts: embeddings U of the other side, ``[m, k]``.
-        links: each node's positives among the contexts.
-        config: settings.
-        rng: draws nodes and contexts where there are too many.
-        among_contexts: whether the contexts are the items, and the left-out nodes users.
-    """
-    rows = np.arange(len(targets))
-    if len(rows) > config.weight_nodes:
-        rows = np.sort(rng.choice(rows, config.weight_nodes, replace=False))
-    device = targets.device
-    grams = torch.stack(
-        [gram(select_rows(raw, rows)) / s**2 for raw, s in zip(raws, scales, strict=True)]
-    )
+    """Weights of the user groups, from random warm users and the items they choose among."""
+    rows = _some(len(users), config.weight_nodes, rng)
     links = links.take(rows)
-    if len(contexts) > config.weight_contexts:
-        chosen = np.zeros(len(contexts), bool)
-        chosen[rng.choice(len(contexts), config.weight_contexts, replace=False)] = True
+    if len(items) > config.weight_contexts:
+        chosen = np.zeros(len(items), bool)
+        chosen[_some(len(items), config.weight_contexts, rng)] = True
         links = links.only(chosen)
-    seen, place = np.unique(links.indices, return_inverse=True)
-    u = contexts[torch.from_numpy(seen).to(device)]
-    v = targets[torch.from_numpy(rows).to(device)]
-    context, node = (torch.from_numpy(x).to(device) for x in (place, links.sources))
-    log_weights = torch.full((len(raws),), -3.0, device=device)
-    sharpness = torch.ones((), device=device)
-    optimiser = torch.optim.Adam([log_weights, sharpness], lr=config.weight_rate)
-    for step in range(config.weight_steps):
-        loss, log_weights.grad, sharpness.grad = cold_loss(
-            log_weights, sharpness, grams, v, u, context, node, over=0 if among_contexts else 1
-        )
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss of the group weights is {loss} at step {step}")
-        optimiser.step()
-        log.debug("group weights, step %d: loss %.4f", step, loss)
-    return log_weights.exp().double().cpu().numpy()
+    return learn_weights(
+        _grams(raws, scales, rows),
+        users[torch.from_numpy(rows).to(users.device)],
+        one_fold(links, items),
+        steps=config.user_weight_steps,
+        rate=config.weight_rate,
+        among_contexts=True,
+    )
 
 
-def cold_loss(
-    log_weights: torch.Tensor,
-    sharpness: torch.Tensor,
-    grams: torch.Tensor,
-    targets: torch.Tensor,
-    contexts: torch.Tensor,
-    context: torch.Tensor,
-    node: torch.Tensor,
-    over: int = 1,
-) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Loss of the left-out predictions, and its gradients by log weights and sharpness.
+def _some(num_rows: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    if num_rows <= most:
+        return np.arange(num_rows)
+    return np.sort(rng.choice(num_rows, most, replace=False))
 
-    With S = sum_g w_g K_g + I, H = S^-1, B = H V, d = diag(H) and P = V - B / d, the loss is
-    -(1/|T|) sum over pairs of log softmax of e^h U P', over nodes or contexts. The gradient by S is
-    -(H G_B B' + H diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes
-    half the arithmetic of differentiating the inverse.
 
-    Args:
-        log_weights: log w_g, ``[num_groups]``.
-        sharpness: h.
-        grams: K_g, ``[num_groups, n, n]``.
-        targets: V, ``[n, k]``.
-        contexts: U, ``[m, k]``.
-        context: row of U of every pair, ``[num_pairs]``.
-        node: row of V of every pair, ``[num_pairs]``.
-        over: axis of the softmax: 1 over the nodes, 0 over the contexts.
-    """
-    weights = log_weights.exp()
-    system = torch.tensordot(weights, grams, dims=1)
-    system.diagonal().add_(1.0)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
-    diagonal = inverse.diagonal().clone()[:, None]
-    dual = inverse @ targets
-    logits = sharpness.exp() * (contexts @ (targets - dual / diagonal).T)  # [m, n]
-    chooser = context if over else node
-    choices = torch.bincount(chooser, minlength=logits.shape[1 - over]).to(logits)
-    choices = choices.unsqueeze(over)
-    top = logits.logsumexp(dim=over, keepdim=True)
-    loss = float(((choices * top).sum() - logits[context, node].sum()) / len(context))
-
-    by_logit = (logits - top).exp_().mul_(choices)
-    ones = torch.ones_like(node, dtype=by_logit.dtype)
-    by_logit.index_put_((context, node), -ones, accumulate=True).div_(len(context))
-    by_sharpness = (by_logit * logits).sum()
-    by_left_out = sharpness.exp() * (by_logit.T @ contexts)  # [n, k]
-    by_dual = -by_left_out / diagonal
-    by_diagonal = (by_left_out * dual).sum(dim=1) / diagonal[:, 0] ** 2
-    by_system = -((inverse @ by_dual) @ dual.T + (inverse * by_diagonal) @ inverse)
-    by_weight = torch.einsum("gij,ij->g", grams, by_system)
-    return loss, by_weight * weights, by_sharpness
+def _grams(raws: list[Raw], scales: tuple[float, ...], rows: np.ndarray) -> torch.Tensor:
+    some = (gram(select_rows(raw, rows)) / s**2 for raw, s in zip(raws, scales, strict=True))
+    return torch.stack(list(some))

@@ -48,7 +48,7 @@ FAMILIES = {
     "warm": ("popularity", "EASE", "ridge to ALS factors"),
     "mixed": ("ridge to columns", "ridge to ALS factors", "ridge to EASE columns"),
     "cold_users": ("popularity", "ridge on user attributes"),
-    "cold_both": (),
+    "cold_both": ("ridge x ridge",),
 }
 """Baselines that can say something about a segment; cold items tie under popularity and EASE."""
 

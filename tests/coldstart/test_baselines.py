@@ -102,7 +102,7 @@ def test_text_knn_is_the_mean_similarity_to_the_nearest_of_the_history(data, mon
 
 def test_kernel_ridge_is_ridge_in_the_features_with_a_free_intercept(data):
     settings = BASELINES["ridge to columns"](data)
-    scores = settings["text=1.0 ridge=3.0"]().score(np.arange(60), np.arange(80))
+    scores = settings["text=1 vectors ridge=3.0"]().score(np.arange(60), np.arange(80))
     text, warm = data.texts["Movie"].matrix.astype(np.float64), data.warm_items
     x = text - text[warm].mean(axis=0)
     x = x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -49,6 +49,30 @@ def test_fit_and_recommend_from_a_store(tmp_path, capsys):
     assert {row["user"] for row in rows} == {user}
 
 
+GOOD = "Good, The Bad and The Ugly, The"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["Star Wars", "The Terminator"]),
+        (["--likes", "Alien, Fargo,"], ["Alien", "Fargo"]),
+        (["--likes", f'"{GOOD}", Fargo'], [GOOD, "Fargo"]),
+        (["--likes", GOOD, "--likes", "Fargo"], [GOOD, "Fargo"]),
+        (["--likes", f'"{GOOD}"'], [GOOD]),
+    ],
+)
+def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
+    named = []
+
+    def run_demo(folder, film, likes, **settings):
+        named.extend(likes)
+
+    monkeypatch.setattr("coldstart.demo.run_demo", run_demo)
+    assert main(["demo", *arguments]) == 0
+    assert named == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from coldstart import ColdStartEngine, EngineConfig, evidence
 from coldstart.evidence import evidence_of, node_counts
@@ -46,11 +47,27 @@ def test_parts_add_up_for_items_and_users_that_came_later(grown):
 
 def test_parts_add_up_in_an_audience_and_in_blocks_of_any_size(grown, monkeypatch):
     whole = grown.audience(["new", "m3", "m78"], 61, exclude_seen=False).to_pylist()
-    monkeypatch.setattr(evidence, "_BLOCK_ITEMS", 2)
+    two = 2 * grown.dim * (len(grown.items.propagation.names) + 1)
+    monkeypatch.setattr(evidence, "_BLOCK_FLOATS", two)
     blocks = grown.audience(["new", "m3", "m78"], 61, exclude_seen=False).to_pylist()
     for one, other in zip(whole, blocks, strict=True):
         assert sums(one) == pytest.approx(one["score"], abs=1e-4)
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_no_block_of_parts_is_larger_than_it_may_be(grown, monkeypatch):
+    most = 5 * grown.dim * (len(grown.items.propagation.names) + 1)
+    monkeypatch.setattr(evidence, "_BLOCK_FLOATS", most)
+    sizes, einsum = [], torch.einsum
+
+    def seen(formula, parts, users):
+        sizes.append(parts.numel())
+        return einsum(formula, parts, users)
+
+    monkeypatch.setattr(torch, "einsum", seen)
+    found = evidence_of(grown, np.arange(60).repeat(7), np.tile(np.arange(7), 60))
+    assert max(sizes) == most
+    assert len(found["confidence"]) == 420
 
 
 def test_parts_add_up_where_names_collide():
@@ -108,6 +125,27 @@ def test_counts_are_positives_other_edges_and_characters(grown, graph):
     assert counts["text"][0] == len("The orbit") + len("A rocket and a galaxy.")
     users = node_counts(grown, "User", np.array([60]))
     assert [users[what][0] for what in ("interactions", "edges", "text")] == [2, 0, 0]
+
+
+def test_links_that_say_nothing_are_counted(engine):
+    new_relation = ("Movie", "SHOT_IN", "Country")
+    edges = {
+        GENRE: {"source": ["new", "new"], "target": ["space", "opera"]},
+        new_relation: {"source": ["new", "new", "m1"], "target": ["Italy", "Malta", "Italy"]},
+    }
+    nodes = {"Movie": {"id": ["new"]}, "Genre": {"id": ["opera"]}}
+    text = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["new"]), WORDS[None])}
+    after = engine.update(GraphDelta(nodes=nodes, edges=edges), texts=text)
+    found = evidence_of(after, np.array([0, 0, 0]), np.array([80, 1, 2]))
+    assert found["item_unknown_edges"].tolist() == [3, 1, 0]
+    assert found["item_edges"][0] == 4
+    assert found["user_unknown_edges"].tolist() == [0, 0, 0]
+
+
+def test_a_node_with_nothing_but_unknown_links_has_no_confidence(engine):
+    edges = {("User", "WORKS_AT", "Company"): {"source": ["v"], "target": ["Acme"]}}
+    after = engine.update(GraphDelta(nodes={"User": {"id": ["v"]}}, edges=edges))
+    assert evidence_of(after, np.array([60]), np.array([3]))["confidence"].tolist() == [0]
 
 
 def test_confidence_is_between_none_and_all_and_rises_with_interactions(engine):

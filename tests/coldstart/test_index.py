@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from coldstart import index
-from coldstart.index import ExactIndex
+from coldstart.index import ExactIndex, exact_scores
 from coldstart.scorer import cosine_plus_bias
 
 
@@ -61,6 +61,17 @@ def test_candidates_and_exclusions_are_kept_to():
 
 
 @pytest.mark.usefixtures("blocks")
+def test_an_offset_lifts_all_scores_of_a_query_and_ties_after_it_keep_item_order():
+    made_index, queries = made(seed=3)
+    offsets = torch.tensor([0.0, 1, -2, 2.0**24, -(2.0**25), 0.5, 3])  # the large ones hide digits
+    rows, scores = made_index.search(queries, 20, offsets=offsets)
+    every = queries.numpy().astype(float) @ made_index.rows.numpy()[:, :-1].T
+    every = (every + made_index.rows.numpy()[:, -1] + offsets.numpy()[:, None]).astype(np.float32)
+    order = np.argsort(-every, axis=1, kind="stable")[:, :20]
+    assert_same((rows, scores), (order, np.take_along_axis(every, order, axis=1)))
+
+
+@pytest.mark.usefixtures("blocks")
 def test_more_than_there_is_fills_up_with_minus_one():
     made_index, queries = made(num_items=30)
     everything = [np.arange(30)] * (len(queries) - 1) + [np.arange(28)]
@@ -100,6 +111,16 @@ def test_a_query_gets_the_same_list_alone_and_together():
     for row in range(25):
         alone = made_index.search(queries[row : row + 1], 8)
         assert_same(alone, (together[0][row : row + 1], together[1][row : row + 1]))
+
+
+def test_all_pairs_have_the_scores_that_a_search_finds():
+    torch.manual_seed(2)
+    made_index, queries = ExactIndex(torch.randn(300, 513)), torch.randn(9, 512)
+    every = exact_scores(queries, made_index.rows).numpy()
+    rows, scores = made_index.search(queries, 100)
+    np.testing.assert_array_equal(scores, np.take_along_axis(every, rows, axis=1))
+    expected = queries.double() @ made_index.rows[:, :-1].double().T + made_index.rows[:, -1]
+    np.testing.assert_allclose(every, expected, rtol=1e-6)
 
 
 def test_query_times_row_is_the_score_without_the_users_bias():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from coldstart.metrics import ndcg, recall, top_k
+from coldstart.metrics import mae, ndcg, recall, rmse, top_k
 
 
 def hits(*rows):
@@ -55,3 +55,17 @@ def test_a_list_of_no_length_is_an_error():
 
 def test_no_candidates_give_an_empty_list():
     assert top_k(np.zeros((2, 0)), 5).shape == (2, 0)
+
+
+def test_rating_errors_by_hand():
+    predicted, actual = np.array([3.0, 4.0, 1.0]), np.array([3.0, 2.0, 2.0])
+    assert rmse(predicted, actual) == pytest.approx((5 / 3) ** 0.5)
+    assert mae(predicted, actual) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", [rmse, mae])
+def test_predictions_that_do_not_fit_the_ratings_are_an_error(metric):
+    with pytest.raises(ValueError, match=r"one prediction per rating|got \[2\] and \[3\]"):
+        metric(np.zeros(2), np.zeros(3))
+    with pytest.raises(ValueError, match="at least one, got"):
+        metric(np.zeros(0), np.zeros(0))

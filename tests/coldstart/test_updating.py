@@ -7,6 +7,7 @@ import torch
 from coldstart import ColdStartEngine
 from encoders import TfidfEncoder
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
+from kg.datasets import load_movielens_100k
 from kg.errors import (
     AlignmentError,
     DanglingEdgeError,
@@ -120,7 +121,7 @@ def test_embedding_a_draft_is_what_adding_it_would_give(engine):
     draft = engine.embed_new(
         "Movie",
         links={GENRE: ["space"], SIMILAR: ["m0", "m4"], RATED: ["u0", "u4"]},
-        properties={"year": 1964},
+        properties={name: NEW[name][0] for name in ("title", "plot", "year")},
         text=NEW_TEXT["Movie"].matrix[0],
     )
     added = add_new_film(engine, edges)
@@ -132,6 +133,71 @@ def test_embedding_a_draft_is_what_adding_it_would_give(engine):
         "User", links={FRIEND: ["u3"], RATED: ["m1"]}, properties={"age": 25, "gender": "x"}
     )
     np.testing.assert_allclose(draft, added.embed("User", ["v"]).matrix[0], atol=1e-5)
+
+
+def draft_and_added(engine, node_type, rng, links, properties, text=None):
+    """A random new node as a draft, and as what an update makes of it."""
+    chosen = {}
+    for edge_type, end in links.items():
+        keys = list(engine.graph.vocabularies[end])
+        number = min(int(rng.choice([0, 1, 4, 18])), len(keys))
+        if number:
+            chosen[edge_type] = [keys[i] for i in rng.choice(len(keys), number, replace=False)]
+    keys = engine.graph.vocabularies[node_type]
+    new = 10_000 if keys.is_int else "draft"
+    edges = {}
+    for edge_type, ends in chosen.items():
+        one, other = ("source", "target") if edge_type[0] == node_type else ("target", "source")
+        edges[edge_type] = {one: [new] * len(ends), other: ends}
+        if edge_type == engine.graph.schema.interaction:
+            edges[edge_type] |= {"weight": [5.0] * len(ends), "time": [0] * len(ends)}
+    named = {p: [v] for p, v in properties.items() if v is not None}
+    delta = GraphDelta(nodes={node_type: {"id": [new], **named}}, edges=edges)
+    given = text is not None and {
+        node_type: NodeEmbeddings(Vocabulary(node_type, [new]), text[None])
+    }
+    added = engine.update(delta, texts=given or None).embed(node_type, [new]).matrix[0]
+    return engine.embed_new(node_type, links=chosen, properties=properties, text=text), added
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_random_drafts_are_what_adding_them_would_give(engine, seed):
+    # Also where some of the others came after training themselves.
+    rng = np.random.default_rng(seed)
+    if seed % 2:
+        engine = add_new_film(engine, {RATED: ratings(("u0", "new"), ("u58", "new"))})
+    known = {
+        "year": rng.choice([None, 1970, 2004]),
+        "title": rng.choice([None, "The orbit of the heart", "A wolf"]),
+        "plot": rng.choice([None, "A heist, a heist and a letter.", "Nothing known"]),
+    }
+    links, text = {GENRE: "Genre", SIMILAR: "Movie", RATED: "User"}, rng.integers(0, 3, 24)
+    film = draft_and_added(engine, "Movie", rng, links, known, text * np.float32(seed % 3 > 0))
+    np.testing.assert_allclose(*film, atol=1e-5)
+    properties = {"age": rng.choice([None, 20, 61]), "gender": rng.choice([None, "f", "?"])}
+    links = {LIVES: "City", FRIEND: "User", RATED: "Movie"}
+    np.testing.assert_allclose(*draft_and_added(engine, "User", rng, links, properties), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_random_drafts_of_films_and_people_of_movielens_are_too():
+    graph = load_movielens_100k()
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(len(graph.items), 48)).astype(np.float32)
+    texts = {"Movie": NodeEmbeddings(graph.items, vectors)}
+    engine = ColdStartEngine.fit(graph, texts=texts, device="cpu")
+    ends = {
+        t: {e: e[2] if e[0] == t else e[0] for e in graph.edge_types if t in (e[0], e[2])}
+        for t in ("Movie", "User")
+    }
+    for _ in range(20):
+        text = rng.normal(size=48).astype(np.float32)
+        known = {"year": 1995, "title": "The Good Story of the City"}
+        film = draft_and_added(engine, "Movie", rng, ends["Movie"], known, text)
+        np.testing.assert_allclose(*film, atol=1e-5)
+        known = {"age": 33, "gender": "F"}
+        person = draft_and_added(engine, "User", rng, ends["User"], known)
+        np.testing.assert_allclose(*person, atol=1e-5)
 
 
 def test_a_draft_that_does_not_fit_is_an_error(engine):

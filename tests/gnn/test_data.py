@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gnn
-from gnn.data import Adjacency, node_inputs, relation_name
+from gnn.data import Adjacency, feature_names, node_inputs, relation_name
 from kg import KnowledgeGraph, Schema
 from kg.toy import toy_graph
 
@@ -66,6 +66,15 @@ def test_relations_are_named_by_direction_and_where_needed_by_the_other_end():
     assert set(inputs.relations) == {"rev_MADE", "IN Genre", "IN Decade"}
     assert inputs.entity_types["rev_MADE"] == "Person"
     assert relation_name(graph.edge_types, ("Person", "MADE", "Movie"), graph, "Person") == "MADE"
+
+
+def test_interactions_under_another_name_have_no_name_among_features():
+    edge_types = [*toy_graph().edge_types, ("User", "VIEWED", "Movie")]
+    named = feature_names(edge_types, toy_graph(), "User")
+    assert named == {
+        ("User", "FRIEND_OF", "User"): "FRIEND_OF",
+        ("User", "LIVES_IN", "City"): "LIVES_IN",
+    }
 
 
 def test_some_rows_have_the_inputs_that_they_have_among_all():

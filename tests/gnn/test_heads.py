@@ -41,7 +41,7 @@ def test_a_half_step_is_the_formula_below_and_above_the_dimension(degrees):
 
 
 def test_a_half_step_of_many_nodes_of_all_degrees_is_the_formula(monkeypatch):
-    monkeypatch.setattr(heads, "_BATCH_FLOATS", 600)
+    monkeypatch.setattr(heads, "_CPU_BATCH_FLOATS", 600)
     problem = made(np.random.default_rng(3).integers(0, OTHERS, 60).tolist())
     np.testing.assert_allclose(solved(*problem), naive(*problem), rtol=1e-6, atol=1e-8)
 

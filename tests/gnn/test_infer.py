@@ -44,7 +44,7 @@ def test_a_prior_is_the_features_times_the_tables_in_blocks_of_any_size(made, mo
     dense = [raw if isinstance(raw, torch.Tensor) else raw.to_dense() for raw in raws]
     expected = sum(x @ t for x, t in zip(dense, trained.items.tables, strict=True))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    monkeypatch.setattr(infer, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(infer, "_CPU_BLOCK_ROWS", 7)
     np.testing.assert_allclose(priors(trained.items, items, items.rows, CPU), found, atol=1e-6)
     assert priors(trained.items, items, items.rows[:0], CPU).shape == (0, found.shape[1])
 

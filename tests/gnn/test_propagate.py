@@ -36,6 +36,7 @@ def test_every_feature_of_the_graph_has_a_group():
         "constant",
         "text",
         "text kernel",
+        "words",
         "HAS_GENRE",
         "SIMILAR_TO nodes",
         "SIMILAR_TO text",
@@ -74,7 +75,7 @@ def test_small_relations_share_a_group(monkeypatch):
     both = [(0, 0), (1, 0)]
     inputs = relations(A=both, B=[*both, (0, 1), (1, 1)], C=both)
     fitted = fit_propagation(inputs, np.array([0, 1]))
-    assert fitted.names == ("constant", "B", "small relations")
+    assert fitted.names == ("constant", "B", "small relations", "entities")
     shared = fitted.groups[2]
     assert isinstance(shared, OneHot)
     assert shared.relations == ("A", "C")
@@ -84,7 +85,8 @@ def test_cold_nodes_do_not_decide_which_relations_share_a_group(monkeypatch):
     monkeypatch.setattr(propagate, "MAX_RELATIONS", 1)
     both = [(0, 0), (1, 0)]
     inputs = relations(A=[*both, (2, 1), (2, 2), (3, 1)], B=[*both, (0, 3)], C=both)
-    assert fit_propagation(inputs, np.array([0, 1])).names == ("constant", "B", "small relations")
+    names = fit_propagation(inputs, np.array([0, 1])).names
+    assert names == ("constant", "B", "small relations", "entities")
 
 
 def test_groups_of_one_name_are_told_apart():
@@ -102,6 +104,7 @@ def test_groups_of_one_name_are_told_apart():
         "genre",
         "interactions one_hot",
         "constant one_hot",
+        "entities",
         "popularity gaussians",
         "genre category",
     )
@@ -111,6 +114,21 @@ def test_links_to_unknown_entities_are_counted():
     inputs = relations(A=[(0, 0), (1, 0), (2, 0), (2, 5)], B=[(0, 1), (1, 1), (2, 3)])
     fitted = fit_propagation(inputs, np.array([0, 1]))
     assert fitted.unknown_links(inputs, np.arange(4)).tolist() == [0, 0, 2, 0]
+
+
+def test_links_of_a_relation_without_a_group_are_unknown():
+    inputs = relations(A=[(0, 0), (1, 0)], ONCE=[(0, 0), (1, 1), (3, 0), (3, 4)])
+    fitted = fit_propagation(inputs, np.array([0, 1]))
+    assert fitted.names == ("constant", "A", "entities")
+    assert fitted.unknown_links(inputs, np.arange(4)).tolist() == [1, 1, 0, 2]
+
+
+def test_relations_that_share_a_group_are_reported(monkeypatch, caplog):
+    monkeypatch.setattr(propagate, "MAX_RELATIONS", 1)
+    both = [(0, 0), (1, 0)]
+    with caplog.at_level("INFO", "gnn"):
+        fit_propagation(relations(A=both, B=[*both, (0, 1), (1, 1)], C=both), np.array([0, 1]))
+    assert "2 relations, those with the fewest links, share the group" in caplog.text
 
 
 def test_renumbering_leaves_the_features_of_those_who_stay():
@@ -130,14 +148,15 @@ def test_renumbering_leaves_the_features_of_those_who_stay():
         {"year": inputs.numeric["year"][keep]},
         peer_text=text[keep].__getitem__,
         entity_types=inputs.entity_types,
+        wording=lambda rows: inputs.wording(keep[rows]),
     )
     renumbered = fitted.renumbered("Movie", {"Movie": keep, "Genre": genres}, inputs.entity_types)
     before = dense(fitted.raw(inputs, keep, CPU))
     after = dense(renumbered.raw(smaller, np.arange(len(keep)), CPU))
     for name, one, other in zip(fitted.names, before, after, strict=True):
         if name == "SIMILAR_TO nodes":
-            one = one[:, (fitted.groups[4].column[keep])]
-            other = other[:, renumbered.groups[4].column]
+            one = one[:, (fitted.groups[5].column[keep])]
+            other = other[:, renumbered.groups[5].column]
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
 
 
@@ -157,3 +176,19 @@ def test_root_mean_square_is_the_same_sparse_or_dense():
     assert root_mean_square(raw) == pytest.approx((26 / 4) ** 0.5)
     assert root_mean_square(raw.to_dense()) == pytest.approx((26 / 4) ** 0.5)
     assert root_mean_square(torch.empty(0, 3)) == 0
+
+
+def test_what_entities_say_together_is_a_group_beside_every_relation():
+    pairs = [(0, 0), (1, 0), (2, 1), (3, 1)]
+    inputs = relations(CAST=pairs, GENRE=[(0, 2), (1, 2)])
+    fitted = fit_propagation(inputs, np.arange(4))
+    assert fitted.names == ("constant", "CAST", "GENRE", "entities")
+    together = dense(fitted.raw(inputs, np.arange(4), CPU))[3]
+    np.testing.assert_allclose((together**2).sum(axis=1), 1, rtol=1e-6)
+    assert (together > 0).sum(axis=1).tolist() == [2, 2, 1, 1]
+
+
+def test_a_link_that_says_nothing_is_counted_once():
+    inputs = relations(CAST=[(0, 0), (1, 0), (2, 5)], GENRE=[(0, 2), (1, 2), (2, 3), (2, 4)])
+    fitted = fit_propagation(inputs, np.arange(4))
+    assert fitted.unknown_links(inputs, np.arange(4)).tolist() == [0, 0, 3, 0]

@@ -71,7 +71,8 @@ def test_both_ways_agree_also_in_small_blocks(monkeypatch):
         np.testing.assert_allclose(x, y, atol=1e-4)
 
 
-def test_a_wide_group_of_low_rank_is_projected_without_loss(monkeypatch):
+def test_a_wide_group_of_low_rank_is_projected_without_loss_and_reported(monkeypatch, caplog):
+    caplog.set_level("INFO", "gnn")
     monkeypatch.setattr(module, "MAX_WIDTH", 24)
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 50))
@@ -80,6 +81,7 @@ def test_a_wide_group_of_low_rank_is_projected_without_loss(monkeypatch):
     weights, scales = np.array([0.5, 0.3]), (4.0, 4.0)
     projected = PrimalRidge(raws, scales, weights)
     assert sum(p.shape[1] for p in projected.projections) <= 24
+    assert "2 of 2 feature groups, 50, 50 columns wide, are projected on their 8" in caplog.text
     exact, found = DualRidge(raws, scales, weights).fit(targets), projected.fit(targets)
     np.testing.assert_allclose(found.left_out, exact.left_out, atol=1e-3)
     np.testing.assert_allclose(raws[0] @ found.tables[0], raws[0] @ exact.tables[0], atol=1e-3)

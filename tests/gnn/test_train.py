@@ -8,10 +8,8 @@ from gnn.ridge import DualRidge
 from gnn.train import (
     TrainConfig,
     apply,
-    cold_loss,
     embed_warm,
     explained,
-    learn_weights,
     train,
     warm_precision,
 )
@@ -46,75 +44,6 @@ def trained(seed=0, **config):
     items = inputs(ITEMS, informative=informative, noise=noise)
     rng = np.random.default_rng(seed)
     return train(inputs(USERS), items, pairs, TrainConfig(**config), rng=rng, device=CPU)
-
-
-def weights_of(steps):
-    pairs, informative, noise = planted()
-    links = Adjacency.from_pairs(pairs[1], pairs[0], ITEMS, USERS)
-    raws = [torch.from_numpy(informative), torch.from_numpy(noise)]
-    scales = tuple(float(raw.norm() / len(raw) ** 0.5) for raw in raws)
-    targets, contexts = torch.from_numpy(kinds(ITEMS)), torch.from_numpy(kinds(USERS))
-    config = TrainConfig(weight_steps=steps)
-    rng = np.random.default_rng(0)
-    problem = raws, scales, targets, contexts, links
-    return learn_weights(*problem, config, rng), problem
-
-
-def loss_of(weights, raws, scales, targets, contexts, links):
-    """Full softmax over items predicted as if they were cold, with sharpness e."""
-    left_out = DualRidge(raws, scales, weights).fit(targets).left_out
-    log_chance = (np.e * contexts @ left_out.T).log_softmax(dim=1)
-    return -log_chance[links.indices, links.sources].mean().item()
-
-
-def test_an_informative_group_gets_more_weight_than_noise_and_the_loss_falls():
-    start, problem = weights_of(0)
-    found, _ = weights_of(12)
-    np.testing.assert_allclose(start, np.exp(-3), rtol=1e-6)
-    assert found[0] > 10 * found[1]
-    assert loss_of(found, *problem) < loss_of(start, *problem) - 0.2
-
-
-def test_weights_are_learnt_on_a_sample_where_there_is_too_much():
-    pairs, informative, noise = planted()
-    links = Adjacency.from_pairs(pairs[1], pairs[0], ITEMS, USERS)
-    raws = [torch.from_numpy(informative), torch.from_numpy(noise)]
-    config = TrainConfig(weight_nodes=30, weight_contexts=15)
-    random = torch.Generator().manual_seed(0)
-    targets, contexts = (torch.randn(n, 3, generator=random) for n in (ITEMS, USERS))
-    some = (raws, (1.0, 4.0), targets, contexts, links, config)
-    one, same, other = (learn_weights(*some, np.random.default_rng(s)) for s in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
-
-
-def test_the_gradient_of_the_cold_loss_is_that_of_autograd():
-    rng = np.random.default_rng(0)
-    features = [torch.from_numpy(rng.normal(size=(12, width))) for width in (2, 5, 1)]
-    grams = torch.stack([x @ x.T for x in features])
-    targets, contexts = (torch.from_numpy(rng.normal(size=(n, 3))) for n in (12, 8))
-    context, node = (torch.from_numpy(x) for x in np.nonzero(rng.random((8, 12)) < 0.3))
-    log_weights = torch.tensor([-1.0, 0.3, -2.0], dtype=torch.float64, requires_grad=True)
-    sharpness = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-    inverse = torch.linalg.inv(
-        torch.tensordot(log_weights.exp(), grams, dims=1) + torch.eye(12, dtype=torch.float64)
-    )
-    left_out = targets - (inverse @ targets) / inverse.diagonal()[:, None]
-    log_chance = (sharpness.exp() * contexts @ left_out.T).log_softmax(dim=1)
-    loss = -log_chance[context, node].mean()
-    loss.backward()
-    problem = grams, targets, contexts, context, node
-    found = cold_loss(log_weights.detach(), sharpness.detach(), *problem)
-    assert found[0] == pytest.approx(loss.item())
-    np.testing.assert_allclose(found[1], log_weights.grad, rtol=1e-6)
-    np.testing.assert_allclose(found[2], sharpness.grad, rtol=1e-6)
-
-
-def test_embeddings_that_are_not_numbers_stop_the_training():
-    links = Adjacency.from_pairs(np.arange(4), np.arange(4), 4, 4)
-    eye, nan = torch.eye(4), torch.full((4, 4), torch.nan)
-    with pytest.raises(FloatingPointError, match="loss of the group weights is nan at step 0"):
-        learn_weights([eye], (1.0,), nan, eye, links, TrainConfig(), np.random.default_rng(0))
 
 
 def test_embed_warm_is_the_fixed_point_of_the_explicit_leave_one_out_prior():
