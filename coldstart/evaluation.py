@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coldstart.metrics import ndcg, recall, top_k
+from coldstart.measures import Background, Lists, Metric, means, named_metrics
+from coldstart.metrics import auc, ndcg, recall, top_k
 from coldstart.report import Report, Row
 from coldstart.scorer import Scorer
 from coldstart.splits import TEST, VAL, Split, Task
@@ -40,10 +41,12 @@ class Result:
     Args:
         ndcg: ``[num_users]``.
         recall: ``[num_users]``.
+        metrics: means of the metrics that were asked for.
     """
 
     ndcg: np.ndarray
     recall: np.ndarray
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def mean(self) -> dict[str, float]:
         """Mean over the users, NaN where there are none."""
@@ -52,16 +55,59 @@ class Result:
         return {"ndcg": float(self.ndcg.mean()), "recall": float(self.recall.mean())}
 
 
-def evaluate_task(scorer: Scorer, task: Task, *, k: int = K, cold_boost: float = 0.0) -> Result:
-    """NDCG and recall of every user of a task.
+def evaluate_task(
+    scorer: Scorer,
+    task: Task,
+    *,
+    k: int = K,
+    cold_boost: float = 0.0,
+    metrics: Sequence[str | Metric] = (),
+    background: Background | None = None,
+) -> Result:
+    """NDCG and recall of every user of a task, and the means of further metrics.
 
     Args:
         scorer: what ranks.
         task: users, candidates and right answers.
         k: list length.
         cold_boost: added to the score of every cold candidate.
+        metrics: names out of :data:`coldstart.measures.METRICS`, or functions of its ``Lists``.
+        background: for metrics that look at what was known at training.
     """
-    return _evaluate_boosts(scorer, task, k, np.array([cold_boost]))[0]
+    wanted = named_metrics(metrics)
+    lists = ranked_lists(scorer, task, k=k, cold_boost=cold_boost, with_auc="auc" in wanted)
+    lists = replace(lists, background=background)
+    found = ndcg(lists.hits, lists.num_relevant), recall(lists.hits, lists.num_relevant)
+    return Result(*found, means(lists, wanted))
+
+
+def ranked_lists(
+    scorer: Scorer, task: Task, *, k: int = K, cold_boost: float = 0.0, with_auc: bool = False
+) -> Lists:
+    """The lists that a scorer puts before the users of a task; scores are kept for a block only.
+
+    Args:
+        scorer: what ranks.
+        task: users, candidates and right answers.
+        k: list length.
+        cold_boost: added to the score of every cold candidate.
+        with_auc: also work out every user's AUC, which takes the ranks of all candidates.
+    """
+    width = min(k, len(task.candidates))
+    items, hits = [np.empty((0, width), np.int32)], [np.empty((0, width), bool)]
+    areas = [np.empty(0)]
+    for scores, truth, excluded in _blocks(scorer, task):
+        if cold_boost:
+            scores = scores + np.float32(cold_boost) * task.cold
+        best = top_k(scores, k)
+        filled = ~np.take_along_axis(excluded, best, axis=1)
+        items.append(np.where(filled, task.candidates[best], -1).astype(np.int32))
+        hits.append(np.take_along_axis(truth, best, axis=1))
+        if with_auc:
+            areas.append(auc(scores, truth, excluded))
+    together = np.concatenate(items), np.concatenate(hits)
+    degrees, number = task.relevant.degrees, len(task.candidates)
+    return Lists(task.users, *together, degrees, number, np.concatenate(areas))
 
 
 def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K) -> float:
@@ -91,24 +137,35 @@ def _require_users(task: Task) -> None:
 
 
 def _evaluate_boosts(scorer: Scorer, task: Task, k: int, boosts: np.ndarray) -> list[Result]:
-    """The metrics under each of several lifts, every pair being scored once."""
-    step = max(1, _BLOCK_SCORES // max(len(task.candidates), 1))
+    """NDCG and recall under each of several lifts, every pair being scored once."""
     parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in boosts]
-    for start in range(0, len(task.users), step):
-        rows = np.arange(start, min(start + step, len(task.users)))
-        scores = np.array(scorer.score(task.users[rows], task.candidates), dtype=np.float32)
-        excluded, relevant = task.excluded.take(rows), task.relevant.take(rows)
-        scores[excluded.sources, excluded.indices] = -np.inf
-        truth = np.zeros(scores.shape, bool)
-        truth[relevant.sources, relevant.indices] = True
+    for scores, truth, _ in _blocks(scorer, task):
+        degrees = truth.sum(axis=1)
         for boost, found in zip(boosts, parts, strict=True):
             lifted = scores + np.float32(boost) * task.cold if boost else scores
             hits = np.take_along_axis(truth, top_k(lifted, k), axis=1)
-            found.append((ndcg(hits, relevant.degrees), recall(hits, relevant.degrees)))
+            found.append((ndcg(hits, degrees), recall(hits, degrees)))
     empty = [(np.empty(0), np.empty(0))]
-    return [
-        Result(*(np.concatenate(p) for p in zip(*(found or empty), strict=True))) for found in parts
-    ]
+    by_boost = (zip(*(found or empty), strict=True) for found in parts)
+    return [Result(np.concatenate(gains), np.concatenate(shares)) for gains, shares in by_boost]
+
+
+def _blocks(scorer: Scorer, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Scores, what is relevant and what is excluded, for some users and all candidates at a time.
+
+    Excluded candidates score minus infinity.
+    """
+    step = max(1, _BLOCK_SCORES // max(len(task.candidates), 1))
+    for start in range(0, len(task.users), step):
+        rows = np.arange(start, min(start + step, len(task.users)))
+        scores = np.array(scorer.score(task.users[rows], task.candidates), dtype=np.float32)
+        masks = []
+        for positions in (task.relevant.take(rows), task.excluded.take(rows)):
+            mask = np.zeros(scores.shape, bool)
+            mask[positions.sources, positions.indices] = True
+            masks.append(mask)
+        scores[masks[1]] = -np.inf
+        yield scores, masks[0], masks[1]
 
 
 def choose(
@@ -164,6 +221,7 @@ def evaluate(
     *,
     texts: Mapping[str, NodeEmbeddings] | None = None,
     segments: Mapping[str, Collection[str]] | Collection[str] = ("cold_items", "warm", "mixed"),
+    metrics: Sequence[str | Metric] = ("ndcg", "recall"),
     uncalibrated: Collection[str] = (),
     k: int = K,
     progress: Callable[[str], None] = log.info,
@@ -182,16 +240,20 @@ def evaluate(
         texts: text vectors by node type, made from node texts only, never from interactions; the
             default encoder's where they are not given.
         segments: which segments to judge; a mapping says which scorers take part in each.
+        metrics: what to report: names out of :data:`coldstart.measures.METRICS` (ndcg, recall,
+            precision, hit_rate, mrr, auc, coverage, novelty, diversity, popularity_bias), or
+            functions of :class:`coldstart.measures.Lists`. NDCG and recall always are.
         uncalibrated: scorers that bring a lift of their own, which is judged as it is.
         k: list length.
         progress: called with a sentence after every fit.
 
     Raises:
-        TypeError: a maker is not a function.
-        ValueError: a segment has no users to judge by.
+        TypeError: a maker is not a function, a metric neither a name nor a function.
+        ValueError: a metric is unknown, or a segment has no users to judge by.
     """
     if not isinstance(segments, Mapping):
         segments = {segment: tuple(scorers) for segment in segments}
+    named_metrics(metrics)  # mistakes are told before anything is trained
     if texts is None:
         from encoders.embed import embed_nodes
 
@@ -200,6 +262,7 @@ def evaluate(
     rows: list[Row] = []
     for split in splits:
         data = TrainingData(split.training_graph(graph), texts)
+        judge = Judge(split, k, tuple(metrics), Background.of(data))
         fitted: dict[str, Scorer | Settings] = {}
         for segment, names in segments.items():
             for name in names:
@@ -215,7 +278,7 @@ def evaluate(
                     progress(f"{split.name}: {name} in {time.perf_counter() - start:.1f} s")
                 if fitted[name] or not isinstance(fitted[name], Mapping):
                     calibrated = segment == "mixed" and name not in uncalibrated
-                    rows.append(_judged(name, fitted[name], split, segment, k, calibrated))
+                    rows.append(judge.row(name, fitted[name], segment, calibrated))
             found = {
                 r.scorer: f"{r.ndcg:.4f}"
                 for r in rows
@@ -225,35 +288,71 @@ def evaluate(
     return Report(tuple(rows), k)
 
 
-def _judged(
-    name: str, fitted: Scorer | Settings, split: Split, segment: str, k: int, calibrated: bool
-) -> Row:
-    validation, test = split.task(segment, VAL), split.task(segment, TEST)
-    for task in (validation, test):
-        if not len(task.users):
-            raise ValueError(
-                f"{split.name}: no user has a positive in the {task.part} part of {segment}; "
-                "choose other segments, or a split with more cold nodes or held-out pairs"
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Puts scorers that were fitted on one split to the test.
+
+    Args:
+        split: has the tasks.
+        k: list length.
+        metrics: what to report besides NDCG and recall.
+        background: what was known at training.
+    """
+
+    split: Split
+    k: int
+    metrics: Sequence[str | Metric]
+    background: Background
+
+    def row(
+        self, name: str, fitted: Scorer | Settings, segment: str, calibrated: bool = False
+    ) -> Row:
+        """What a scorer, or the setting of a grid that validation chooses, does on a segment.
+
+        Args:
+            name: of the scorer.
+            fitted: on the training part of the split.
+            segment: see :meth:`coldstart.splits.Split.task`.
+            calibrated: whether the lift of cold items is chosen on the validation part.
+
+        Raises:
+            ValueError: the validation or the test part has no users.
+        """
+        validation, test = self.split.task(segment, VAL), self.split.task(segment, TEST)
+        for task in (validation, test):
+            if not len(task.users):
+                raise ValueError(
+                    f"{self.split.name}: no user has a positive in the {task.part} part of "
+                    f"{segment}; choose other segments, or a split with more cold nodes or "
+                    "held-out pairs"
+                )
+        k = self.k
+        if not isinstance(fitted, Mapping):
+            setting, scorer = "", fitted
+            boost = calibrate_cold_boost(scorer, validation, k=k) if calibrated else 0.0
+        elif calibrated:
+            setting, scorer, boost = choose(
+                fitted, self.split.task("cold_items", VAL), lifted=validation, k=k
             )
-    if not isinstance(fitted, Mapping):
-        setting, scorer = "", fitted
-        boost = calibrate_cold_boost(scorer, validation, k=k) if calibrated else 0.0
-    elif calibrated:
-        setting, scorer, boost = choose(
-            fitted, split.task("cold_items", VAL), lifted=validation, k=k
+        else:
+            setting, scorer, boost = choose(fitted, validation, k=k)
+        on_validation = evaluate_task(scorer, validation, k=k, cold_boost=boost).mean()
+        on_test = evaluate_task(
+            scorer,
+            test,
+            k=k,
+            cold_boost=boost,
+            metrics=self.metrics,
+            background=self.background,
         )
-    else:
-        setting, scorer, boost = choose(fitted, validation, k=k)
-    on_validation = evaluate_task(scorer, validation, k=k, cold_boost=boost).mean()
-    on_test = evaluate_task(scorer, test, k=k, cold_boost=boost).mean()
-    return Row(
-        name,
-        segment,
-        split.name,
-        on_test["ndcg"],
-        on_test["recall"],
-        on_validation["ndcg"],
-        len(test.users),
-        setting,
-        boost,
-    )
+        return Row(
+            name,
+            segment,
+            self.split.name,
+            **on_test.mean(),
+            validation=on_validation["ndcg"],
+            users=len(test.users),
+            setting=setting,
+            cold_boost=boost,
+            metrics=on_test.metrics,
+        )

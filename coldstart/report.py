@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ class Row(NamedTuple):
         users: number of test users.
         setting: which setting of a grid validation chose, empty where there is no grid.
         cold_boost: calibrated lift of cold items.
+        metrics: mean over the test users of every metric that was asked for, by name.
     """
 
     scorer: str
@@ -34,6 +36,23 @@ class Row(NamedTuple):
     users: int
     setting: str
     cold_boost: float
+    metrics: Mapping[str, float] = MappingProxyType({})
+
+    def value(self, metric: str) -> float:
+        """A metric of this row.
+
+        Raises:
+            ValueError: it was not asked for.
+        """
+        if metric in self.metrics:
+            return self.metrics[metric]
+        if metric in ("ndcg", "recall", "validation"):
+            return getattr(self, metric)
+        known = dict.fromkeys(("ndcg", "recall", "validation", *self.metrics))
+        raise ValueError(
+            f"no metric {metric!r} of {self.scorer} on {self.segment}, only {', '.join(known)}; "
+            f"ask for it: evaluate(..., metrics=[..., {metric!r}])"
+        )
 
 
 class Difference(NamedTuple):
@@ -71,7 +90,7 @@ class Report:
     def values(self, segment: str, scorer: str, metric: str = "ndcg") -> dict[str, float]:
         """A metric by split."""
         return {
-            row.split: getattr(row, metric)
+            row.split: row.value(metric)
             for row in self.rows
             if (row.segment, row.scorer) == (segment, scorer)
         }
@@ -87,52 +106,104 @@ class Report:
                     best[row.split] = row
         return {split: row.ndcg for split, row in best.items()}
 
-    def difference(self, segment: str, scorer: str, other: str | dict[str, float]) -> Difference:
-        """Paired difference in NDCG of a scorer to another one, or to values by split.
+    def difference(
+        self, segment: str, scorer: str, other: str | dict[str, float], metric: str = "ndcg"
+    ) -> Difference:
+        """Paired difference in a metric of a scorer to another one, or to values by split.
 
         Raises:
             ValueError: they have no split in common.
         """
         return paired(
-            self.values(segment, scorer),
-            self.values(segment, other) if isinstance(other, str) else other,
+            self.values(segment, scorer, metric),
+            self.values(segment, other, metric) if isinstance(other, str) else other,
         )
 
+    @property
+    def metrics(self) -> list[str]:
+        """NDCG, recall and all that was asked for besides, in that order."""
+        return list(dict.fromkeys(["ndcg", "recall", *(m for r in self.rows for m in r.metrics)]))
+
+    def label(self, metric: str) -> str:
+        """A metric as a heading: ``NDCG@20``; those of all candidates and all lists without k."""
+        name = {"ndcg": "NDCG", "mrr": "MRR", "auc": "AUC"}.get(metric, metric.replace("_", " "))
+        at_k = metric in ("ndcg", "recall", "precision", "hit_rate", "mrr")
+        return f"{name}@{self.k}" if at_k else name
+
     def to_table(self) -> pa.Table:
-        """All rows as an Arrow table."""
-        return pa.Table.from_pylist([row._asdict() for row in self.rows])
+        """All rows as an Arrow table, a column per metric."""
+        fields = [name for name in Row._fields if name != "metrics"]
+        columns = {name: [getattr(row, name) for row in self.rows] for name in fields}
+        for metric in self.metrics:
+            columns.setdefault(metric, [row.metrics.get(metric) for row in self.rows])
+        return pa.table(columns)
 
     def to_pandas(self) -> Any:
         """All rows as a pandas frame."""
         return self.to_table().to_pandas()
 
     def to_text(self, ours: str = "engine") -> str:
-        """A table for people: means, standard errors over splits, and our paired differences."""
+        """A table for people: means over splits, and our paired differences with standard error."""
         lines = []
-        for segment in self.segments:
-            names = self.scorers(segment)
-            splits = len(self.values(segment, names[0]))
-            title = f"{segment.replace('_', ' ')} ({splits} splits)"
-            lines += ["", f"{title:34} NDCG@{self.k:<4} recall@{self.k:<4} {ours} ahead by"]
-            entries = [
-                (n, self.values(segment, n), self.values(segment, n, "recall")) for n in names
-            ]
-            others = [n for n in names if not n.startswith(ours)]
-            if len(others) > 1 and ours in names:
-                entries.append(
-                    ("(best on validation)", self.chosen_on_validation(segment, others), {})
-                )
-            for name, ndcg, recall in entries:
-                line = f"  {name:32} {np.mean(list(ndcg.values())):.4f}    "
-                line += f"{np.mean(list(recall.values())):.4f}     " if recall else " " * 11
-                if name != ours and ours in names:
-                    line += str(self.difference(segment, ours, ndcg))
-                lines.append(line.rstrip())
+        for title, (headings, *rows) in self._tables(ours):
+            lines += ["", f"{title:34}" + "  ".join(headings[1:]).rstrip()]
+            for name, *cells in rows:
+                padded = [c.ljust(len(h)) for c, h in zip(cells, headings[1:], strict=True)]
+                lines.append((f"  {name:32}" + "  ".join(padded)).rstrip())
         return "\n".join(lines[1:])
 
+    def to_markdown(self, ours: str = "engine") -> str:
+        """The same as Markdown, a table per segment."""
+        parts = [f"**{title}**\n\n{markdown_table(table)}" for title, table in self._tables(ours)]
+        return "\n\n".join(parts) + "\n"
+
+    def _tables(self, ours: str) -> Iterable[tuple[str, list[list[str]]]]:
+        """A title and a table of cells, headings first, for every segment."""
+        for segment in self.segments:
+            names = self.scorers(segment)
+            splits = {row.split for row in self.rows if row.segment == segment}
+            versus = ours in names
+            headings = [self.label(m).ljust(9) for m in self.metrics]
+            table = [["", *headings, f"{ours} ahead by" if versus else ""]]
+            for name in names:
+                cells = [
+                    f"{np.mean(list(self.values(segment, name, m).values())):.4f}"
+                    for m in self.metrics
+                ]
+                ahead = ""
+                if versus and name != ours:
+                    ahead = str(self.difference(segment, ours, name))
+                table.append([name, *cells, ahead])
+            others = [n for n in names if not n.startswith(ours)]
+            if len(others) > 1 and versus:
+                best = self.chosen_on_validation(segment, others)
+                cells = [f"{np.mean(list(best.values())):.4f}", *[""] * (len(self.metrics) - 1)]
+                ahead = str(self.difference(segment, ours, best))
+                table.append(["(best on validation)", *cells, ahead])
+            count = f"{len(splits)} split" + "s" * (len(splits) != 1)
+            yield f"{segment.replace('_', ' ')} ({count})", table
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"k": self.k, "rows": [row._asdict() for row in self.rows]}
+        """Plain values for JSON; a metric that has no value is ``None``."""
+        rows = [row._asdict() | {"metrics": dict(row.metrics)} for row in self.rows]
+        return _without_nan({"k": self.k, "rows": rows})
+
+
+def markdown_table(table: list[list[str]]) -> str:
+    """Cells as a Markdown table, the first row being its headings."""
+    escaped = [[cell.strip().replace("|", "\\|") for cell in row] for row in table]
+    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines.insert(1, "|" + "---|" * len(table[0]))
+    return "\n".join(lines)
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with ``None`` in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def paired(ours: dict[str, float], theirs: dict[str, float]) -> Difference:

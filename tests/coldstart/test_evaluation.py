@@ -12,6 +12,7 @@ from coldstart.evaluation import (
     engine_maker,
     evaluate,
     evaluate_task,
+    ranked_lists,
 )
 from coldstart.plots import plot_comparison
 from coldstart.report import Report, Row, paired
@@ -100,7 +101,9 @@ def evaluated() -> tuple[Report, list[Split], list[np.ndarray]]:
 
     makers = {"engine": engine_maker(), "popularity": spy}
     segments = {"cold_items": ["engine", "popularity"], "mixed": ["engine", "popularity"]}
-    return evaluate(graph, makers, splits, texts={}, segments=segments, k=10), splits, seen
+    metrics = ["ndcg", "auc", "coverage", "popularity_bias", "diversity"]
+    report = evaluate(graph, makers, splits, texts={}, segments=segments, metrics=metrics, k=10)
+    return report, splits, seen
 
 
 def test_a_maker_sees_only_training_interactions(evaluated):
@@ -124,9 +127,47 @@ def test_a_report_reads_as_text_table_and_json(evaluated, tmp_path):
     assert "cold items (2 splits)" in text
     assert "NDCG@10" in text
     assert report.to_table().num_rows == len(report.rows) == 8
-    assert json.loads(json.dumps(report.to_dict()))["rows"][0]["scorer"] == "engine"
+    first = json.loads(json.dumps(report.to_dict(), allow_nan=False))["rows"][0]
+    assert first["scorer"] == "engine"
+    assert first["metrics"]["diversity"] is None
     plot_comparison(report, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_that_were_asked_for_are_in_every_form_of_a_report(evaluated):
+    report, _, _ = evaluated
+    area = report.values("cold_items", "engine", "auc")
+    assert all(value > 0.6 for value in area.values())
+    assert list(area.values()) == report.to_table()["auc"].to_pylist()[0::4]
+    assert report.difference("cold_items", "engine", "popularity", "auc").mean > 0.1
+    assert "recall@10  AUC " in report.to_text()
+    heading, rule, *rows = report.to_markdown().split("\n\n")[1].splitlines()
+    assert heading.startswith("|  | NDCG@10 | recall@10 | AUC | coverage | popularity bias |")
+    assert {line.count("|") for line in (heading, rule, *rows)} == {9}
+    with pytest.raises(ValueError, match="no metric 'mrr' of engine on cold_items, only ndcg"):
+        report.values("cold_items", "engine", "mrr")
+
+
+def test_items_that_tie_have_an_auc_of_one_half(evaluated):
+    report, _, _ = evaluated
+    assert set(report.values("cold_items", "popularity", "auc").values()) == {0.5}
+
+
+def test_lists_do_not_depend_on_the_size_of_a_block(monkeypatch):
+    at_once = ranked_lists(perfect(), task(), k=3, cold_boost=0.25, with_auc=True)
+    monkeypatch.setattr("coldstart.evaluation._BLOCK_SCORES", 4)
+    one_by_one = ranked_lists(perfect(), task(), k=3, cold_boost=0.25, with_auc=True)
+    np.testing.assert_array_equal(at_once.items, one_by_one.items)
+    np.testing.assert_array_equal(at_once.hits, one_by_one.hits)
+    assert at_once.auc.tolist() == one_by_one.auc.tolist() == [1, 1]
+
+
+def test_what_a_user_had_in_training_fills_no_place():
+    some = task()
+    known = pairs((0, 1), (0, 2), (0, 3))
+    likes = pairs((0, 0), (1, 1))
+    warm = Task("warm", "val", some.users, some.candidates, likes, known, some.cold)
+    assert ranked_lists(perfect(), warm, k=3).items.tolist() == [[0, -1, -1], [1, 3, 0]]
 
 
 def row(scorer: str, split: str, ndcg: float, validation: float) -> Row:
