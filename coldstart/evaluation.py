@@ -14,6 +14,7 @@ from coldstart.measures import Background, Lists, Metric, means, named_metrics
 from coldstart.metrics import auc, ndcg, recall, top_k
 from coldstart.report import Report, Row
 from coldstart.scorer import Scorer
+from coldstart.segments import NINE, spoken
 from coldstart.splits import TEST, VAL, Split, Task
 from coldstart.training_data import Settings, TrainingData
 from kg.graph import KnowledgeGraph
@@ -239,7 +240,9 @@ def evaluate(
         splits: from :func:`coldstart.splits.random_split` or ``read_splits``.
         texts: text vectors by node type, made from node texts only, never from interactions; the
             default encoder's where they are not given.
-        segments: which segments to judge; a mapping says which scorers take part in each.
+        segments: which segments to judge; a mapping says which scorers take part in each. Of the
+            nine (``segments=NINE`` of :mod:`coldstart.segments`) those that a split cannot judge,
+            for want of users, are left out; of the others that is an error.
         metrics: what to report: names out of :data:`coldstart.measures.METRICS` (ndcg, recall,
             precision, hit_rate, mrr, auc, coverage, novelty, diversity, popularity_bias), or
             functions of :class:`coldstart.measures.Lists`. NDCG and recall always are.
@@ -265,6 +268,9 @@ def evaluate(
         judge = Judge(split, k, tuple(metrics), Background.of(data))
         fitted: dict[str, Scorer | Settings] = {}
         for segment, names in segments.items():
+            if segment in NINE and (lacking := judge.nobody_in(segment)):
+                progress(f"{split.name}, {spoken(segment)}: left out, nobody to {lacking} with")
+                continue
             for name in names:
                 if not callable(scorers[name]):
                     raise TypeError(
@@ -303,6 +309,13 @@ class Judge:
     k: int
     metrics: Sequence[str | Metric]
     background: Background
+
+    def nobody_in(self, segment: str) -> str:
+        """``validate`` or ``test`` where a segment has no users for it, else empty."""
+        for part, verb in ((VAL, "validate"), (TEST, "test")):
+            if not len(self.split.task(segment, part).users):
+                return verb
+        return ""
 
     def row(
         self, name: str, fitted: Scorer | Settings, segment: str, calibrated: bool = False

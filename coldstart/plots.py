@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldstart.report import Report
+from coldstart.segments import spoken
 from kg.errors import DependencyError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         axis.barh(names, means, xerr=errors, color=colours, ecolor="#2b2d42", capsize=3)
         for place, mean in enumerate(means):
             axis.text(mean / 2, place, f"{mean:.3f}", va="center", ha="center", color="white")
-        axis.set_title(segment.replace("_", " "))
+        axis.set_title(spoken(segment))
         axis.set_xlabel(f"NDCG@{report.k} (mean ± s.e., {len(values[0])} splits)")
         axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from coldstart.segments import CLASSES, spoken
+
 
 class Row(NamedTuple):
     """One scorer on one segment of one split.
@@ -157,6 +159,51 @@ class Report:
         parts = [f"**{title}**\n\n{markdown_table(table)}" for title, table in self._tables(ours)]
         return "\n\n".join(parts) + "\n"
 
+    def nine(self, scorer: str, metric: str = "ndcg", *, markdown: bool = False) -> str:
+        """The 3 x 3 table of a scorer: users by row, items by column.
+
+        A cell is the mean over splits, its standard error where there are several, and in brackets
+        how many users were judged, on average; a dash is a segment that could not be judged.
+
+        Args:
+            scorer: its name.
+            metric: one of :attr:`metrics`.
+            markdown: a Markdown table in place of plain text.
+
+        Raises:
+            ValueError: the scorer was judged on none of the nine segments, or not by that metric.
+        """
+        classes = [name.replace("_", "-") for name in CLASSES]
+        title = f"{scorer}, {self.label(metric)}"
+        table = [[title, *(f"{name} items" for name in classes)]]
+        for users, label in zip(CLASSES, classes, strict=True):
+            cells = [
+                self._cell(f"{users}_users_{items}_items", scorer, metric) for items in CLASSES
+            ]
+            table.append([f"{label} users", *cells])
+        if all(cell == "-" for row in table[1:] for cell in row[1:]):
+            raise ValueError(
+                f"{scorer!r} was judged on none of the nine segments, only on "
+                f"{self.segments}; evaluate with segments=NINE of coldstart.segments"
+            )
+        if markdown:
+            return markdown_table(table)
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = (
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in table
+        )
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _cell(self, segment: str, scorer: str, metric: str) -> str:
+        rows = [row for row in self.rows if (row.segment, row.scorer) == (segment, scorer)]
+        if not rows:
+            return "-"
+        values = np.array([row.value(metric) for row in rows])
+        error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+        spread = "" if error is None else f" +- {error:.4f}"
+        return f"{values.mean():.4f}{spread} ({np.mean([row.users for row in rows]):.0f})"
+
     def _tables(self, ours: str) -> Iterable[tuple[str, list[list[str]]]]:
         """A title and a table of cells, headings first, for every segment."""
         for segment in self.segments:
@@ -181,7 +228,7 @@ class Report:
                 ahead = str(self.difference(segment, ours, best))
                 table.append(["(best on validation)", *cells, ahead])
             count = f"{len(splits)} split" + "s" * (len(splits) != 1)
-            yield f"{segment.replace('_', ' ')} ({count})", table
+            yield f"{spoken(segment)} ({count})", table
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a metric that has no value is ``None``."""

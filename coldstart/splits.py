@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from coldstart.segments import CLASSES, NINE, WARM_UP_MOST, class_of
 from gnn.data import Adjacency
 from kg.graph import KnowledgeGraph
 from kg.tables import require_columns
@@ -16,7 +17,8 @@ from kg.vectors import Vocabulary
 
 WARM, VAL, TEST = "warm", "val", "test"
 SEGMENTS = ("cold_items", "cold_users", "cold_both", "warm", "mixed")
-"""What can be asked of a split: which items are candidates, and whether the users are warm."""
+"""What can be asked of a split: which items are candidates, and whether the users are warm; the
+nine segments of :data:`coldstart.segments.NINE` besides."""
 
 _COLUMNS = ("seed", "user_id", "item_id", "user_part", "item_part", "warm_part")
 
@@ -26,7 +28,7 @@ class Task:
     """Users to rank candidates for, and the right answers.
 
     Args:
-        segment: one of :data:`SEGMENTS`.
+        segment: one of :data:`SEGMENTS` or of :data:`coldstart.segments.NINE`.
         part: ``val`` or ``test``.
         users: rows of the users with a positive among the candidates, int64 ``[num_users]``.
         candidates: rows of the items to rank, ascending, int64 ``[num_candidates]``.
@@ -97,13 +99,17 @@ class Split:
             segment: ``cold_items``: warm users rank the cold items of this part; ``cold_users``:
                 cold users of this part rank warm items; ``cold_both``: both cold; ``warm``: warm
                 users rank warm items without those known; ``mixed``: warm users with both kinds
-                of positive rank warm and cold items together.
+                of positive rank warm and cold items together. Or one of the nine, such as
+                ``cold_users_warm_up_items``: users of a class by training interactions rank the
+                items of a class; the nodes kept cold for the other part take no part.
             part: ``val`` or ``test``.
         """
-        if segment not in SEGMENTS or part not in (VAL, TEST):
+        if segment not in (*SEGMENTS, *NINE) or part not in (VAL, TEST):
             raise ValueError(
-                f"expected a segment of {SEGMENTS} and val or test, got {segment}, {part}"
+                f"expected a segment of {(*SEGMENTS, *NINE)} and val or test, got {segment}, {part}"
             )
+        if segment in NINE:
+            return self._nine_task(segment, part)
         user, item = self.pairs
         user_part, item_part = self.user_part[user], self.item_part[item]
         item_is_cold, warm_user = item_part == part, user_part == WARM
@@ -131,6 +137,27 @@ class Split:
         relevant = _positions(self.pairs[:, mask], users, candidates)
         excluded = _positions(self.pairs[:, known], users, candidates)
         return Task(segment, part, users, candidates, relevant, excluded, cold_items[candidates])
+
+    def _nine_task(self, segment: str, part: str) -> Task:
+        wanted = divmod(NINE.index(segment), len(CLASSES))
+        here, held_out = [], self.pair_part == part
+        in_play = np.ones(self.pairs.shape[1], bool)
+        for rows, trained, parts, number in zip(
+            self.pairs, self.train, (self.user_part, self.item_part), wanted, strict=True
+        ):
+            takes_part = (parts == WARM) | (parts == part)
+            count = np.bincount(trained, minlength=len(parts))
+            here.append(takes_part & (class_of(count) == number))
+            in_play &= takes_part[rows]
+            held_out = held_out | (parts == part)[rows]
+        user, item = self.pairs
+        mask = held_out & in_play & here[0][user] & here[1][item]
+        users, candidates = np.unique(user[mask]), np.flatnonzero(here[1])
+        known = (self.pair_part == "train") | ((self.pair_part == VAL) & (part == TEST))
+        relevant = _positions(self.pairs[:, mask], users, candidates)
+        excluded = _positions(self.pairs[:, known], users, candidates)
+        cold = np.full(len(candidates), CLASSES[wanted[1]] == "cold")
+        return Task(segment, part, users, candidates, relevant, excluded, cold)
 
 
 def _positions(pairs: np.ndarray, users: np.ndarray, candidates: np.ndarray) -> Adjacency:
@@ -195,16 +222,24 @@ def random_split(
     cold_users: float = 0.0,
     cold_items: float = 0.1,
     held_out: float = 0.1,
+    warm_up_users: float = 0.0,
+    warm_up_items: float = 0.0,
     rng: np.random.Generator,
     name: str = "random",
 ) -> Split:
     """A random split of the same kind: shares of nodes cold for validation and for test each.
+
+    Nodes that are to warm up keep 1 to 5 of their pairs with warm nodes in training, those with
+    partners that do not warm up themselves before others; the rest of their pairs is held out,
+    half for validation and half for test. One whose partners all warm up may end with none.
 
     Args:
         graph: its positives are split.
         cold_users: share of the users with a positive kept cold for validation, and again for test.
         cold_items: the same of the items.
         held_out: share of the pairs of warm nodes held out for validation, and again for test.
+        warm_up_users: share of the users with a positive, out of the warm ones, that warm up.
+        warm_up_items: the same of the items.
         rng: source of randomness.
         name: for reports.
 
@@ -215,11 +250,18 @@ def random_split(
     for what, share in shares.items():
         if not 0 <= share < 0.5:
             raise ValueError(f"{what} must be at least 0 and below 0.5, got {share}")
+    warming = {"warm_up_users": warm_up_users, "warm_up_items": warm_up_items}
+    for (what, share), cold in zip(warming.items(), (cold_users, cold_items), strict=True):
+        if not 0 <= share < 1 - 2 * cold:
+            raise ValueError(
+                f"{what} must be at least 0 and below {1 - 2 * cold:g}, the share of nodes that "
+                f"are not kept cold, got {share}"
+            )
     pairs = graph.positives()
-    parts = []
-    for rows, num_nodes, share in (
-        (pairs[0], len(graph.users), cold_users),
-        (pairs[1], len(graph.items), cold_items),
+    parts, warm_up = [], []
+    for rows, num_nodes, share, warming_share in (
+        (pairs[0], len(graph.users), cold_users, warm_up_users),
+        (pairs[1], len(graph.items), cold_items, warm_up_items),
     ):
         part = np.full(num_nodes, "", dtype="<U5")
         active = rng.permutation(np.unique(rows))
@@ -227,8 +269,29 @@ def random_split(
         count = round(share * len(active))
         part[active[:count]], part[active[count : 2 * count]] = VAL, TEST
         parts.append(part)
+        few = np.zeros(num_nodes, bool)
+        few[active[2 * count : 2 * count + round(warming_share * len(active))]] = True
+        warm_up.append(few)
     both_warm = (parts[0][pairs[0]] == WARM) & (parts[1][pairs[1]] == WARM)
     drawn = rng.random(pairs.shape[1])
     pair_part = np.where(drawn < held_out, VAL, np.where(drawn < 2 * held_out, TEST, "train"))
+    if warm_up_users or warm_up_items:
+        few = warm_up[0][pairs[0]], warm_up[1][pairs[1]]
+        kept = np.ones(pairs.shape[1], bool)
+        for rows, here, there in ((pairs[0], *few), (pairs[1], *reversed(few))):
+            kept[both_warm] &= _few_kept(rows[both_warm], there[both_warm], rng) | ~here[both_warm]
+        held = np.where(rng.random(len(kept)) < 0.5, VAL, TEST)
+        pair_part = np.where(few[0] | few[1], np.where(kept, "train", held), pair_part)
     pair_part = np.where(both_warm, pair_part, "").astype("<U5")
     return Split(name, pairs, pair_part, *parts)
+
+
+def _few_kept(rows: np.ndarray, last: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """1 to 5 pairs of every node, drawn at random, those marked ``last`` only where others lack."""
+    order = np.lexsort([rng.random(len(rows)), last, rows])
+    _, first, counts = np.unique(rows[order], return_index=True, return_counts=True)
+    place = np.arange(len(rows)) - np.repeat(first, counts)
+    limit = np.repeat(rng.integers(1, WARM_UP_MOST + 1, len(counts)), counts)
+    kept = np.empty(len(rows), bool)
+    kept[order] = place < limit
+    return kept
