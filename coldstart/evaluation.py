@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coldstart.leaks import refuse_leaks
 from coldstart.measures import Background, Lists, Metric, means, named_metrics
 from coldstart.metrics import auc, ndcg, recall, top_k
 from coldstart.report import Report, Row
@@ -225,6 +226,7 @@ def evaluate(
     metrics: Sequence[str | Metric] = ("ndcg", "recall"),
     uncalibrated: Collection[str] = (),
     k: int = K,
+    check_leaks: bool = True,
     progress: Callable[[str], None] = log.info,
 ) -> Report:
     """Test quality of several scorers on several splits.
@@ -248,15 +250,20 @@ def evaluate(
             functions of :class:`coldstart.measures.Lists`. NDCG and recall always are.
         uncalibrated: scorers that bring a lift of their own, which is judged as it is.
         k: list length.
+        check_leaks: refuse a graph whose edges or texts tell held-out pairs; the rules are those of
+            :func:`coldstart.leaks.find_leaks`. What ``texts`` were made from cannot be seen.
         progress: called with a sentence after every fit.
 
     Raises:
+        LeakError: the graph tells held-out pairs, with the offending rows.
         TypeError: a maker is not a function, a metric neither a name nor a function.
         ValueError: a metric is unknown, or a segment has no users to judge by.
     """
     if not isinstance(segments, Mapping):
         segments = {segment: tuple(scorers) for segment in segments}
-    named_metrics(metrics)  # mistakes are told before anything is trained
+    named_metrics(metrics)  # mistakes are told before anything is encoded or trained
+    for split in splits if check_leaks else ():
+        refuse_leaks(graph, split)
     if texts is None:
         from encoders.embed import embed_nodes
 
