@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coldstart import cli_evaluate
 from coldstart.cli_graph import add_commands
 
 _LIKES = "Star Wars,The Terminator"
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
     recommend.set_defaults(run=_recommend)
 
+    cli_evaluate.add_command(commands)
     add_commands(commands)
     return out
 

@@ -27,9 +27,13 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         DependencyError: matplotlib is not installed.
     """
     segments = report.segments
-    figure = _figure(4.6 * len(segments), 3.6)
-    axes = figure.subplots(1, len(segments), squeeze=False)[0]
-    for axis, segment in zip(axes, segments, strict=True):
+    columns = min(len(segments), 3)
+    rows = -(-len(segments) // columns)
+    figure = _figure(4.6 * columns, 3.6 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(segments) :]:
+        axis.set_visible(False)
+    for axis, segment in zip(axes, segments, strict=False):
         names = sorted(
             report.scorers(segment),
             key=lambda n: float(np.mean(list(report.values(segment, n).values()))),

@@ -65,7 +65,7 @@ class Difference(NamedTuple):
     splits: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} +- {self.error:.4f}"
+        return f"{self.mean:+.4f}" + (f" +- {self.error:.4f}" if self.splits > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,11 @@ class Report:
         """A table for people: means over splits, and our paired differences with standard error."""
         lines = []
         for title, (headings, *rows) in self._tables(ours):
-            lines += ["", f"{title:34}" + "  ".join(headings[1:]).rstrip()]
+            width = max(34, len(title) + 2)
+            lines += ["", title.ljust(width) + "  ".join(headings[1:]).rstrip()]
             for name, *cells in rows:
                 padded = [c.ljust(len(h)) for c, h in zip(cells, headings[1:], strict=True)]
-                lines.append((f"  {name:32}" + "  ".join(padded)).rstrip())
+                lines.append(f"  {name}".ljust(width) + "  ".join(padded).rstrip())
         return "\n".join(lines[1:])
 
     def to_markdown(self, ours: str = "engine") -> str:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from coldstart.cli import main
+from kg.files import write_graph
 from kg.stores import LadybugStore
 from kg.toy import toy_graph
 
@@ -49,6 +50,30 @@ def test_fit_and_recommend_from_a_store(tmp_path, capsys):
     assert {row["user"] for row in rows} == {user}
 
 
+def test_evaluate_writes_tables_and_a_picture_and_prints_what_came_out(tmp_path, capsys):
+    write_graph(toy_graph(num_users=80), tmp_path / "graph")
+    tables, picture = tmp_path / "found.md", tmp_path / "found.png"
+    options = ["--splits", "2", "--segments", "warm,nine", "--baselines", "popularity", "-k", "5"]
+    options += ["--metrics", "ndcg,auc", "--markdown", str(tables), "--plot", str(picture)]
+    assert main(["evaluate", str(tmp_path / "graph"), *options]) == 0
+    printed = capsys.readouterr()
+    assert "warm (2 splits)" in printed.out
+    assert "engine, NDCG@5  cold items" in printed.out
+    assert "split 1: engine in" in printed.err
+    assert tables.read_text().startswith("| engine, NDCG@5 | cold items |")
+    assert "| popularity | 0." in tables.read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_by_time_as_json(tmp_path, capsys):
+    write_graph(toy_graph(num_users=80), tmp_path / "graph")
+    options = ["--kind", "temporal", "--splits", "1", "--segments", "warm", "--json"]
+    assert main(["evaluate", str(tmp_path / "graph"), *options, "--baselines", "none"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["scorer"], row["split"]) == ("engine", "until the end")
+    assert set(row["metrics"]) >= {"ndcg", "auc", "coverage", "novelty"}
+
+
 GOOD = "Good, The Bad and The Ugly, The"
 
 
@@ -79,6 +104,10 @@ def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
         (["fit", "nowhere.lbug", "model"], "there is no store at nowhere.lbug"),
         (["recommend", "nowhere", "1"], "no saved cold-start engine"),
         (["demo", "--splits", "0"], "at least 1 split"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "--segments", "hot"], "no segment is named 'hot'; known: nine"),
+        (["evaluate", "nowhere", "--segments", ","], "no segment is named; give --segments nine"),
+        (["evaluate", "nowhere", "--baselines", "SVD"], "no baseline is named 'SVD'; known: all"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
