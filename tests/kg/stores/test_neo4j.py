@@ -193,6 +193,15 @@ def test_points_durations_and_zoned_times_have_a_defined_form(store):
 
 
 @pytest.mark.neo4j
+def test_a_date_that_python_cannot_hold_is_named_and_can_be_left_out(store):
+    store.query("CREATE (:User {id: 1})-[:RATED]->(:Movie {id: 'a', made: date('-0044-03-15')})")
+    with pytest.raises(StoreError, match=r"Movie\.made: a value that Python cannot hold.*exclude"):
+        store.read(Schema("User", "Movie", RATED))
+    read = store.read(Schema("User", "Movie", RATED), exclude=("made",))
+    assert "made" not in read.attributes["Movie"].column_names
+
+
+@pytest.mark.neo4j
 def test_a_list_with_a_null_is_refused_before_it_reaches_the_server(store):
     with pytest.raises(StoreError, match=r"Genre\.names: Neo4j cannot hold a list with nulls"):
         store.write(films(Genre={"id": ["sf"], "names": [["a", None]]}))
