@@ -16,7 +16,7 @@ from gnn.rating_head import RatingHead
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig
 from kg.errors import SavedFileError
-from kg.files import check_folder, read_graph_files, write_folder, write_graph_files
+from kg.files import read_folder, read_graph_files, write_folder, write_graph_files
 from kg.vectors import NodeEmbeddings
 
 if TYPE_CHECKING:
@@ -33,11 +33,14 @@ def save_engine(engine: ColdStartEngine, folder: Path) -> None:
 
 def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
     """The engine in a folder; see :meth:`coldstart.engine.ColdStartEngine.load`."""
+    return read_folder(folder, lambda at: _read(at, encoder, device), kind=KIND, version=VERSION)
+
+
+def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
     from safetensors.numpy import load_file
 
     from coldstart.engine import ColdStartEngine, EngineConfig
 
-    check_folder(folder, kind=KIND, version=VERSION)
     meta = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
     arrays = load_file(folder / "arrays.safetensors")
     graph = read_graph_files(folder / "graph")

@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ from kg.vectors import Vocabulary
 
 MANIFEST = "manifest.json"
 GRAPH_KIND, GRAPH_VERSION = "knowledge graph", 1
+_TRIES = 100
+_Read = TypeVar("_Read")
 _STALE_SECONDS = 3600
 """A temporary folder that nobody has touched for so long belongs to a writer that was killed."""
 
@@ -131,6 +133,41 @@ def check_folder(path: str | Path, *, kind: str, version: int) -> dict[str, Any]
     return manifest
 
 
+def read_folder(
+    path: str | Path, read_files: Callable[[Path], _Read], *, kind: str, version: int
+) -> _Read:
+    """What ``read_files`` makes of a saved folder, all of it from one version of the folder.
+
+    A writer that replaces the folder meanwhile is noticed and the folder read again, as a reader
+    that opens file after file would else take some from the old one and some from the new.
+
+    Args:
+        path: a folder that :func:`write_folder` wrote.
+        read_files: reads the folder after its files were found whole; may be called again.
+        kind: what the folder must hold.
+        version: the newest format that the caller can read.
+
+    Raises:
+        SavedFileError: as :func:`check_folder`, or another process replaces it again and again.
+    """
+    path = Path(path).absolute()
+    for _ in range(_TRIES):
+        before = _identity(path)
+        try:
+            check_folder(path, kind=kind, version=version)
+            found = read_files(path)
+        except Exception:
+            if before == _identity(path) and not (before is None and _leftovers(path, "old")):
+                raise
+        else:
+            if before == _identity(path):
+                return found
+        time.sleep(0.01)
+    raise SavedFileError(
+        f"{path}: another process keeps replacing this {kind}; read it when that one is done"
+    )
+
+
 def write_graph(graph: KnowledgeGraph, folder: str | Path) -> None:
     """Save a graph: ``schema.toml``, ``graph.json`` and a Parquet file per node and edge type.
 
@@ -152,8 +189,7 @@ def read_graph(folder: str | Path) -> KnowledgeGraph:
     Raises:
         SavedFileError: the folder is missing, incomplete, changed, or of a newer version.
     """
-    check_folder(folder, kind=GRAPH_KIND, version=GRAPH_VERSION)
-    return read_graph_files(Path(folder))
+    return read_folder(folder, read_graph_files, kind=GRAPH_KIND, version=GRAPH_VERSION)
 
 
 def write_graph_files(graph: KnowledgeGraph, folder: Path) -> None:
@@ -252,6 +288,15 @@ def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
     if not whole or not {"kind", "version", "files"} <= set(manifest):
         raise SavedFileError(f"{path}: {MANIFEST} was changed after it was saved; save it again")
     return manifest
+
+
+def _identity(path: Path) -> tuple[int, int, bytes] | None:
+    """Tells one folder at a path from the next that is put in its place; ``None`` without one."""
+    try:
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns, (path / MANIFEST).read_bytes()
+    except OSError:
+        return None
 
 
 def _own_checksum(manifest: dict[str, Any]) -> str:

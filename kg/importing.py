@@ -12,7 +12,8 @@ from kg.errors import SavedFileError
 from kg.files import (
     GRAPH_KIND,
     GRAPH_VERSION,
-    read_graph,
+    read_folder,
+    read_graph_files,
     write_atomically,
     write_folder,
     write_graph,
@@ -79,10 +80,9 @@ def import_graph(
         SavedFileError: something else than a saved graph is at ``folder``.
     """
     folder = Path(folder)
-    before = None if full else _note_of(folder)
-    if before is not None and (before.source, before.schema) == (store.name, schema.to_dict()):
+    before, graph = (None, None) if full else _before(folder, store.name, schema)
+    if before is not None and graph is not None:
         since = before.mark if before.updated_at == updated_at else None
-        graph = read_graph(folder)
         changes = store.read_changes(graph, updated_at=updated_at, since=since, progress=progress)
         graph = graph.apply(changes.delta) if changes.delta else graph
         note = _Note(store.name, updated_at, changes.mark, schema.to_dict())
@@ -109,6 +109,24 @@ def _write(graph: KnowledgeGraph, folder: Path, note: _Note) -> None:
         write_atomically(at / NOTE, json.dumps(told, indent=1).encode())
 
     write_folder(folder, files, kind=GRAPH_KIND, version=GRAPH_VERSION)
+
+
+def _before(
+    folder: Path, source: str, schema: Schema
+) -> tuple[_Note | None, KnowledgeGraph | None]:
+    """The last import of the same from there and its graph; another import may be replacing it."""
+    wanted = (source, schema.to_dict())
+
+    def follows(note: _Note | None) -> bool:
+        return note is not None and (note.source, note.schema) == wanted
+
+    def read(at: Path) -> tuple[_Note | None, KnowledgeGraph | None]:
+        note = _note_of(at)
+        return (note, read_graph_files(at)) if follows(note) else (None, None)
+
+    if not follows(_note_of(folder)):
+        return None, None
+    return read_folder(folder, read, kind=GRAPH_KIND, version=GRAPH_VERSION)
 
 
 def _note_of(folder: Path) -> _Note | None:

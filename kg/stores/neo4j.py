@@ -28,6 +28,7 @@ from kg.graph import Edges, KnowledgeGraph, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
 from kg.stores.changes import UPDATED
+from kg.stores.columns import joined, plain, table_of_maps, to_array
 from kg.stores.lists import Lists
 from kg.stores.names import quoted as _quoted
 from kg.stores.triples import NodeValue, RelationValue, Triples
@@ -63,11 +64,10 @@ class Neo4jStore(CypherStore):
     Reading asks for columns, not rows: one record holds some thousand nodes or edges as lists, as
     the driver's work per record is what limits. Opens at first use.
 
-    Values come as Arrow has them: dates and times as Arrow times, durations as text, points as
-    lists of coordinates. A property that holds different types on different nodes comes as float64
-    if all are numbers, else as text, with a line in the log. A list with nulls or lists in it
-    cannot be stored and is a :class:`StoreError`. A property that is null on every node does not
-    exist and so does not come back.
+    What becomes of values of each kind, and of a property that holds several, is told in
+    :mod:`kg.stores.columns`. A list with nulls or lists in it cannot be stored and is a
+    :class:`StoreError`. A property that is null on every node does not exist and so does not come
+    back.
 
     Args:
         uri: ``neo4j://``, ``bolt://`` or their ``+s`` and ``+ssc`` variants.
@@ -473,7 +473,7 @@ class Neo4jStore(CypherStore):
     def _latest(self, what: str | EdgeType, updated_at: str) -> Any:
         pattern = f"(r:{quoted(what)})" if isinstance(what, str) else _pattern(what)
         cypher = f"MATCH {pattern} RETURN max(r.{quoted(updated_at)})"
-        return _plain(self._rows(cypher)[0][0])
+        return plain(self._rows(cypher)[0][0])
 
     def _count_relation(self, relation: str) -> int:
         return self._rows(f"MATCH ()-[r:{quoted(relation)}]->() RETURN count(r)")[0][0]
@@ -740,69 +740,6 @@ def vector_index_name(node_type: str, property: str) -> str:
     return f"vector {node_type} {property}"
 
 
-def to_array(values: list[Any], what: str) -> pa.Array:
-    """Values of one property as an Arrow array; see :class:`Neo4jStore` for mixed types."""
-    first = next((v for v in values if v is not None), None)
-    if isinstance(first, bool | int | float | str | list) and not _has_temporal(first):
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            pass
-    plain = [_plain(v) for v in values]
-    try:
-        return pa.array(plain)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        kinds = sorted({type(v).__name__ for v in plain if v is not None})
-        _log.warning("%s holds %s on different nodes; it is read as text", what, kinds)
-        return pa.array([None if v is None else str(v) for v in plain])
-
-
-def table_of_maps(
-    maps: Sequence[Mapping[str, Any]], what: str, exclude: Sequence[str] = ()
-) -> pa.Table:
-    """One column per name that occurs in any of the maps; null where a map lacks it."""
-    names = [n for n in dict.fromkeys(itertools.chain.from_iterable(maps)) if n not in exclude]
-    if not names:
-        return pa.table({"_": pa.nulls(len(maps))}).select([])
-    return pa.table({n: to_array([m.get(n) for m in maps], f"{what}.{n}") for n in names})
-
-
-def joined(tables: Sequence[pa.Table], what: str) -> pa.Table:
-    """Tables below each other; a column of several types as :class:`Neo4jStore` says."""
-    if not tables:
-        return pa.table({})
-    mixed = _mixed(tables)
-    for name in mixed:
-        _log.warning("%s.%s holds values of several types; it is read as text", what, name)
-    tables = [_with_text(t, mixed) for t in tables]
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
-def _mixed(tables: Sequence[pa.Table]) -> list[str]:
-    """Columns whose types in different tables have no common one."""
-    kinds: dict[str, dict[pa.DataType, None]] = {}
-    for table in tables:
-        for column in table.schema:
-            kinds.setdefault(column.name, {})[column.type] = None
-    found: list[str] = []
-    for name, several in kinds.items():
-        try:
-            schemas = [pa.schema([(name, kind)]) for kind in several]
-            pa.unify_schemas(schemas, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            found.append(name)
-    return found
-
-
-def _with_text(table: pa.Table, names: Iterable[str]) -> pa.Table:
-    for name in names:
-        if name in table.column_names and not is_string(table[name].type):
-            values = [None if v is None else str(v) for v in table[name].to_pylist()]
-            at = table.column_names.index(name)
-            table = table.set_column(at, name, pa.array(values, pa.string()))
-    return table
-
-
 def _table_of_rows(result: Any, what: str) -> pa.Table:
     """A result of rows as columns, in batches."""
     names = result.keys()
@@ -849,38 +786,14 @@ def _pattern(edge_type: EdgeType) -> str:
     return f"(a:{source})-[r:{relation}]->(b:{target})"
 
 
-def _has_temporal(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and hasattr(value[0], "iso_format")
-
-
-def _plain(value: Any) -> Any:
-    """A driver value as Python's own: times native, points as lists, durations as text."""
-    from neo4j.graph import Node, Path, Relationship
-    from neo4j.time import Duration
-
-    if isinstance(value, Duration):
-        return value.iso_format()
-    if hasattr(value, "to_native"):
-        return value.to_native()
-    if isinstance(value, Node | Relationship):
-        return {n: _plain(v) for n, v in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {n: _plain(v) for n, v in value.items()}
-    return value
-
-
 def _triple_value(value: Any) -> Any:
     from neo4j.graph import Node, Relationship
 
     if isinstance(value, Node):
-        return NodeValue(tuple(value.labels), {n: _plain(v) for n, v in value.items()})
+        return NodeValue(tuple(value.labels), {n: plain(v) for n, v in value.items()})
     if isinstance(value, Relationship):
-        return RelationValue(value.type, {n: _plain(v) for n, v in value.items()})
-    return _plain(value)
+        return RelationValue(value.type, {n: plain(v) for n, v in value.items()})
+    return plain(value)
 
 
 def _check_storable(column: pa.ChunkedArray, what: str) -> None:

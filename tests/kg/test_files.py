@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kg import KnowledgeGraph, Schema
+from kg import KnowledgeGraph, Schema, files
 from kg.errors import GraphError, SavedFileError
 from kg.files import (
     check_folder,
+    read_folder,
     read_graph,
     write_atomically,
     write_folder,
@@ -317,6 +318,41 @@ def test_a_saved_graph_comes_back_equal(tmp_path):
     graph = toy_graph()
     write_graph(graph, tmp_path / "g")
     assert_equal(graph, read_graph(tmp_path / "g"))
+
+
+def test_a_reader_sees_one_graph_whole_while_another_thread_keeps_replacing_it(tmp_path):
+    graphs = [toy_graph(num_users=n) for n in (40, 60)]
+    write_graph(graphs[0], tmp_path / "g")
+    stopped = threading.Event()
+
+    def replace() -> None:
+        while not stopped.is_set():
+            for graph in graphs:
+                write_graph(graph, tmp_path / "g")
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        seen = []
+        for _ in range(60):
+            read = read_graph(tmp_path / "g")
+            seen.append(read.num_nodes("User"))
+            assert_equal(graphs[seen[-1] == 60], read)
+    finally:
+        stopped.set()
+        writer.join()
+    assert set(seen) == {40, 60}
+
+
+def test_a_folder_that_is_replaced_at_every_read_is_given_up_with_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_TRIES", 2)
+    write_graph(toy_graph(num_users=4, num_items=4), tmp_path / "g")
+
+    def read(folder):
+        write_graph(toy_graph(num_users=4, num_items=4), folder)
+
+    with pytest.raises(SavedFileError, match="keeps replacing this knowledge graph"):
+        read_folder(tmp_path / "g", read, kind="knowledge graph", version=1)
 
 
 def test_types_with_awkward_names_are_saved(tmp_path):

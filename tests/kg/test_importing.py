@@ -12,6 +12,7 @@ from kg.errors import SavedFileError, SchemaError
 from kg.files import read_graph
 from kg.importing import NOTE, _heard, _told, import_graph
 from kg.stores import LadybugStore
+from kg.toy import toy_graph
 from tests.contracts import FILMS, RATED, films, same_graph, stamped_films
 
 
@@ -111,3 +112,40 @@ def test_an_import_that_is_stopped_leaves_the_old_folder_or_none(kind, tmp_path)
                 process.kill()
         if folder.exists():
             assert read_graph(folder).num_nodes("User") == 3000
+
+
+IMPORTER = (
+    "import sys; from kg.importing import import_graph; from kg.stores import LadybugStore\n"
+    "from kg.toy import toy_graph\n"
+    "schema = toy_graph().schema; print('up', flush=True); sys.stdin.readline()\n"
+    "with LadybugStore(sys.argv[1], read_only=True, memory_limit=1 << 28) as store:\n"
+    "    for n in range(int(sys.argv[3])):\n"
+    "        import_graph(store, sys.argv[2], schema, full=n % 2 == 0)\n"
+)
+
+
+@pytest.mark.slow
+def test_two_imports_into_one_folder_succeed_beside_one_that_is_killed(tmp_path):
+    graph, places = toy_graph(num_users=300, num_items=80), [str(tmp_path / n) for n in "sg"]
+    with LadybugStore(places[0], memory_limit=1 << 28) as store:
+        store.write(graph)
+    importers = [
+        subprocess.Popen(
+            [sys.executable, "-c", IMPORTER, *places, times],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for times in ("6", "6", "1000")
+    ]
+    assert [one.stdout.readline() for one in importers if one.stdout] == [b"up\n"] * 3
+    for one in importers:
+        assert one.stdin is not None
+        one.stdin.write(b"go\n")
+        one.stdin.flush()
+    time.sleep(0.5)
+    importers[2].kill()
+    for one in importers:
+        one.communicate()
+    assert [one.returncode for one in importers] == [0, 0, -signal.SIGKILL]
+    same_graph(read_graph(tmp_path / "g"), graph)
+    assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {"s", "g"}
