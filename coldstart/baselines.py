@@ -1,7 +1,7 @@
 """The closed-form baselines that cold-start models lose to, each with its grid of settings.
 
 A family is fitted once on a training graph and then gives a scorer for every setting of its grid;
-which setting speaks for it is chosen on validation data (:func:`coldstart.evaluation.choose`).
+which setting speaks for it is chosen on validation data (:func:`coldstart.judging.choose`).
 """
 
 from __future__ import annotations
