@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 METRICS = "ndcg,recall,hit_rate,mrr,auc,coverage,novelty"
 SUITED = {
-    "cold_items": ("text kNN", "ridge to ALS factors", "ridge to EASE columns"),
-    "cold_users": ("popularity", "ridge on user attributes"),
-    "cold_both": ("ridge x ridge",),
-    "warm": ("popularity", "EASE", "ridge to ALS factors"),
+    "cold_items": (
+        "content popularity",
+        "text kNN",
+        "ridge to columns",
+        "ridge to ALS factors",
+        "ridge to EASE columns",
+    ),
+    "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
+    "cold_both": ("content popularity", "ridge x ridge"),
+    "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
     "mixed": ("engine, own lift", "ridge to ALS factors", "ridge to EASE columns"),
 }
 """Who can say something about a segment besides the engine; on the others they tie or guess."""
 
 CURVES = {
-    "users": ("popularity", "ridge on user attributes", "EASE"),
+    "users": ("popularity", "naive Bayes", "item kNN", "EASE"),
     "items": ("text kNN", "ridge to ALS factors", "ridge to EASE columns"),
 }
 """The same for quality by the number of training interactions of a node."""

@@ -57,6 +57,9 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
 def plot_by_interactions(report: Report, path: Path, *, ours: str = "engine") -> None:
     """NDCG by how many training interactions users and items have, with standard errors, as a PNG.
 
+    It compares scorers, bin by bin; what differs from bin to bin is told in
+    :mod:`coldstart.curves`.
+
     Args:
         report: what was found with ``curves``.
         path: of the file; its folder is made where it is missing.
@@ -91,7 +94,7 @@ def plot_by_interactions(report: Report, path: Path, *, ours: str = "engine") ->
                 markersize=4,
                 capsize=2,
             )
-        axis.set_xticks(range(len(places)), [labels[ends] for ends in places])
+        axis.set_xticks(range(len(places)), [labels[ends] for ends in places], fontsize=8)
         axis.set_xlabel(f"training interactions of the {side[:-1]}")
         other = {"users": "warm items", "items": "warm users"}[side]
         splits = _counted(len({point.split for point in here}))

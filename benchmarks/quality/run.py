@@ -42,11 +42,17 @@ SEGMENTS = {
 """What each kind of split is asked."""
 
 FAMILIES = {
-    "cold_items": ("text kNN", "ridge to columns", "ridge to ALS factors", "ridge to EASE columns"),
-    "warm": ("popularity", "EASE", "ridge to ALS factors"),
+    "cold_items": (
+        "content popularity",
+        "text kNN",
+        "ridge to columns",
+        "ridge to ALS factors",
+        "ridge to EASE columns",
+    ),
+    "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
     "mixed": ("ridge to columns", "ridge to ALS factors", "ridge to EASE columns"),
-    "cold_users": ("popularity", "ridge on user attributes"),
-    "cold_both": ("ridge x ridge",),
+    "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
+    "cold_both": ("content popularity", "ridge x ridge"),
 }
 """Baselines that can say something about a segment; cold items tie under popularity and EASE."""
 

@@ -6,13 +6,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from coldstart.baselines import MatrixScorer, popularity
+from coldstart.baselines import popularity
 from coldstart.curves import side_task
 from coldstart.evaluation import OWN_LIFT, engine_maker, evaluate, makers_named
 from coldstart.judging import calibrate_cold_boost, choose, evaluate_task, ranked_lists
 from coldstart.measures import METRICS
 from coldstart.plots import plot_by_interactions, plot_comparison
 from coldstart.report import Report, Row, paired
+from coldstart.scorer import MatrixScorer
 from coldstart.splits import Split, Task, random_split
 from gnn.data import Adjacency
 from kg.toy import toy_graph
