@@ -1,7 +1,7 @@
-"""The closed-form baselines that cold-start models lose to, each with its grid of settings.
+"""The baselines that cold-start models lose to, each with its grid of settings.
 
 A family is fitted once on a training graph and then gives a scorer for every setting of its grid;
-which setting speaks for it is chosen on validation data (:func:`coldstart.evaluation.choose`).
+which setting speaks for it is chosen on validation data (:func:`coldstart.judging.choose`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from coldstart.scorer import Scorer
+from coldstart.counting import item_knn, naive_bayes, popularity, text_knn
+from coldstart.scorer import HistoryScorer, Scorer
 from coldstart.training_data import Settings, TrainingData
 from gnn.data import Adjacency
 from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
@@ -26,7 +27,7 @@ TEXT_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Share of a text kernel, of vectors or of words, beside linked entities, numbers, categories."""
 
 RIDGE = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Ridge penalties, for kernels whose diagonal is 1."""
+"""Penalties of ridge, for kernels whose diagonal is 1."""
 
 USER_RIDGE = (*RIDGE, 30.0, 100.0, 300.0)
 """The same for users, of whom less is known."""
@@ -36,9 +37,6 @@ ALS = ((64, 10.0, 30.0), (128, 10.0, 30.0), (128, 40.0, 100.0), (256, 10.0, 60.0
 
 EASE = (50.0, 200.0, 500.0, 1000.0)
 """Penalties of EASE."""
-
-NEIGHBOURS = (10, 50, 200)
-"""Neighbourhood sizes of text kNN."""
 
 _CPU = torch.device("cpu")
 
@@ -51,63 +49,6 @@ class Content(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.share:g} {self.text}" if self.share else "no text"
-
-
-@dataclass(frozen=True, eq=False)
-class MatrixScorer:
-    """Scores that were worked out beforehand.
-
-    Args:
-        matrix: float32 ``[num_users, num_items]``.
-    """
-
-    matrix: np.ndarray
-
-    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """float32 ``[len(users), len(items)]``."""
-        return self.matrix[np.ix_(users, items)]
-
-
-@dataclass(frozen=True, eq=False)
-class ProductScorer:
-    """Dot products of two matrices of rows.
-
-    Args:
-        users: ``[num_users, dim]``.
-        items: ``[num_items, dim]``.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-
-    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """float32 ``[len(users), len(items)]``."""
-        return self.users[users] @ self.items[items].T
-
-
-def popularity(data: TrainingData) -> Settings:
-    """Number of training interactions of an item; cold items tie."""
-    counts = np.asarray(data.matrix.sum(axis=0), dtype=np.float32)
-    ones = np.ones((len(data.graph.users), 1), np.float32)
-    return {"popularity": lambda: ProductScorer(ones, counts.T)}
-
-
-def text_knn(data: TrainingData) -> Settings:
-    """Mean similarity of an item's text to the nearest texts in a user's history."""
-    text = data.texts.get(data.graph.schema.item)
-    if text is None:
-        return {}
-    group = Text.fit("text", "text", data.inputs(data.graph.schema.item), data.warm_items)
-    x = group.raw(data.inputs(data.graph.schema.item), np.arange(len(text)), _CPU).numpy()
-
-    def make(k: int) -> Scorer:
-        similarity = x @ x[data.warm_items].T  # [num_items, num_warm]
-        if k < similarity.shape[1]:
-            least = np.partition(similarity, -k, axis=1)[:, -k][:, None]
-            similarity = np.where(similarity >= least, similarity, 0)
-        return MatrixScorer(np.asarray(data.matrix[:, data.warm_items] @ similarity.T))
-
-    return {f"k={k}": partial(make, k) for k in NEIGHBOURS}
 
 
 def ridge_to_als(data: TrainingData) -> Settings:
@@ -157,11 +98,29 @@ def ease(data: TrainingData) -> Settings:
     """EASE for warm items (Steck 2019, Embarrassingly shallow autoencoders, eq. 8)."""
 
     def make(penalty: float) -> Scorer:
-        scores = np.zeros((len(data.graph.users), len(data.graph.items)), np.float32)
-        scores[:, data.warm_items] = ease_columns(data, penalty).T
-        return MatrixScorer(scores)
+        every = np.zeros((len(data.warm_items), len(data.graph.items)), np.float32)
+        every[:, data.warm_items] = _ease(data, penalty)
+        return HistoryScorer(data.matrix[:, data.warm_items], every)
 
     return {f"penalty={p:g}": partial(make, p) for p in EASE}
+
+
+def content_popularity(data: TrainingData) -> Settings:
+    """Ridge from item content to log(1 + interactions), the same for every user.
+
+    Warm items have the popularity that they have, cold ones that of what they are like.
+    """
+    kernels = _kernels(data, data.graph.schema.item)
+    counts = np.asarray(data.matrix.sum(axis=0), dtype=np.float32).ravel()[data.warm_items]
+    targets, ones = np.log1p(counts)[:, None], np.ones((1, len(data.graph.users)), np.float32)
+
+    def make(content: Content, ridge: float) -> Scorer:
+        return RidgeScorer(kernels, content, ridge, targets, by_other=ones)
+
+    grid = kernels.grid(USER_RIDGE)
+    return {
+        f"text={content} ridge={ridge}": partial(make, content, ridge) for content, ridge in grid
+    }
 
 
 def ridge_on_user_attributes(data: TrainingData) -> Settings:
@@ -216,11 +175,14 @@ def ridge_x_ridge(data: TrainingData) -> Settings:
 
 BASELINES: dict[str, Callable[[TrainingData], Settings]] = {
     "popularity": popularity,
+    "content popularity": content_popularity,
     "text kNN": text_knn,
+    "item kNN": item_knn,
     "ridge to columns": ridge_to_columns,
     "ridge to ALS factors": ridge_to_als,
     "ridge to EASE columns": ridge_to_ease,
     "EASE": ease,
+    "naive Bayes": naive_bayes,
     "ridge on user attributes": ridge_on_user_attributes,
     "ridge x ridge": ridge_x_ridge,
 }
@@ -229,13 +191,18 @@ BASELINES: dict[str, Callable[[TrainingData], Settings]] = {
 
 def ease_columns(data: TrainingData, penalty: float) -> np.ndarray:
     """Denoised interactions (X B)' of the warm items, float32 ``[num_warm, num_users]``."""
+    return np.asarray(data.matrix[:, data.warm_items] @ _ease(data, penalty)).T
+
+
+def _ease(data: TrainingData, penalty: float) -> np.ndarray:
+    """B over the warm items, float32 ``[num_warm, num_warm]``."""
     x = data.matrix[:, data.warm_items]
     gram = np.asarray((x.T @ x).todense(), dtype=np.float64)
     gram[np.diag_indices_from(gram)] += penalty
     inverse = np.linalg.inv(gram)
     b = -inverse / np.diag(inverse)
     np.fill_diagonal(b, 0.0)
-    return np.asarray(x @ b.astype(np.float32)).T
+    return b.astype(np.float32)
 
 
 class _Kernels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from coldstart.evaluation import calibrate_cold_boost
+from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency

@@ -5,24 +5,35 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coldstart.report import Report
     from coldstart.splits import Split
     from kg.graph import KnowledgeGraph
 
 METRICS = "ndcg,recall,hit_rate,mrr,auc,coverage,novelty"
 SUITED = {
-    "cold_items": ("text kNN", "ridge to ALS factors", "ridge to EASE columns"),
-    "cold_users": ("popularity", "ridge on user attributes"),
-    "cold_both": ("ridge x ridge",),
-    "warm": ("popularity", "EASE", "ridge to ALS factors"),
-    "mixed": ("ridge to ALS factors", "ridge to EASE columns"),
+    "cold_items": (
+        "content popularity",
+        "text kNN",
+        "ridge to columns",
+        "ridge to ALS factors",
+        "ridge to EASE columns",
+    ),
+    "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
+    "cold_both": ("content popularity", "ridge x ridge"),
+    "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
+    "mixed": ("engine, own lift", "ridge to ALS factors", "ridge to EASE columns"),
 }
-"""Baselines that can say something about a segment; on the others they tie or guess."""
+"""Who can say something about a segment besides the engine; on the others they tie or guess."""
+
+CURVES = {
+    "users": ("popularity", "naive Bayes", "item kNN", "EASE"),
+    "items": ("text kNN", "ridge to ALS factors", "ridge to EASE columns"),
+}
+"""The same for quality by the number of training interactions of a node."""
 
 
 def add_command(commands: Any) -> None:
@@ -48,44 +59,62 @@ def add_command(commands: Any) -> None:
         f"{', '.join(SUITED)} (default: nine)",
     )
     command.add_argument(
-        "--baselines", help="names by comma, all or none (default: those that suit each segment)"
+        "--baselines",
+        help="names by comma, such as item_knn,ease; all or none (default: those that suit each "
+        "segment)",
     )
     command.add_argument("--metrics", default=METRICS, help=f"by comma (default: {METRICS})")
     command.add_argument("-k", type=int, default=20, help="list length (default: 20)")
     command.add_argument("--seed", type=int, default=0, help="of splits and training")
     command.add_argument("--json", action="store_true", help="print every row as JSON instead")
     command.add_argument("--markdown", metavar="FILE", help="also write the tables as Markdown")
-    command.add_argument("--plot", metavar="FILE", help="also draw the segments, as PNG")
+    command.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="also draw the segments, as PNG, and beside it, in FILE_by_interactions.png, quality "
+        "by how many training interactions users and items have",
+    )
     command.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from coldstart.baselines import BASELINES
-    from coldstart.evaluation import engine_maker, evaluate
+    from coldstart.evaluation import ENGINE, OWN_LIFT, evaluate, makers_named
     from kg.files import write_atomically
 
     segments = segments_named(_listed(arguments.segments))
-    scorers = scorers_by_segment(segments, arguments.baselines, list(BASELINES))
+    everybody = makers_named([ENGINE, OWN_LIFT, *BASELINES], rng=arguments.seed)
+    named = arguments.baselines
+    if named is not None:
+        chosen = {"all": list(BASELINES), "none": []}.get(named, _listed(named))
+        named = [name for name in makers_named(chosen) if name != ENGINE]
     graph = _graph(arguments)
     _say(graph)
     report = evaluate(
         graph,
-        {**BASELINES, "engine": engine_maker(rng=arguments.seed)},
+        everybody,
         make_splits(graph, arguments.kind, arguments.splits, arguments.seed, segments),
-        segments=scorers,
+        segments={segment: (ENGINE, *_against(segment, named)) for segment in segments},
         metrics=_listed(arguments.metrics),
+        curves={
+            side: (ENGINE, *(suited if named is None else named))
+            for side, suited in (CURVES.items() if arguments.plot else ())
+        },
         k=arguments.k,
         progress=_say,
     )
     if arguments.markdown:
-        write_atomically(Path(arguments.markdown), as_markdown(report).encode())
+        write_atomically(Path(arguments.markdown), report.to_markdown().encode())
         _say(f"tables: {arguments.markdown}")
     if arguments.plot:
-        from coldstart.plots import plot_comparison
+        from coldstart.plots import plot_by_interactions, plot_comparison
 
-        plot_comparison(report, Path(arguments.plot))
-        _say(f"picture: {arguments.plot}")
-    print(json.dumps(report.to_dict(), indent=1) if arguments.json else as_text(report))
+        path = Path(arguments.plot)
+        beside = path.with_name(f"{path.stem}_by_interactions.png")
+        plot_comparison(report, path)
+        plot_by_interactions(report, beside)
+        _say(f"pictures: {path}, {beside}")
+    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report.to_text())
 
 
 def segments_named(names: Iterable[str]) -> list[str]:
@@ -107,26 +136,14 @@ def segments_named(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def scorers_by_segment(
-    segments: Iterable[str], baselines: str | None, known: list[str]
-) -> Mapping[str, tuple[str, ...]]:
-    """Who takes part in each segment, the engine first.
+def _against(segment: str, named: Iterable[str] | None) -> tuple[str, ...]:
+    """Who is compared with the engine: who is named, or who suits the segment."""
+    from coldstart.evaluation import OWN_LIFT
 
-    Args:
-        segments: names of segments.
-        baselines: names by comma, ``all`` or ``none``; ``None`` for those that suit each.
-        known: names of all baselines.
-
-    Raises:
-        ValueError: a baseline is unknown.
-    """
-    if baselines is None:
-        return {segment: ("engine", *_suited(segment)) for segment in segments}
-    named = {"all": known, "none": []}.get(baselines, _listed(baselines))
-    if unknown := [name for name in named if name not in known]:
-        everything = ", ".join(["all", "none", *known])
-        raise ValueError(f"no baseline is named {unknown[0]!r}; known: {everything}")
-    return {segment: ("engine", *named) for segment in segments}
+    if named is None:
+        return _suited(segment)
+    lifted = [OWN_LIFT] if segment == "mixed" else []
+    return (*dict.fromkeys([*lifted, *named]),)
 
 
 def _suited(segment: str) -> tuple[str, ...]:
@@ -171,23 +188,6 @@ def make_splits(
         )
         for n in range(number)
     ]
-
-
-def as_text(report: Report) -> str:
-    """Tables by segment, then the 3 x 3 table of the engine where there is one."""
-    return "\n\n".join([report.to_text(), *_nine(report, markdown=False)])
-
-
-def as_markdown(report: Report) -> str:
-    """The same as Markdown, the 3 x 3 table first."""
-    return "\n\n".join([*_nine(report, markdown=True), report.to_markdown()])
-
-
-def _nine(report: Report, *, markdown: bool) -> list[str]:
-    from coldstart.segments import NINE
-
-    asked = set(report.segments) & set(NINE)
-    return [report.nine("engine", markdown=markdown)] if asked else []
 
 
 def _graph(arguments: argparse.Namespace) -> KnowledgeGraph:

@@ -1,4 +1,4 @@
-"""Held-out interactions that a graph still tells: as other edges, or spelled out in texts."""
+"""Held-out interactions that a graph still tells: as edges, spelled out, or made into profiles."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def find_leaks(graph: KnowledgeGraph, split: Split) -> list[Leak]:
 
     A relation between users and items other than the interaction leaks if it holds any held-out
     pair. A property that is used as text or category leaks if it names the partners of held-out
-    pairs far above chance.
+    pairs far above chance. A profile leaks, which is any property or relation, if it can be worked
+    out from held-out interactions; :mod:`coldstart.profiles` says how that is told.
 
     *Named* is a partner whose key or title (first text property, or ``title`` or ``name``) stands
     in the property as whole words, whatever their case. The names of training partners are cut out
@@ -90,7 +91,9 @@ def find_leaks(graph: KnowledgeGraph, split: Split) -> list[Leak]:
         graph: with all interactions.
         split: says which are held out.
     """
-    return [*_edges(graph, split), *_texts(graph, split)]
+    from coldstart.profiles import profile_leaks
+
+    return [*_edges(graph, split), *_texts(graph, split), *profile_leaks(graph, split)]
 
 
 def _edges(graph: KnowledgeGraph, split: Split) -> Iterator[Leak]:
@@ -127,12 +130,12 @@ def _texts(graph: KnowledgeGraph, split: Split) -> Iterator[Leak]:
     num_shuffled = sum(other.shape[1] for other in shuffled)
     types = graph.schema.user, graph.schema.item
     for here, node_type in enumerate(types):
-        names, table = _names(graph, types[1 - here]), graph.attributes[node_type]
+        names, table = names_of(graph, types[1 - here]), graph.attributes[node_type]
         used = (graph.schema.text, graph.schema.categorical)
         for name in dict.fromkeys(p for role in used for p in role.get(node_type, ())):
             if name not in table.column_names:
                 continue
-            texts = [_plain(text or "") for text in text_column(table[name])]
+            texts = [plain_words(text or "") for text in text_column(table[name])]
             by_chance = sum(int(_named(texts, names, other, here).sum()) for other in shuffled)
             chance = by_chance / max(num_shuffled, 1) * pairs.shape[1]
             named = _named(texts, names, pairs, here)
@@ -167,17 +170,17 @@ def _shuffled(
     return other[:, ~np.isin(other[0] * width + other[1], positive)]
 
 
-def _names(graph: KnowledgeGraph, node_type: str) -> list[tuple[str, ...]]:
-    """Key and title of every node, as :func:`_plain` words."""
+def names_of(graph: KnowledgeGraph, node_type: str) -> list[tuple[str, ...]]:
+    """Key and title of every node, as :func:`plain_words` words."""
     table, keys = graph.attributes[node_type], graph.vocabularies[node_type].keys
     titles = (*graph.schema.text.get(node_type, ())[:1], *_NAME_PROPERTIES)
     title = next((name for name in titles if name in table.column_names), None)
     columns = [text_column(keys), *([text_column(table[title])] if title else [])]
-    plain = ({_plain(name or "") for name in row} for row in zip(*columns, strict=True))
-    return [tuple(sorted(names - {_plain("")})) for names in plain]
+    plain = ({plain_words(name or "") for name in row} for row in zip(*columns, strict=True))
+    return [tuple(sorted(names - {plain_words("")})) for names in plain]
 
 
-def _plain(text: str) -> str:
+def plain_words(text: str) -> str:
     """The words in one case, with a space on either side of each."""
     return f" {' '.join(_WORD.findall(text.casefold()))} "
 

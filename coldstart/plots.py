@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kg.auditing import Audit
 
 
+_OTHERS = ("#2b2d42", "#00798c", "#edae49", "#8d99ae", "#6a4c93")
+
+
 def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None:
     """Bars of NDCG by segment and scorer, with standard errors over splits, as a PNG.
 
@@ -46,8 +49,59 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         for place, mean in enumerate(means):
             axis.text(mean / 2, place, f"{mean:.3f}", va="center", ha="center", color="white")
         axis.set_title(spoken(segment))
-        axis.set_xlabel(f"NDCG@{report.k} (mean ± s.e., {len(values[0])} splits)")
+        axis.set_xlabel(f"NDCG@{report.k} (mean ± s.e., {_counted(len(values[0]))})")
         axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_by_interactions(report: Report, path: Path, *, ours: str = "engine") -> None:
+    """NDCG by how many training interactions users and items have, with standard errors, as a PNG.
+
+    It compares scorers, bin by bin; what differs from bin to bin is told in
+    :mod:`coldstart.curves`.
+
+    Args:
+        report: what was found with ``curves``.
+        path: of the file; its folder is made where it is missing.
+        ours: the scorer that is set off from the others.
+
+    Raises:
+        DependencyError: matplotlib is not installed.
+        ValueError: the report has no curve.
+    """
+    sides = list(dict.fromkeys(point.side for point in report.points))
+    if not sides:
+        raise ValueError(
+            "the report has no quality by interactions to draw; evaluate with curves=['users', "
+            "'items']"
+        )
+    figure = _figure(6.2 * len(sides), 4.2)
+    for axis, side in zip(figure.subplots(1, len(sides), squeeze=False)[0], sides, strict=True):
+        here = [point for point in report.points if point.side == side]
+        labels = {p.binned[:2]: p.binned.label for p in here}
+        places = {ends: place for place, ends in enumerate(sorted(labels))}
+        for number, name in enumerate(dict.fromkeys(point.scorer for point in here)):
+            found = report.curve(side, name)
+            axis.errorbar(
+                [places[binned[:2]] for binned in found],
+                [binned.ndcg for binned in found],
+                yerr=[np.nan_to_num(binned.error) for binned in found],
+                label=name,
+                color="#d1495b" if name == ours else _OTHERS[number % len(_OTHERS)],
+                linewidth=2.2 if name == ours else 1.2,
+                zorder=3 if name == ours else 2,
+                marker="o",
+                markersize=4,
+                capsize=2,
+            )
+        axis.set_xticks(range(len(places)), [labels[ends] for ends in places], fontsize=8)
+        axis.set_xlabel(f"training interactions of the {side[:-1]}")
+        other = {"users": "warm items", "items": "warm users"}[side]
+        splits = _counted(len({point.split for point in here}))
+        axis.set_ylabel(f"NDCG@{report.k} over {other} (mean ± s.e., {splits})")
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8)
     _save(figure, path)
 
 
@@ -81,6 +135,10 @@ def plot_audit(audit: Audit, path: Path) -> None:
     _bars(right, [f"{f.check}: {f.subject}" for f in shares], shares)
     right.plot([f.threshold for f in shares], range(len(shares)), "|", color="#2b2d42", ms=11)
     _save(figure, path)
+
+
+def _counted(splits: int) -> str:
+    return f"{splits} split" + "s" * (splits != 1)
 
 
 def _bars(axis: Any, names: list[str], findings: list[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from coldstart.segments import CLASSES, spoken
+from coldstart.curves import Binned, Point, curve
+from coldstart.segments import CLASSES, NINE, spoken
+
+BEST = "(best on validation)"
+"""Not one scorer but the baseline that validation chooses in each split."""
+
+_DIFFERENCES = pa.schema(
+    [(name, pa.string()) for name in ("segment", "metric", "scorer", "other")]
+    + [("mean", pa.float64()), ("error", pa.float64()), ("splits", pa.int64())]
+)
 
 
 class Row(NamedTuple):
@@ -75,10 +84,12 @@ class Report:
     Args:
         rows: a row per scorer, segment and split.
         k: length of the lists.
+        points: quality by training interactions, a point per scorer, side, split and bin.
     """
 
     rows: tuple[Row, ...]
     k: int
+    points: tuple[Point, ...] = ()
 
     @property
     def segments(self) -> list[str]:
@@ -97,8 +108,10 @@ class Report:
             if (row.segment, row.scorer) == (segment, scorer)
         }
 
-    def chosen_on_validation(self, segment: str, among: Iterable[str]) -> dict[str, float]:
-        """Test NDCG by split of whichever scorer did best on that split's validation part."""
+    def chosen_on_validation(
+        self, segment: str, among: Iterable[str], metric: str = "ndcg"
+    ) -> dict[str, float]:
+        """A test metric by split, of the scorer with the best NDCG on that split's validation."""
         among = set(among)
         best: dict[str, Row] = {}
         for row in self.rows:
@@ -106,7 +119,7 @@ class Report:
                 old = best.get(row.split)
                 if old is None or row.validation > old.validation:
                     best[row.split] = row
-        return {split: row.ndcg for split, row in best.items()}
+        return {split: row.value(metric) for split, row in best.items()}
 
     def difference(
         self, segment: str, scorer: str, other: str | dict[str, float], metric: str = "ndcg"
@@ -120,6 +133,38 @@ class Report:
             self.values(segment, scorer, metric),
             self.values(segment, other, metric) if isinstance(other, str) else other,
         )
+
+    def differences(self, ours: str = "engine") -> pa.Table:
+        """Paired differences of a scorer to every other one, a row per segment, metric and other.
+
+        Columns segment, metric, scorer, other, mean (of ``scorer - other``), error (standard error
+        of that mean, null for one split) and splits. Where there are several others, one of them
+        is :data:`BEST`: whichever had the best NDCG on the validation part of each split.
+
+        Args:
+            ours: the scorer that is compared; segments without it have no row.
+        """
+        rows = []
+        for segment in self.segments:
+            names = self.scorers(segment)
+            others = [name for name in names if name != ours] if ours in names else []
+            for metric in self.metrics if others else ():
+                theirs = {name: self.values(segment, name, metric) for name in others}
+                if len(baselines := self._baselines(segment, ours)) > 1:
+                    theirs[BEST] = self.chosen_on_validation(segment, baselines, metric)
+                for other, values in theirs.items():
+                    found = self.difference(segment, ours, values, metric)
+                    rows.append((segment, metric, ours, other, *found))
+        columns = zip(*rows, strict=True) if rows else [()] * len(_DIFFERENCES)
+        arrays = (
+            pa.array(list(column), field.type, from_pandas=True)  # NaN is null
+            for column, field in zip(columns, _DIFFERENCES, strict=True)
+        )
+        return pa.Table.from_arrays(list(arrays), schema=_DIFFERENCES)
+
+    def _baselines(self, segment: str, ours: str) -> list[str]:
+        """The scorers of a segment other than ours and what it is called with another lift."""
+        return [name for name in self.scorers(segment) if not name.startswith(ours)]
 
     @property
     def metrics(self) -> list[str]:
@@ -144,21 +189,32 @@ class Report:
         """All rows as a pandas frame."""
         return self.to_table().to_pandas()
 
-    def to_text(self, ours: str = "engine") -> str:
-        """A table for people: means over splits, and our paired differences with standard error."""
+    def to_text(self, ours: str = "engine", metric: str = "ndcg") -> str:
+        """Tables for people: means over splits, and our paired differences with standard error.
+
+        Args:
+            ours: the scorer that is compared with the others.
+            metric: what they are compared in.
+        """
         lines = []
-        for title, (headings, *rows) in self._tables(ours):
+        for title, (headings, *rows) in self._tables(ours, metric):
             width = max(34, len(title) + 2)
             lines += ["", title.ljust(width) + "  ".join(headings[1:]).rstrip()]
             for name, *cells in rows:
                 padded = [c.ljust(len(h)) for c, h in zip(cells, headings[1:], strict=True)]
                 lines.append(f"  {name}".ljust(width) + "  ".join(padded).rstrip())
-        return "\n".join(lines[1:])
+        nine = [self.nine(ours, metric)] if self._has_nine(ours) else []
+        return "\n\n".join(["\n".join(lines[1:]), *nine])
 
-    def to_markdown(self, ours: str = "engine") -> str:
-        """The same as Markdown, a table per segment."""
-        parts = [f"**{title}**\n\n{markdown_table(table)}" for title, table in self._tables(ours)]
+    def to_markdown(self, ours: str = "engine", metric: str = "ndcg") -> str:
+        """The same as Markdown, a table per segment; the 3 x 3 table, where there is one, first."""
+        parts = [self.nine(ours, metric, markdown=True)] if self._has_nine(ours) else []
+        tables = self._tables(ours, metric)
+        parts += [f"**{title}**\n\n{markdown_table(table)}" for title, table in tables]
         return "\n\n".join(parts) + "\n"
+
+    def _has_nine(self, scorer: str) -> bool:
+        return any(row.scorer == scorer and row.segment in NINE for row in self.rows)
 
     def nine(self, scorer: str, metric: str = "ndcg", *, markdown: bool = False) -> str:
         """The 3 x 3 table of a scorer: users by row, items by column.
@@ -205,14 +261,15 @@ class Report:
         spread = "" if error is None else f" +- {error:.4f}"
         return f"{values.mean():.4f}{spread} ({np.mean([row.users for row in rows]):.0f})"
 
-    def _tables(self, ours: str) -> Iterable[tuple[str, list[list[str]]]]:
+    def _tables(self, ours: str, metric: str) -> Iterable[tuple[str, list[list[str]]]]:
         """A title and a table of cells, headings first, for every segment."""
         for segment in self.segments:
             names = self.scorers(segment)
             splits = {row.split for row in self.rows if row.segment == segment}
             versus = ours in names
             headings = [self.label(m).ljust(9) for m in self.metrics]
-            table = [["", *headings, f"{ours} ahead by" if versus else ""]]
+            ahead = f"{ours} ahead by ({self.label(metric)})" if versus else ""
+            table = [["", *headings, ahead]]
             for name in names:
                 cells = [
                     f"{np.mean(list(self.values(segment, name, m).values())):.4f}"
@@ -220,21 +277,59 @@ class Report:
                 ]
                 ahead = ""
                 if versus and name != ours:
-                    ahead = str(self.difference(segment, ours, name))
+                    ahead = str(self.difference(segment, ours, name, metric))
                 table.append([name, *cells, ahead])
-            others = [n for n in names if not n.startswith(ours)]
-            if len(others) > 1 and versus:
-                best = self.chosen_on_validation(segment, others)
-                cells = [f"{np.mean(list(best.values())):.4f}", *[""] * (len(self.metrics) - 1)]
-                ahead = str(self.difference(segment, ours, best))
-                table.append(["(best on validation)", *cells, ahead])
-            count = f"{len(splits)} split" + "s" * (len(splits) != 1)
-            yield f"{spoken(segment)} ({count})", table
+            if len(others := self._baselines(segment, ours)) > 1 and versus:
+                best = {m: self.chosen_on_validation(segment, others, m) for m in self.metrics}
+                cells = [f"{np.mean(list(values.values())):.4f}" for values in best.values()]
+                ahead = str(self.difference(segment, ours, best[metric], metric))
+                table.append([BEST, *cells, ahead])
+            yield f"{spoken(segment)} ({_counted(splits)})", table
+        for side in dict.fromkeys(point.side for point in self.points):
+            yield self._curves(side)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a metric that has no value is ``None``."""
+    def _curves(self, side: str) -> tuple[str, list[list[str]]]:
+        """NDCG by training interactions: a row per scorer, a column per bin."""
+        here = [point for point in self.points if point.side == side]
+        ends = sorted({point.binned[:2] for point in here})
+        labels = {point.binned[:2]: point.binned.label for point in here}
+        table = [["", *(labels[bin_].ljust(16) for bin_ in ends)]]
+        for name in dict.fromkeys(point.scorer for point in here):
+            found = {binned[:2]: binned for binned in self.curve(side, name)}
+            cells = [_spread(found[bin_]) if bin_ in found else "-" for bin_ in ends]
+            table.append([name, *cells])
+        count = _counted({point.split for point in here})
+        return f"by training interactions of {side} ({count})", table
+
+    def to_dict(self, ours: str = "engine") -> dict[str, Any]:
+        """Plain values for JSON: rows, and our paired differences; what has no value is ``None``.
+
+        Args:
+            ours: see :meth:`differences`.
+        """
         rows = [row._asdict() | {"metrics": dict(row.metrics)} for row in self.rows]
-        return _without_nan({"k": self.k, "rows": rows})
+        differences = self.differences(ours).to_pylist()
+        points = [p._asdict() | {"binned": p.binned._asdict()} for p in self.points]
+        found = {"k": self.k, "rows": rows, "differences": differences, "points": points}
+        return _without_nan(found)
+
+    def curve(self, side: str, scorer: str) -> list[Binned]:
+        """NDCG of a scorer by training interactions of users or items, over all splits.
+
+        Args:
+            side: ``users``: they rank the warm items; ``items``: they rank the warm users.
+            scorer: its name.
+        """
+        return curve(self.points, side, scorer)
+
+
+def _counted(splits: Collection[str]) -> str:
+    return f"{len(splits)} split" + "s" * (len(splits) != 1)
+
+
+def _spread(binned: Binned) -> str:
+    error = "" if np.isnan(binned.error) else f" +- {binned.error:.4f}"
+    return f"{binned.ndcg:.4f}{error}"
 
 
 def markdown_table(table: list[list[str]]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from scipy import sparse
 
 
 class Scorer(Protocol):
@@ -71,3 +72,53 @@ class CosineBiasScorer:
     def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """float32 ``[len(users), len(items)]``."""
         return self.users[users] @ self.items[items].T + self.item_bias[items]
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixScorer:
+    """Scores that were worked out beforehand.
+
+    Args:
+        matrix: float32 ``[num_users, num_items]``.
+    """
+
+    matrix: np.ndarray
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        return self.matrix[np.ix_(users, items)]
+
+
+@dataclass(frozen=True, eq=False)
+class ProductScorer:
+    """Dot products of two matrices of rows.
+
+    Args:
+        users: ``[num_users, dim]``.
+        items: ``[num_items, dim]``.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        return self.users[users] @ self.items[items].T
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryScorer:
+    """What a user has, times what that says of every item.
+
+    Args:
+        users: sparse ``[num_users, dim]``: the history, or attributes.
+        items: ``[dim, num_items]``, an array or sparse.
+    """
+
+    users: sparse.csr_matrix
+    items: np.ndarray | sparse.csr_matrix | sparse.csc_matrix
+
+    def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """float32 ``[len(users), len(items)]``."""
+        found = self.users[users] @ self.items[:, items]
+        return found.toarray() if sparse.issparse(found) else np.asarray(found)

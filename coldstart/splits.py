@@ -134,8 +134,8 @@ class Split:
         candidates = np.flatnonzero(pool)
         known = (self.pair_part == "train") | ((self.pair_part == VAL) & (part == TEST))
         known &= not users_are_cold
-        relevant = _positions(self.pairs[:, mask], users, candidates)
-        excluded = _positions(self.pairs[:, known], users, candidates)
+        relevant = positions_of(self.pairs[:, mask], users, candidates)
+        excluded = positions_of(self.pairs[:, known], users, candidates)
         return Task(segment, part, users, candidates, relevant, excluded, cold_items[candidates])
 
     def _nine_task(self, segment: str, part: str) -> Task:
@@ -154,13 +154,14 @@ class Split:
         mask = held_out & in_play & here[0][user] & here[1][item]
         users, candidates = np.unique(user[mask]), np.flatnonzero(here[1])
         known = (self.pair_part == "train") | ((self.pair_part == VAL) & (part == TEST))
-        relevant = _positions(self.pairs[:, mask], users, candidates)
-        excluded = _positions(self.pairs[:, known], users, candidates)
+        relevant = positions_of(self.pairs[:, mask], users, candidates)
+        excluded = positions_of(self.pairs[:, known], users, candidates)
         cold = np.full(len(candidates), CLASSES[wanted[1]] == "cold")
         return Task(segment, part, users, candidates, relevant, excluded, cold)
 
 
-def _positions(pairs: np.ndarray, users: np.ndarray, candidates: np.ndarray) -> Adjacency:
+def positions_of(pairs: np.ndarray, users: np.ndarray, candidates: np.ndarray) -> Adjacency:
+    """Pairs as positions among the users and candidates; those outside are left out."""
     pairs = pairs[:, np.isin(pairs[0], users) & np.isin(pairs[1], candidates)]
     at = np.searchsorted(users, pairs[0]), np.searchsorted(candidates, pairs[1])
     return Adjacency.from_pairs(*at, len(users), len(candidates))

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.quality import data as sets
 from coldstart.engine import ColdStartEngine
-from coldstart.evaluation import evaluate_task
+from coldstart.judging import evaluate_task
 from coldstart.report import paired
 from coldstart.splits import Split, Task, read_splits
 from gnn.data import Adjacency

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,14 @@ import torch
 from benchmarks.quality import data as sets
 from coldstart.baselines import BASELINES
 from coldstart.engine import ColdStartEngine, EngineConfig
-from coldstart.evaluation import Maker, evaluate, evaluate_task
+from coldstart.evaluation import OWN_LIFT, evaluate, makers_named
+from coldstart.judging import evaluate_task
 from coldstart.report import Report, paired
-from coldstart.scorer import CosineBiasScorer, Scorer
+from coldstart.scorer import Scorer
 from coldstart.splits import Task, read_splits
 from coldstart.training_data import TrainingData
 from gnn.data import Adjacency
 from kg import Edges, KnowledgeGraph, NodeEmbeddings
-
-AUTO = "engine, own lift"
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),
@@ -44,11 +42,17 @@ SEGMENTS = {
 """What each kind of split is asked."""
 
 FAMILIES = {
-    "cold_items": ("text kNN", "ridge to columns", "ridge to ALS factors", "ridge to EASE columns"),
-    "warm": ("popularity", "EASE", "ridge to ALS factors"),
+    "cold_items": (
+        "content popularity",
+        "text kNN",
+        "ridge to columns",
+        "ridge to ALS factors",
+        "ridge to EASE columns",
+    ),
+    "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
     "mixed": ("ridge to columns", "ridge to ALS factors", "ridge to EASE columns"),
-    "cold_users": ("popularity", "ridge on user attributes"),
-    "cold_both": ("ridge x ridge",),
+    "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
+    "cold_both": ("content popularity", "ridge x ridge"),
 }
 """Baselines that can say something about a segment; cold items tie under popularity and EASE."""
 
@@ -74,31 +78,12 @@ def main() -> None:
         for segment in SEGMENTS[arguments.kind]
     }
     if "mixed" in segments:
-        segments["mixed"].append(AUTO)
-    scorers = {**BASELINES, **engines()}
-    report = evaluate(
-        graph, scorers, splits, texts=texts, segments=segments, uncalibrated=[AUTO], progress=say
-    )
+        segments["mixed"].append(OWN_LIFT)
+    scorers = makers_named(["engine", OWN_LIFT, *BASELINES])
+    report = evaluate(graph, scorers, splits, texts=texts, segments=segments, progress=say)
     print_report(report)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(report.to_dict(), indent=1))
-
-
-def engines() -> dict[str, Maker]:
-    """The engine with its lift of cold items calibrated on validation, and with its own."""
-
-    def auto(data: TrainingData) -> Scorer:
-        if "engine" not in data.shared:
-            engine = ColdStartEngine.fit(data.graph, EngineConfig(), texts=data.texts)
-            data.shared["engine"] = engine.scorer
-        return data.shared["engine"]
-
-    def calibrated(data: TrainingData) -> Scorer:
-        scorer = auto(data)
-        assert isinstance(scorer, CosineBiasScorer)
-        return replace(scorer, item_bias=np.zeros_like(scorer.item_bias))
-
-    return {"engine": calibrated, AUTO: auto}
 
 
 def say(sentence: str) -> None:

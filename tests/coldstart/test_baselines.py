@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coldstart import baselines
+from coldstart import counting
 from coldstart.baselines import BASELINES, ease_columns
 from coldstart.training_data import TrainingData
 from kg import KnowledgeGraph, Schema
@@ -30,6 +30,16 @@ class TestEveryBaseline(ScorerContract):
 def data():
     graph = toy_graph(num_cold_items=8, num_cold_users=6)
     return TrainingData(graph, word_vectors(graph))
+
+
+def tiny(pairs, num_users, num_items, **attributes):
+    users, items = ([f"{p}{n}" for n in range(k)] for p, k in (("u", num_users), ("i", num_items)))
+    ends = [users[u] for u, _ in pairs], [items[i] for _, i in pairs]
+    return KnowledgeGraph.from_tables(
+        {"User": {"id": users} | attributes, "Movie": {"id": items}},
+        {RATED: {"source": ends[0], "target": ends[1]}},
+        Schema("User", "Movie", RATED, categorical={"User": tuple(attributes)}),
+    )
 
 
 def alike(users, items):
@@ -72,16 +82,62 @@ def test_popularity_counts_positives_and_ties_cold_items(data):
     assert not counts[72:].any()
 
 
+def test_item_knn_by_hand():
+    graph = tiny([(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (2, 2)], 3, 4)
+    scores = BASELINES["item kNN"](TrainingData(graph, {}))["k=20 shrinkage=10"]()
+    like = {(0, 1): 2 / (6**0.5 + 10), (1, 2): 1 / (3**0.5 + 10)}
+    expected = [like[0, 1], like[0, 1], like[1, 2], 0]
+    np.testing.assert_allclose(scores.score(np.array([0]), np.arange(4))[0], expected, rtol=1e-6)
+
+
+def test_item_knn_keeps_the_nearest_only(data, monkeypatch):
+    monkeypatch.setattr(counting, "ITEM_NEIGHBOURS", (3,))
+    (nearest, *_) = (make() for make in BASELINES["item kNN"](data).values())
+    neighbours = (nearest.items.toarray() > 0).sum(axis=0)[data.warm_items]
+    assert neighbours.min() >= 3
+    assert np.median(neighbours) < 6  # more where several are as near
+    taste = data.warm_items[nearest.items.toarray()[:, 0].argsort()[-3:]] % 4
+    assert taste.tolist() == [0, 0, 0]
+
+
+def test_content_popularity_knows_warm_items_and_guesses_cold_ones(data):
+    settings = BASELINES["content popularity"](data)
+    scores = next(iter(settings.values()))().score(np.array([0, 59]), np.arange(80))
+    counts = np.bincount(data.graph.positives()[1], minlength=80)
+    np.testing.assert_allclose(scores[0, data.warm_items], np.log1p(counts)[data.warm_items])
+    np.testing.assert_array_equal(scores[0], scores[1])
+    cold = scores[0, 72:]
+    assert len(set(cold.tolist())) == 8
+    assert np.log1p(counts).min() < cold.mean() < np.log1p(counts).max()
+
+
+def test_naive_bayes_by_hand():
+    graph = tiny([(0, 0), (1, 0), (1, 1), (2, 1)], 4, 2, group=["a", "a", "b", "b"])
+    scores = BASELINES["naive Bayes"](TrainingData(graph, {}))["smoothing=1 weight=0.5"]()
+    popular = np.log((np.array([2, 2]) + 1) / (4 + 2))
+    of_b = (np.array([0, 1]) + 1 / 3) / (2 + 1)  # one of three warm users is b
+    expected = popular + 0.5 * np.log(of_b / (1 / 3))
+    np.testing.assert_allclose(scores.score(np.array([3]), np.arange(2))[0], expected, rtol=1e-5)
+
+
+def test_naive_bayes_tells_the_taste_of_a_cold_user(data):
+    users, items = np.arange(54, 60), np.arange(72)
+    scores = BASELINES["naive Bayes"](data)["smoothing=1 weight=1"]().score(users, items)
+    same = alike(users, items)
+    assert scores[same].mean() > scores[~same].mean() + 1
+
+
+def test_a_user_without_attributes_gets_what_is_popular():
+    graph = tiny([(0, 0), (1, 0), (1, 1)], 3, 2, group=["a", "a", None])
+    scorer = first_of("naive Bayes", TrainingData(graph, {}))
+    assert np.diff(scorer.score(np.array([2]), np.array([1, 0])))[0, 0] > 0
+
+
 def test_ease_columns_are_ridge_from_all_other_items():
     # EASE leaves an item's own column out: (X B)_i is ridge from the others to it.
     rng = np.random.default_rng(0)
     pairs = np.stack(np.nonzero(rng.random((30, 6)) < 0.4))
-    users, items = ([f"{p}{n}" for n in range(k)] for p, k in (("u", 30), ("i", 6)))
-    graph = KnowledgeGraph.from_tables(
-        {"User": {"id": users}, "Movie": {"id": items}},
-        {RATED: {"source": [users[u] for u in pairs[0]], "target": [items[i] for i in pairs[1]]}},
-        Schema("User", "Movie", RATED),
-    )
+    graph = tiny(pairs.T.tolist(), 30, 6)
     x = TrainingData(graph, {}).matrix.toarray().astype(np.float64)
     found = ease_columns(TrainingData(graph, {}), 5.0)
     for item in range(6):
@@ -91,7 +147,7 @@ def test_ease_columns_are_ridge_from_all_other_items():
 
 
 def test_text_knn_is_the_mean_similarity_to_the_nearest_of_the_history(data, monkeypatch):
-    monkeypatch.setattr(baselines, "NEIGHBOURS", (1000,))
+    monkeypatch.setattr(counting, "TEXT_NEIGHBOURS", (1000,))
     scores = first_of("text kNN", data).score(np.arange(60), np.arange(80))
     text = data.texts["Movie"].matrix
     warm = data.warm_items
@@ -117,12 +173,7 @@ def test_kernel_ridge_is_ridge_in_the_features_with_a_free_intercept(data):
 
 
 def test_without_any_content_there_is_no_setting():
-    graph = KnowledgeGraph.from_tables(
-        {"User": {"id": ["u", "v"]}, "Movie": {"id": ["a", "b"]}},
-        {RATED: {"source": ["u", "v"], "target": ["a", "b"]}},
-        Schema("User", "Movie", RATED),
-    )
-    bare = TrainingData(graph, {})
-    for family in [*CONTENT, "ridge on user attributes"]:
+    bare = TrainingData(tiny([(0, 0), (1, 1)], 2, 2), {})
+    for family in [*CONTENT, "content popularity", "naive Bayes", "ridge on user attributes"]:
         assert not BASELINES[family](bare), family
     assert first_of("popularity", bare).score(np.array([0]), np.array([0, 1])).tolist() == [[1, 1]]

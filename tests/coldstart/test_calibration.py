@@ -6,7 +6,7 @@ import torch
 
 from coldstart import calibration
 from coldstart.calibration import lift, simulated_cold_boost
-from coldstart.evaluation import calibrate_cold_boost
+from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency

@@ -62,7 +62,8 @@ def test_evaluate_writes_tables_and_a_picture_and_prints_what_came_out(tmp_path,
     assert "split 1: engine in" in printed.err
     assert tables.read_text().startswith("| engine, NDCG@5 | cold items |")
     assert "| popularity | 0." in tables.read_text()
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    curves = tmp_path / "found_by_interactions.png"
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in (picture, curves))
 
 
 def test_evaluate_by_time_as_json(tmp_path, capsys):
@@ -107,7 +108,7 @@ def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate", "nowhere", "--segments", "hot"], "no segment is named 'hot'; known: nine"),
         (["evaluate", "nowhere", "--segments", ","], "no segment is named; give --segments nine"),
-        (["evaluate", "nowhere", "--baselines", "SVD"], "no baseline is named 'SVD'; known: all"),
+        (["evaluate", "nowhere", "--baselines", "SVD"], "no scorer is named 'SVD'; known: engine"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments, expected, tmp_path, monkeypatch, capsys):

@@ -1,21 +1,19 @@
 """What decides every figure: who is fitted on what, which setting is chosen, what is reported."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from coldstart.baselines import MatrixScorer, popularity
-from coldstart.evaluation import (
-    calibrate_cold_boost,
-    choose,
-    engine_maker,
-    evaluate,
-    evaluate_task,
-    ranked_lists,
-)
-from coldstart.plots import plot_comparison
+from coldstart.baselines import popularity
+from coldstart.curves import side_task
+from coldstart.evaluation import OWN_LIFT, engine_maker, evaluate, makers_named
+from coldstart.judging import calibrate_cold_boost, choose, evaluate_task, ranked_lists
+from coldstart.measures import METRICS
+from coldstart.plots import plot_by_interactions, plot_comparison
 from coldstart.report import Report, Row, paired
+from coldstart.scorer import MatrixScorer
 from coldstart.splits import Split, Task, random_split
 from gnn.data import Adjacency
 from kg.toy import toy_graph
@@ -99,10 +97,11 @@ def evaluated() -> tuple[Report, list[Split], list[np.ndarray]]:
         seen.append(data.graph.positives())
         return popularity(data)
 
-    makers = {"engine": engine_maker(), "popularity": spy}
-    segments = {"cold_items": ["engine", "popularity"], "mixed": ["engine", "popularity"]}
+    makers = {"engine": engine_maker(), OWN_LIFT: engine_maker(own_lift=True), "popularity": spy}
+    segments = {"cold_items": ["engine", "popularity"], "mixed": list(makers)}
     metrics = ["ndcg", "auc", "coverage", "popularity_bias", "diversity"]
-    report = evaluate(graph, makers, splits, texts={}, segments=segments, metrics=metrics, k=10)
+    asked = {"segments": segments, "metrics": metrics, "curves": ["users", "items"], "k": 10}
+    report = evaluate(graph, makers, splits, texts={}, **asked)
     return report, splits, seen
 
 
@@ -126,7 +125,7 @@ def test_a_report_reads_as_text_table_and_json(evaluated, tmp_path):
     text = report.to_text()
     assert "cold items (2 splits)" in text
     assert "NDCG@10" in text
-    assert report.to_table().num_rows == len(report.rows) == 8
+    assert report.to_table().num_rows == len(report.rows) == 10
     first = json.loads(json.dumps(report.to_dict(), allow_nan=False))["rows"][0]
     assert first["scorer"] == "engine"
     assert first["metrics"]["diversity"] is None
@@ -138,7 +137,7 @@ def test_metrics_that_were_asked_for_are_in_every_form_of_a_report(evaluated):
     report, _, _ = evaluated
     area = report.values("cold_items", "engine", "auc")
     assert all(value > 0.6 for value in area.values())
-    assert list(area.values()) == report.to_table()["auc"].to_pylist()[0::4]
+    assert list(area.values()) == report.to_table()["auc"].to_pylist()[0::5]
     assert report.difference("cold_items", "engine", "popularity", "auc").mean > 0.1
     assert "recall@10  AUC " in report.to_text()
     heading, rule, *rows = report.to_markdown().split("\n\n")[1].splitlines()
@@ -148,6 +147,96 @@ def test_metrics_that_were_asked_for_are_in_every_form_of_a_report(evaluated):
         report.values("cold_items", "engine", "mrr")
 
 
+def test_paired_differences_are_in_every_form_of_a_report(evaluated):
+    report, _, _ = evaluated
+    gain = report.difference("mixed", "engine", "popularity", "auc")
+    wanted = {"segment": "mixed", "metric": "auc", "scorer": "engine", "other": "popularity"}
+    wanted |= gain._asdict()
+    assert wanted in report.differences().to_pylist()
+    assert wanted in json.loads(json.dumps(report.to_dict(), allow_nan=False))["differences"]
+    frame = report.differences().to_pandas().query("metric == 'auc' and segment == 'mixed'")
+    assert frame.set_index("other").loc["popularity"]["error"] == gain.error > 0
+    for form in (report.to_text, report.to_markdown):
+        assert "engine ahead by (AUC)" in form(metric="auc")
+        assert str(gain) in form(metric="auc")
+    diversity = report.differences().to_pandas().query("metric == 'diversity'")
+    assert diversity["mean"].isna().all()
+
+
+def test_the_lift_from_training_is_reported_beside_the_calibrated_one(evaluated):
+    report, _, _ = evaluated
+    auto, mine = (
+        [row.cold_boost for row in report.rows if (row.segment, row.scorer) == ("mixed", name)]
+        for name in (OWN_LIFT, "engine")
+    )
+    assert auto == [0, 0]
+    assert all(mine)
+    assert report.values("mixed", OWN_LIFT).keys() == report.values("mixed", "engine").keys()
+
+
+def test_quality_by_interactions_counts_every_judged_node_once(evaluated):
+    report, splits, _ = evaluated
+    for side, here in (("users", 0), ("items", 1)):
+        trained = np.bincount(splits[0].train[here], minlength=100)
+        first = [p for p in report.points if (p.side, p.split) == (side, "split 0")]
+        mine = [p.binned for p in first if p.scorer == "engine"]
+        nodes = side_task(splits[0], side).users
+        expected = [((trained[nodes] >= b.least) & (trained[nodes] <= b.most)).sum() for b in mine]
+        assert [b.nodes for b in mine] == expected
+        assert sum(expected) == len(nodes)
+    cold = report.curve("items", "engine")[0]
+    assert (cold.label, cold.nodes > 5, cold.error > 0) == ("0", True, True)
+    assert cold.ndcg > report.curve("items", "popularity")[0].ndcg + 0.1
+
+
+def test_what_a_node_has_in_training_is_not_among_its_answers(evaluated):
+    _, splits, _ = evaluated
+    for side in ("users", "items"):
+        task = side_task(splits[0], side)
+        pairs = np.stack(
+            [task.users[task.relevant.sources], task.candidates[task.relevant.indices]]
+        )
+        found = set(map(tuple, (pairs if side == "users" else pairs[::-1]).T.tolist()))
+        assert found <= set(map(tuple, splits[0].pairs.T.tolist()))
+        assert not found & set(map(tuple, splits[0].train.T.tolist()))
+
+
+def test_curves_are_drawn_and_their_absence_is_an_error(evaluated, tmp_path):
+    report, _, _ = evaluated
+    plot_by_interactions(report, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "by training interactions of items (2 splits)" in report.to_text()
+    with pytest.raises(ValueError, match="evaluate with curves="):
+        plot_by_interactions(Report(report.rows, 10), tmp_path / "none.png")
+
+
+def test_scorers_go_by_name_whatever_their_case():
+    assert list(makers_named(["ENGINE", "text_knn", "ridge-to-als factors"])) == [
+        "engine",
+        "text kNN",
+        "ridge to ALS factors",
+    ]
+    with pytest.raises(ValueError, match="no scorer is named 'svd'; known: engine, engine, own"):
+        makers_named(["svd"])
+
+
+def test_scores_are_kept_for_a_block_of_users_only(monkeypatch):
+    class Wide:
+        def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+            return np.sin(users[:, None] * 0.1 + items[None, :]).astype(np.float32)
+
+    monkeypatch.setattr("coldstart.judging._BLOCK_SCORES", 2**16)
+    users, width = np.arange(2000), 1000
+    likes = Adjacency.from_pairs(users, users % width, 2000, width)
+    none = Adjacency.from_pairs(users[:0], users[:0], 2000, width)
+    some = Task("warm", "test", users, np.arange(width), likes, none, np.zeros(width, bool))
+    tracemalloc.start()
+    evaluate_task(Wide(), some, metrics=list(METRICS)[:7])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2000 * width  # less than all scores in float32
+
+
 def test_items_that_tie_have_an_auc_of_one_half(evaluated):
     report, _, _ = evaluated
     assert set(report.values("cold_items", "popularity", "auc").values()) == {0.5}
@@ -155,7 +244,7 @@ def test_items_that_tie_have_an_auc_of_one_half(evaluated):
 
 def test_lists_do_not_depend_on_the_size_of_a_block(monkeypatch):
     at_once = ranked_lists(perfect(), task(), k=3, cold_boost=0.25, with_auc=True)
-    monkeypatch.setattr("coldstart.evaluation._BLOCK_SCORES", 4)
+    monkeypatch.setattr("coldstart.judging._BLOCK_SCORES", 4)
     one_by_one = ranked_lists(perfect(), task(), k=3, cold_boost=0.25, with_auc=True)
     np.testing.assert_array_equal(at_once.items, one_by_one.items)
     np.testing.assert_array_equal(at_once.hits, one_by_one.hits)

@@ -12,20 +12,12 @@ from coldstart.leaks import LeakError, find_leaks, refuse_leaks
 from coldstart.splits import random_split
 from kg import Edges
 from kg.toy import toy_graph
+from tests.coldstart.toys import with_property
 
 GRAPH = toy_graph(num_users=80, num_items=100)
 SPLIT = random_split(GRAPH, cold_users=0.1, cold_items=0.15, rng=np.random.default_rng(0), name="s")
 HELD_OUT = SPLIT.pairs[:, SPLIT.pair_part != "train"]
 TRAIN = SPLIT.train
-
-
-def with_property(node_type: str, name: str, values: list, role: str = "text"):
-    """The toy graph with a property, used as text or category."""
-    table = GRAPH.attributes[node_type].append_column(name, pa.array(values))
-    roles = getattr(GRAPH.schema, role)
-    used = {**roles, node_type: (*roles.get(node_type, ()), name)}
-    schema = replace(GRAPH.schema, **{role: used})
-    return replace(GRAPH, schema=schema, attributes={**GRAPH.attributes, node_type: table})
 
 
 def partners(number: int, of: int, pairs: np.ndarray = HELD_OUT) -> list[list[int]]:
@@ -60,7 +52,7 @@ def test_an_edge_type_that_only_repeats_training_pairs_is_no_leak():
 
 
 def test_texts_of_users_that_name_the_titles_of_held_out_films_are_refused():
-    (leak,) = find_leaks(with_property("User", "profile", profiles()), SPLIT)
+    (leak,) = find_leaks(with_property(GRAPH, "User", "profile", profiles()), SPLIT)
     # Some films share their title with a film of the user's training, and are not counted.
     assert leak.where == "User.profile"
     assert leak.number > 0.8 * HELD_OUT.shape[1]
@@ -69,25 +61,27 @@ def test_texts_of_users_that_name_the_titles_of_held_out_films_are_refused():
 
 
 def test_texts_of_users_that_name_training_films_alone_are_no_leak():
-    assert not find_leaks(with_property("User", "profile", profiles(TRAIN)), SPLIT)
+    assert not find_leaks(with_property(GRAPH, "User", "profile", profiles(TRAIN)), SPLIT)
 
 
 @pytest.mark.parametrize("role", ["text", "categorical"])
 def test_items_that_list_the_keys_of_their_held_out_users_are_refused(role):
     fans = [[GRAPH.users[u].upper() for u in some] for some in partners(len(GRAPH.items), 1)]
-    graph = with_property("Movie", "fans", fans, role)
+    graph = with_property(GRAPH, "Movie", "fans", fans, role)
     with pytest.raises(LeakError, match=r"Movie\.fans: it names the User of \d+ of \d+ held-out"):
         refuse_leaks(graph, SPLIT)
 
 
 def test_a_key_is_named_as_a_whole_word_only():
     fans = ["x".join(GRAPH.users[u] for u in some) for some in partners(len(GRAPH.items), 1)]
-    assert not find_leaks(with_property("Movie", "code", [f"x{some}x" for some in fans]), SPLIT)
+    assert not find_leaks(
+        with_property(GRAPH, "Movie", "code", [f"x{some}x" for some in fans]), SPLIT
+    )
 
 
 def test_names_that_all_texts_hold_are_chance_and_no_leak():
     everybody = " ".join(map(str, GRAPH.users))
-    assert not find_leaks(with_property("Movie", "credits", [everybody] * 100), SPLIT)
+    assert not find_leaks(with_property(GRAPH, "Movie", "credits", [everybody] * 100), SPLIT)
 
 
 def test_a_property_that_nobody_uses_is_not_looked_at():

@@ -2,9 +2,14 @@ import numpy as np
 import pytest
 
 from coldstart import ColdStartEngine
-from coldstart.baselines import MatrixScorer, ProductScorer
 from coldstart.evaluation import engine_maker
-from coldstart.scorer import CosineBiasScorer, cosine_plus_bias, unit_rows
+from coldstart.scorer import (
+    CosineBiasScorer,
+    MatrixScorer,
+    ProductScorer,
+    cosine_plus_bias,
+    unit_rows,
+)
 from tests.contracts import ScorerContract
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -59,3 +60,14 @@ def ratings(*pairs: tuple[str, str], weight: float = 5.0) -> dict:
     users, films = zip(*pairs, strict=True)
     some = {"source": users, "target": films, "weight": [weight] * len(pairs)}
     return some | {"time": [2_000_000_000] * len(pairs)}
+
+
+def with_property(
+    graph: KnowledgeGraph, node_type: str, name: str, values: list, role: str = "text"
+) -> KnowledgeGraph:
+    """The graph with a property, used as text, category or number."""
+    table = graph.attributes[node_type].append_column(name, pa.array(values))
+    roles = getattr(graph.schema, role)
+    used = {**roles, node_type: (*roles.get(node_type, ()), name)}
+    schema = replace(graph.schema, **{role: used})
+    return replace(graph, schema=schema, attributes={**graph.attributes, node_type: table})
