@@ -28,6 +28,7 @@ from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
 
 if TYPE_CHECKING:
+    from coldstart.explanation import Explanation
     from encoders.base import TextEncoder
     from encoders.embed import CacheChoice
 
@@ -266,6 +267,25 @@ class ColdStartEngine:
             self._user_index, self.item_vectors, rows, k, pool, excluded, self.item_bias
         )
         return self._recommendations(rows, *found, user_axis=False, evidence=evidence)
+
+    def explain(
+        self, user: Key, item: Key, *, paths: int = 8, removal: bool = False
+    ) -> Explanation:
+        """Why the score of a pair is what it is: parts that add up, paths, nearest items.
+
+        Args:
+            user: key of a user, known or new.
+            item: key of an item, known or new.
+            paths: how many paths through the graph to name at most.
+            removal: whether to take away the edges with the largest parts, one at a time, recompute
+                and tell what the score really loses.
+
+        Raises:
+            UnknownNodeError: the user or item is not in the graph.
+        """
+        from coldstart.explanation import explained
+
+        return explained(self, user, item, paths, removal)
 
     def embed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
         """Embeddings of some users or items.
