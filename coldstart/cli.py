@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldstart import cli_evaluate
+from coldstart import cli_evaluate, cli_serve
 from coldstart.cli_graph import add_commands
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
 
     cli_evaluate.add_command(commands)
+    cli_serve.add_commands(commands)
     add_commands(commands)
     return out
 

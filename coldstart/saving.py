@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from coldstart.feedback import FeedbackConfig, Heard
 from coldstart.rating import RatingSource
 from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
 from gnn.rating_head import RatingHead
@@ -46,7 +47,9 @@ def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device)
             TrainConfig(**meta["config"]["propagation"]),
             meta["config"]["cold_boost"],
             RatingConfig(**meta["config"].get("ratings", {})),
+            FeedbackConfig(**meta["config"].get("feedback", {})),
         )
+        heard = Heard.from_json(meta.get("heard", ()))
         ratings = RatingSource()
         if meta.get("ratings") is not None:
             ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
@@ -86,6 +89,7 @@ def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device)
         feature_edges,
         encoder,
         ratings=ratings,
+        heard=heard,
     )
 
 
@@ -104,6 +108,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "texts": list(engine.texts),
         "encoder": None,
         "ratings": None,
+        "heard": engine.heard.to_json(),
     }
     for i, vectors in enumerate(engine.texts.values()):
         arrays[f"text.{i}"] = vectors.matrix
