@@ -121,7 +121,7 @@ def refit(
     if len(held_out) < LEAST_HELD_OUT:
         reason = (
             f"kept the old engine: {len(held_out)} positives came in the {days:g} days before "
-            f"{last:g}, at least {LEAST_HELD_OUT} are needed to compare"
+            f"{last:.0f}, at least {LEAST_HELD_OUT} are needed to compare"
         )
         return decided(False, reason, nan, nan, nan, nan)
     past = engine.update(_without(engine, held_out))
