@@ -8,10 +8,13 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coldstart import cli_evaluate
+from coldstart import cli_evaluate, cli_serve
 from coldstart.cli_graph import add_commands
+
+if TYPE_CHECKING:
+    from kg.vectors import Vocabulary
 
 _LIKES = "Star Wars,The Terminator"
 
@@ -84,7 +87,18 @@ def parser() -> argparse.ArgumentParser:
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
     recommend.set_defaults(run=_recommend)
 
+    explain = commands.add_parser("explain", help="why a user gets an item, from a saved engine")
+    explain.add_argument("model", help="folder of a saved engine")
+    explain.add_argument("user", help="key of a user")
+    explain.add_argument("item", help="key of an item")
+    explain.add_argument("--removal", action="store_true", help="take edges away and recompute")
+    explain.add_argument("--plot", help="also draw paths and parts, to this PNG file")
+    explain.add_argument("--cypher", action="store_true", help="print queries that show the paths")
+    explain.add_argument("--json", action="store_true", help="print JSON instead")
+    explain.set_defaults(run=_explain)
+
     cli_evaluate.add_command(commands)
+    cli_serve.add_commands(commands)
     add_commands(commands)
     return out
 
@@ -137,18 +151,48 @@ def _recommend(arguments: argparse.Namespace) -> None:
     from coldstart.engine import ColdStartEngine
 
     engine = ColdStartEngine.load(arguments.model)
-    keys: list[Any] = arguments.users
-    if engine.graph.users.is_int:
-        try:
-            keys = [int(key) for key in keys]
-        except ValueError as error:
-            raise ValueError(f"keys of users are whole numbers in this model: {error}") from error
+    keys = _keys(engine.graph.users, arguments.users)
     found = engine.recommend(keys, arguments.k, evidence=arguments.json)
     for row in found.to_pylist():
         if arguments.json:
             print(json.dumps(row, default=str))
         else:
             print(f"{row['user']}\t{row['rank']}\t{row['item']}\t{row['score']:.4f}")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from coldstart.engine import ColdStartEngine
+
+    engine = ColdStartEngine.load(arguments.model)
+    (user,), (item,) = (
+        _keys(nodes, [text])
+        for nodes, text in (
+            (engine.graph.users, arguments.user),
+            (engine.graph.items, arguments.item),
+        )
+    )
+    found = engine.explain(user, item, removal=arguments.removal)
+    if arguments.plot:
+        found.plot(arguments.plot)
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=1, default=str))
+        return
+    print(found.to_text())
+    for path in found.paths if arguments.cypher else ():
+        query = path.cypher()
+        print(f"\n{query.cypher}\nparameters: {json.dumps(query.parameters, default=str)}")
+
+
+def _keys(nodes: Vocabulary, given: list[str]) -> list[Any]:
+    """Keys from the command line in the type that the model has for them."""
+    if not nodes.is_int:
+        return list(given)
+    try:
+        return [int(key) for key in given]
+    except ValueError as error:
+        raise ValueError(
+            f"keys of {nodes.node_type} are whole numbers in this model: {error}"
+        ) from error
 
 
 def _titles(given: list[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 It sets scorers side by side, bin by bin. From one bin to the next the nodes differ, and so does how
 much of each is held out: all of a cold node, a tenth or so of a warm one, which makes a list of 20
-harder to fill with right answers. How quality moves as the *same* nodes get interactions is measured
-by ``benchmarks/quality/interactions.py``.
+harder to fill with right answers. How quality moves as the *same* nodes get interactions is
+measured by ``benchmarks/quality/interactions.py``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from coldstart.calibration import lift, simulated_cold_boost
+from coldstart.feedback import FeedbackConfig, FeedbackEvent, FeedbackReport, Heard, fed_back
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
@@ -28,6 +29,7 @@ from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
 
 if TYPE_CHECKING:
+    from coldstart.explanation import Explanation
     from encoders.base import TextEncoder
     from encoders.embed import CacheChoice
 
@@ -43,11 +45,13 @@ class EngineConfig:
         cold_boost: added to the score of an item without history, in proportion to what it lacks;
             it moves only the mixed ranking of known and new items. ``"auto"``: from training.
         ratings: settings of the rating head.
+        feedback: how events count.
     """
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
     cold_boost: float | str = "auto"
     ratings: RatingConfig = field(default_factory=RatingConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
 
     def __post_init__(self) -> None:
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
@@ -75,6 +79,7 @@ class ColdStartEngine:
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
         ratings: what :meth:`rate` needs, trained when it is first asked for.
+        heard: feedback since the engine was fitted.
     """
 
     graph: KnowledgeGraph
@@ -90,6 +95,7 @@ class ColdStartEngine:
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
     ratings: RatingSource = field(default_factory=RatingSource)
+    heard: Heard = field(default_factory=Heard)
 
     @classmethod
     def fit(
@@ -267,6 +273,25 @@ class ColdStartEngine:
         )
         return self._recommendations(rows, *found, user_axis=False, evidence=evidence)
 
+    def explain(
+        self, user: Key, item: Key, *, paths: int = 8, removal: bool = False
+    ) -> Explanation:
+        """Why the score of a pair is what it is: parts that add up, paths, nearest items.
+
+        Args:
+            user: key of a user, known or new.
+            item: key of an item, known or new.
+            paths: how many paths through the graph to name at most.
+            removal: whether to take away the edges with the largest parts, one at a time, recompute
+                and tell what the score really loses.
+
+        Raises:
+            UnknownNodeError: the user or item is not in the graph.
+        """
+        from coldstart.explanation import explained
+
+        return explained(self, user, item, paths, removal)
+
     def embed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
         """Embeddings of some users or items.
 
@@ -330,6 +355,24 @@ class ColdStartEngine:
         from coldstart.updating import updated
 
         return updated(self, delta, texts, progress)
+
+    def feedback(
+        self, events: Iterable[FeedbackEvent], *, now: float | None = None
+    ) -> FeedbackReport:
+        """What people did with items, counted at once for them and for the items' embeddings.
+
+        See :mod:`coldstart.feedback` for what counts how. Like :meth:`update` it trains nothing
+        and makes a new engine, which is in the report. The same event sent twice counts once.
+
+        Args:
+            events: in any order; none, to let time pass and clicks fade.
+            now: the time it is; that of the last event by default.
+
+        Raises:
+            UnknownNodeError: a user or item is not in the graph; add it by :meth:`update` first.
+            GraphError: a rating comes, and the interactions have no weights.
+        """
+        return fed_back(self, events, now)
 
     def embed_new(
         self,
@@ -395,6 +438,13 @@ class ColdStartEngine:
     @cached_property
     def _user_index(self) -> ExactIndex:
         return ExactIndex.of(self.user_vectors, self.user_vectors.new_zeros(len(self.graph.users)))
+
+    @cached_property
+    def _unwanted(self) -> np.ndarray:
+        """Rows of users and of the items they do not want, int64 ``[2, num_pairs]``."""
+        pairs = [(user, item) for user, items in self.heard.unwanted.items() for item in items]
+        users, items = zip(*pairs, strict=True) if pairs else ((), ())
+        return np.stack([self.graph.users.rows(users), self.graph.items.rows(items)])
 
     def _side(self, node_type: str) -> tuple[TrainedSide, torch.Tensor]:
         schema = self.graph.schema
@@ -492,7 +542,12 @@ class ColdStartEngine:
         order = np.lexsort((there, here))
         here, there = here[order], there[order]
         starts, ends = np.searchsorted(here, rows), np.searchsorted(here, rows, side="right")
-        return [np.unique(there[s:e]) for s, e in zip(starts, ends, strict=True)]
+        seen = [np.unique(there[s:e]) for s, e in zip(starts, ends, strict=True)]
+        if not self.heard.unwanted:
+            return seen
+        unwanted = self._unwanted
+        here, there = (unwanted[axis], unwanted[1 - axis])
+        return [np.union1d(some, there[here == row]) for some, row in zip(seen, rows, strict=True)]
 
     def _recommendations(
         self,

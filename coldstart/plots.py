@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from coldstart.segments import spoken
 from kg.errors import DependencyError
 
 if TYPE_CHECKING:
+    from coldstart.explanation import Explanation
+    from coldstart.paths import Place
     from kg.auditing import Audit
 
 
@@ -139,6 +142,75 @@ def plot_audit(audit: Audit, path: Path) -> None:
 
 def _counted(splits: int) -> str:
     return f"{splits} split" + "s" * (splits != 1)
+
+
+def plot_explanation(found: Explanation, path: Path) -> None:
+    """The paths of an explanation as a graph, and beside it the parts of the score.
+
+    Args:
+        found: the explanation.
+        path: of the PNG file; its folder is made where it is missing.
+
+    Raises:
+        DependencyError: matplotlib is not installed.
+    """
+    import networkx as nx
+
+    figure = _figure(14, 6)
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    graph = nx.DiGraph()
+    for each in found.paths:
+        names = [_place_name(place) for place in each.places]
+        for at, name in enumerate(names):
+            column = at / (len(names) - 1)
+            graph.add_node(name, column=max(column, graph.nodes.get(name, {}).get("column", 0.0)))
+        for at, hop in enumerate(each.hops):
+            ends = names[at : at + 2] if hop.direction != "in" else names[at : at + 2][::-1]
+            share = each.share + graph.edges.get(ends, {}).get("share", 0.0)
+            graph.add_edge(*ends, share=share, name=hop.edge_type[1])
+    if graph:
+        where = _columns(graph)
+        shares = [graph.edges[e]["share"] for e in graph.edges]
+        most = max(map(abs, shares)) or 1.0
+        colours = ["#2a9d8f" if s >= 0 else "#d1495b" for s in shares]
+        widths = [0.6 + 4 * abs(s) / most for s in shares]
+        nx.draw_networkx_edges(graph, where, ax=left, edge_color=colours, width=widths, alpha=0.6)
+        nx.draw_networkx_nodes(graph, where, ax=left, node_color="#edf2f4", node_size=500)
+        nx.draw_networkx_labels(graph, where, ax=left, font_size=7)
+        named = {e: graph.edges[e]["name"] for e in graph.edges}
+        nx.draw_networkx_edge_labels(graph, where, named, ax=left, font_size=6)
+    left.set_title(f"what leads from {found.user_name} to {found.item_name}", fontsize=10)
+    left.axis("off")
+    left.margins(0.15)
+    parts = [p for p in found.parts if abs(p.share) > 1e-6][:14][::-1]
+    colours = ["#2a9d8f" if p.share >= 0 else "#d1495b" for p in parts]
+    right.barh(range(len(parts)), [p.share for p in parts], color=colours)
+    right.set_yticks(range(len(parts)), [p.name for p in parts], fontsize=8)
+    right.set_title(f"parts of the score, {found.score:.3f} in all", fontsize=10)
+    right.axvline(0, color="#2b2d42", linewidth=0.8)
+    right.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _place_name(place: Place) -> str:
+    """A name for a place that is the same for the same nodes, and different for others."""
+    if not place.names:
+        return f"{place.node_type}s there"
+    more = len(place.names) - 1
+    wrapped = "\n".join(wrap(place.names[0], 22))
+    return wrapped + (f"\nand {more} more" if more else "")
+
+
+def _columns(graph: Any) -> dict[str, tuple[float, float]]:
+    """Where the nodes of a graph go: left to right by column, spread from top to bottom."""
+    by_column: dict[float, list[str]] = {}
+    for name, column in graph.nodes(data="column"):
+        by_column.setdefault(column, []).append(name)
+    return {
+        name: (column, 1 - (place + 1) / (len(names) + 1))
+        for column, names in by_column.items()
+        for place, name in enumerate(names)
+    }
 
 
 def _bars(axis: Any, names: list[str], findings: list[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from coldstart.feedback import FeedbackConfig, Heard
 from coldstart.rating import RatingSource
 from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
 from gnn.rating_head import RatingHead
@@ -49,7 +50,9 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
             TrainConfig(**meta["config"]["propagation"]),
             meta["config"]["cold_boost"],
             RatingConfig(**meta["config"].get("ratings", {})),
+            FeedbackConfig(**meta["config"].get("feedback", {})),
         )
+        heard = Heard.from_json(meta.get("heard", ()))
         ratings = RatingSource()
         if meta.get("ratings") is not None:
             ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
@@ -89,6 +92,7 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
         feature_edges,
         encoder,
         ratings=ratings,
+        heard=heard,
     )
 
 
@@ -107,6 +111,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "texts": list(engine.texts),
         "encoder": None,
         "ratings": None,
+        "heard": engine.heard.to_json(),
     }
     for i, vectors in enumerate(engine.texts.values()):
         arrays[f"text.{i}"] = vectors.matrix

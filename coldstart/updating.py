@@ -58,6 +58,7 @@ def updated(
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
         item_bias=_grown(engine.item_bias[:, None], len(graph.items), kept.get(item))[:, 0],
         ratings=engine.ratings.after(engine, delta, kept),
+        heard=engine.heard.after(old, delta),
     )
     touched = touched_rows(
         old,

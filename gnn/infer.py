@@ -133,6 +133,35 @@ def embedding_parts(
     return out
 
 
+def split_posterior(
+    side: TrainedSide,
+    rows: np.ndarray,
+    parts: torch.Tensor,
+    links: Adjacency,
+    other: torch.Tensor,
+    spectrum: Spectrum,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embedding of one node as an exact sum over parts of its prior and its positives.
+
+    Args:
+        side: of the node.
+        rows: its row, ``[1]``.
+        parts: of its prior, ``[num_parts, k]``.
+        links: its positives, at least one, as rows of ``other``.
+        other: what it is embedded against.
+        spectrum: of the other side's training reference.
+
+    Returns:
+        What becomes of every part, ``[num_parts, k]``, and what each positive adds,
+        ``[num_positives, k]``.
+    """
+    rho, omega = precisions(side, rows, links.degrees)
+    z = other[torch.from_numpy(links.indices).to(other.device)] @ spectrum.vectors
+    right = torch.cat([rho * (parts @ spectrum.vectors), (omega + ALPHA) * z])
+    solved = _solved(z, omega * spectrum.values + rho, right) @ spectrum.vectors.T
+    return solved[: len(parts)], solved[len(parts) :]
+
+
 def _solved(z: torch.Tensor, diagonal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(diag + alpha z'z)^-1 of several right sides, ``[num_rights, k]``, by Woodbury."""
     if len(z) > len(diagonal):
