@@ -196,6 +196,14 @@ class KnowledgeGraph:
             return len(self.edges[edge_type])
         return sum(map(len, self.edges.values()))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, properties and edges in memory."""
+        arrays = [a for e in self.edges.values() for a in (e.index, e.weight, e.time)]
+        edges = sum(a.nbytes for a in arrays if a is not None)
+        keys = sum(v.keys.nbytes for v in self.vocabularies.values())
+        return edges + keys + sum(t.nbytes for t in self.attributes.values())
+
     def positives(self) -> np.ndarray:
         """Distinct positive pairs, int64 ``[2, num_pairs]``, by user row and then item row.
 

@@ -791,6 +791,23 @@ class CypherStore(ABC):
         """The edges of one type, and how many were left out."""
 
     @abstractmethod
+    def _time_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        limit: int,
+    ) -> tuple[int, float]:
+        """Read some edges as :meth:`_read_edges` does: how many came, and in how many seconds.
+
+        Args:
+            edge_type: which edges.
+            schema: with weight and time.
+            vocabularies: some nodes of each type, whose edges may be those read.
+            limit: at most about so many.
+        """
+
+    @abstractmethod
     def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
         """Whether an edge of this type has the property."""
 

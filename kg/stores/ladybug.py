@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,21 @@ class LadybugStore(CypherStore):
         if schema.time in table.column_names:
             time = time_array(table[schema.time], f"{what}, {schema.time}")
         return Edges(index, weight, time), 0
+
+    def _time_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        limit: int,
+    ) -> tuple[int, float]:
+        names = [n for n in (schema.weight, schema.time) if n in self._columns(edge_type[1])]
+        columns = ["offset(id(a)) AS source", "offset(id(b)) AS target"]
+        columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in names]
+        cypher = f"MATCH {_pattern(edge_type)} RETURN {', '.join(columns)}"
+        start = time.perf_counter()
+        table = self._run(f"{cypher} LIMIT {int(limit)}")
+        return table.num_rows, time.perf_counter() - start
 
     def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
         if not self._has_edges(edge_type) or name not in self._columns(edge_type[1]):

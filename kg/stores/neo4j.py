@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -437,6 +438,35 @@ class Neo4jStore(CypherStore):
             return Edges(np.empty((2, 0), np.int64)), 0
         table = without_empty_columns(joined(tables, str(edge_type)), names)
         return read_edges(table, edge_type, schema, vocabularies.__getitem__, on_dangling)
+
+    def _time_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        limit: int,
+    ) -> tuple[int, float]:
+        """The edges of those nodes of the sample that are on the side with more nodes."""
+        counts = [
+            self._rows(f"MATCH (n:{quoted(t)}) RETURN count(n)")[0][0] for t in edge_type[::2]
+        ]
+        mean = max(1.0, self._edges_at_most(edge_type) / max(1, *counts))
+        over, v = (edge_type[0], "a") if counts[0] >= counts[1] else (edge_type[2], "b")
+        some = vocabularies[over].keys.slice(0, max(1, int(limit / mean))).to_pylist()
+        a, b = (
+            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
+        )
+        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
+        columns = [f"collect({a})", f"collect({b})"]
+        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
+        key = f"{v}.{quoted(schema.key_of(over))}"
+        cypher = f"MATCH {_pattern(edge_type)} WHERE {key} IN $keys RETURN {', '.join(columns)}"
+        self._rows(cypher, keys=some[:1])  # plans it
+        step, rows, start = max(1, int(EDGES_PER_RECORD / mean)), 0, time.perf_counter()
+        for at in range(0, len(some), step):
+            (lists,) = self._rows(cypher, keys=some[at : at + step])
+            rows += _edge_columns(lists, names, edge_type).num_rows
+        return rows, time.perf_counter() - start
 
     def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
         """Whether an edge of this type has the property; quick where no edge of any type has."""
