@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from coldstart.probing import Machine, fastest
 from gnn.groups import NUM_FREQUENCIES
@@ -27,8 +28,6 @@ from kg.outlining import Outline, resident_bytes
 from kg.schema import EdgeType
 
 if TYPE_CHECKING:
-    import torch
-
     from encoders.base import TextEncoder
     from encoders.embed import CacheChoice
 
@@ -112,7 +111,7 @@ def estimate(
     config: TrainConfig | None = None,
     *,
     cache: CacheChoice = "default",
-    device: torch.device | None = None,
+    machine: Machine | None = None,
     folder: str | Path | None = None,
 ) -> Estimate:
     """What import, encoding, training and indexing of a graph will take on this machine, now.
@@ -125,16 +124,14 @@ def estimate(
         config: settings of training.
         cache: where text vectors are kept; texts of the sample that are in it need no encoding, and
             of all texts the same share.
-        device: where training happens; the CPU by default.
+        machine: where training happens, perhaps with rates found before; the CPU by default.
         folder: on the disk that will be written to; by default the one for temporary files.
     """
-    import torch
-
     from encoders.embed import default_encoder
 
     encoder = encoder or default_encoder()
     config = config or TrainConfig()
-    machine = Machine(device or torch.device("cpu"))
+    machine = machine or Machine(torch.device("cpu"))
     written = _disk_rate(folder)
     importing = _importing(outline, written)
     texts = _Texts.of(outline)
@@ -319,7 +316,8 @@ def _encoding(texts: _Texts, outline: Outline, encoder: TextEncoder, cache: Cach
 def _training(outline: Outline, sides: list[_Side], machine: Machine, config: TrainConfig) -> Stage:
     users, items = sides
     k = _dim(items, config)
-    seconds, memory = 0.0, resident_bytes() + outline.graph_bytes
+    seconds = machine.loading
+    memory = resident_bytes() + outline.graph_bytes
     for side, other, steps in (
         (items, users, config.item_weight_steps * 1.2),  # every sixth step is judged, too
         (users, items, config.user_weight_steps),
