@@ -286,7 +286,9 @@ def _importing(outline: Outline, written: float) -> Stage:
     nodes = sum(n * outline.node_seconds[t] for t, n in outline.nodes.items())
     edges = sum(n * outline.edge_seconds[e] for e, n in outline.edges.items())
     disk = outline.folder_bytes()
-    memory = outline.resident + outline.graph_bytes + 3 * outline.largest_edges_bytes
+    # Beside the graph: edges as they come and as they are put in order, an embedded store's pages.
+    work = (2 if outline.store_bytes else 3) * outline.largest_edges_bytes
+    memory = outline.resident + outline.graph_bytes + work
     seconds = outline.seconds + nodes + edges + disk / written
     return Stage("import", seconds, memory + outline.store_bytes, disk)
 

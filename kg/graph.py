@@ -301,17 +301,23 @@ def read_edges(
 
 def in_row_order(edges: Edges) -> Edges:
     """Edges by source row, target row and time."""
-    source, target = edges.index
-    if len(source) < 2:
+    index, weight, time = edges.index, edges.weight, edges.time
+    if len(edges) < 2:
         return edges
-    pairs = source * (int(target.max()) + 1) + target
-    steps = np.diff(pairs)
-    if bool((steps > 0).all()):
+    pairs = index[0] * (int(index[1].max()) + 1)
+    pairs += index[1]
+    if bool((pairs[1:] > pairs[:-1]).all()):
         return edges
     order = np.argsort(pairs, kind="stable")
-    if edges.time is not None and bool((np.diff(pairs[order]) == 0).any()):
-        order = np.lexsort((edges.time, pairs))
-    return edges.select(order)
+    if time is not None:
+        pairs = pairs[order]
+        if bool((pairs[1:] == pairs[:-1]).any()):
+            order = np.lexsort((time, index[1], index[0]))
+    # Each array goes before the next is made, if the caller has let go of the edges.
+    del edges, pairs
+    index = index[:, order]
+    weight = None if weight is None else weight[order]
+    return Edges(index, weight, None if time is None else time[order])
 
 
 def _add_nodes_of_edges(

@@ -216,7 +216,9 @@ class CypherStore(ABC):
                         edge_type, schema, graph.vocabularies, handles, on_dangling, bar
                     )
                     skipped |= {edge_type: left_out} if left_out else {}
-        ordered = {e: in_row_order(edges[e]) for e in edge_types}
+        graph = replace(graph, edges={})
+        ordered = {e: in_row_order(edges.pop(e)) for e in edge_types}
+        pa.default_memory_pool().release_unused()
         return replace(graph, edges=ordered, skipped=skipped)
 
     def read_changes(
