@@ -299,6 +299,24 @@ def read_edges(
     return (edges.select(~dangling), int(dangling.sum())) if dangling.any() else (edges, 0)
 
 
+def joined_edges(parts: list[Edges]) -> Edges:
+    """The edges of all parts, which have weights or none of them has, and times alike.
+
+    The list is empty afterwards: each part goes before the next array is made.
+    """
+    if not parts:
+        return Edges(np.empty((2, 0), np.int64))
+    if len(parts) == 1:
+        return parts.pop()
+    index, weights, times = ([getattr(p, n) for p in parts] for n in ("index", "weight", "time"))
+    parts.clear()
+    joined_index = np.concatenate(index, axis=1)
+    index.clear()
+    weight = None if weights[0] is None else np.concatenate(weights)
+    weights.clear()
+    return Edges(joined_index, weight, None if times[0] is None else np.concatenate(times))
+
+
 def in_row_order(edges: Edges) -> Edges:
     """Edges by source row, target row and time."""
     index, weight, time = edges.index, edges.weight, edges.time

@@ -25,9 +25,9 @@ from kg.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from kg.graph import Edges, KnowledgeGraph, read_edges
+from kg.graph import Edges, KnowledgeGraph, joined_edges, read_edges
 from kg.schema import EdgeType, Schema
-from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
+from kg.stores.base import CypherStore, NodesRead, in_key_order
 from kg.stores.changes import UPDATED
 from kg.stores.columns import joined, plain, table_of_maps, to_array
 from kg.stores.lists import Lists
@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 EDGES_PER_RECORD = 20_000
 RECORDS_AHEAD = 2
 """Records of edges that are asked for before the last one is unpacked."""
+EDGES_AT_ONCE = 500_000
+"""Edges whose keys are kept before they become rows."""
 NODES_PER_RECORD = 2_000
 DIGESTS_PER_RECORD = 5_000
 ROWS_PER_BATCH = 20_000
@@ -425,6 +427,18 @@ class Neo4jStore(CypherStore):
         step = self._keys_per_record(edge_type, len(over))
         ranges = (over.keys.slice(start, step) for start in range(0, len(over), step))
         tables: list[pa.Table] = []
+        parts: list[Edges] = []
+        waiting = left_out = 0
+
+        def take_in() -> int:
+            """Keys become rows, which take a quarter of the memory."""
+            table = joined(tables, str(edge_type))
+            tables.clear()
+            find = vocabularies.__getitem__
+            edges, skipped = read_edges(table, edge_type, schema, find, on_dangling)
+            parts.append(edges)
+            return skipped
+
         for (lists,) in _ahead(lambda keys: self._rows(cypher, keys=keys.to_pylist()), ranges):
             if len({len(values) for values in lists}) > 1:
                 raise StoreError(
@@ -433,11 +447,13 @@ class Neo4jStore(CypherStore):
                 )
             if lists[0]:
                 tables.append(_edge_columns(lists, names, edge_type))
+                waiting += len(lists[0])
                 bar.update(len(lists[0]))
-        if not tables:
-            return Edges(np.empty((2, 0), np.int64)), 0
-        table = without_empty_columns(joined(tables, str(edge_type)), names)
-        return read_edges(table, edge_type, schema, vocabularies.__getitem__, on_dangling)
+            if waiting >= EDGES_AT_ONCE:
+                left_out, waiting = left_out + take_in(), 0
+        if tables:
+            left_out += take_in()
+        return joined_edges(parts), left_out
 
     def _time_edges(
         self,
