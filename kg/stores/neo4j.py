@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 EDGES_PER_RECORD = 20_000
 RECORDS_AHEAD = 2
 """Records of edges that are asked for before the last one is unpacked."""
-EDGES_AT_ONCE = 500_000
+EDGES_AT_ONCE = 200_000
 """Edges whose keys are kept before they become rows."""
 NODES_PER_RECORD = 2_000
 DIGESTS_PER_RECORD = 5_000
@@ -412,16 +412,10 @@ class Neo4jStore(CypherStore):
         on_dangling: str,
         bar: Any,
     ) -> tuple[Edges, int]:
-        a, b = (
-            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
-        )
-        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
-        columns = [f"collect({a})", f"collect({b})"]
-        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
         sources, targets = (vocabularies[t] for t in edge_type[::2])
         # Ranges over the end with more nodes: no single record then holds a hub's million edges.
-        end, over = (a, sources) if len(sources) >= len(targets) else (b, targets)
-        cypher = f"MATCH {_pattern(edge_type)} WHERE {end} IN $keys RETURN {', '.join(columns)}"
+        over = sources if len(sources) >= len(targets) else targets
+        cypher, names = self._edges_of_keys(edge_type, schema, by_source=over is sources)
         if len(over) == 0:
             return Edges(np.empty((2, 0), np.int64)), 0
         step = self._keys_per_record(edge_type, len(over))
@@ -455,6 +449,19 @@ class Neo4jStore(CypherStore):
             left_out += take_in()
         return joined_edges(parts), left_out
 
+    def _edges_of_keys(
+        self, edge_type: EdgeType, schema: Schema, *, by_source: bool
+    ) -> tuple[str, list[str]]:
+        """A query for the edges at ``$keys`` as one record of lists, and the properties in it."""
+        a, b = (
+            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
+        )
+        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
+        columns = [f"collect({a})", f"collect({b})"]
+        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
+        where = f"{a if by_source else b} IN $keys"
+        return f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {', '.join(columns)}", names
+
     def _time_edges(
         self,
         edge_type: EdgeType,
@@ -467,16 +474,10 @@ class Neo4jStore(CypherStore):
             self._rows(f"MATCH (n:{quoted(t)}) RETURN count(n)")[0][0] for t in edge_type[::2]
         ]
         mean = max(1.0, self._edges_at_most(edge_type) / max(1, *counts))
-        over, v = (edge_type[0], "a") if counts[0] >= counts[1] else (edge_type[2], "b")
+        by_source = counts[0] >= counts[1]
+        over = edge_type[0 if by_source else 2]
         some = vocabularies[over].keys.slice(0, max(1, int(limit / mean))).to_pylist()
-        a, b = (
-            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
-        )
-        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
-        columns = [f"collect({a})", f"collect({b})"]
-        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
-        key = f"{v}.{quoted(schema.key_of(over))}"
-        cypher = f"MATCH {_pattern(edge_type)} WHERE {key} IN $keys RETURN {', '.join(columns)}"
+        cypher, names = self._edges_of_keys(edge_type, schema, by_source=by_source)
         self._rows(cypher, keys=some[:1])  # plans it
         step, rows, start = max(1, int(EDGES_PER_RECORD / mean)), 0, time.perf_counter()
         for at in range(0, len(some), step):
