@@ -8,13 +8,16 @@ Neo4j: ``read`` against ``for record in session.run(...)`` over the same edges (
 more). Embedded: ``read`` against the bare query to Arrow (budget: at most 1.5 x its time). The
 rounds are interleaved; the best of each is compared. A delta import of the unchanged graph is timed
 beside them: by contents (budget: no slower than the full read) and by a time of change (budget: at
-least 5 x faster).
+least 5 x faster). Memory is measured in a process of its own, on Linux: what the read adds at its
+peak, against the finished graph (budget: at most 3 x).
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -76,6 +79,42 @@ def best_of(rounds: int, ways: dict[str, Callable[[], Any]]) -> dict[str, float]
     return seconds
 
 
+def status(name: str) -> int:
+    """Bytes that the kernel tells of this process: ``VmRSS`` now, ``VmHWM`` at the peak."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def measure_memory(place: str) -> None:
+    """Read the graph at a place once and say what that took; runs in a process of its own."""
+    auth = (os.environ.get("NEO4J_USER", "neo4j"), os.environ.get("NEO4J_PASSWORD", ""))
+    with Neo4jStore(place, auth) if "://" in place else LadybugStore(place) as store:
+        with LadybugStore() as small:  # loads what Arrow and the stores load when first used
+            small.write(random_graph(100))
+            small.read(SCHEMA)
+        store.query("MATCH (n:Movie) RETURN n.id AS id, n.title AS title LIMIT 1000")
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        graph = store.read(SCHEMA)
+        added = status("VmHWM") - before
+    mib = 2**20
+    print(
+        f"  memory: the read adds {added / mib:,.0f} MiB at its peak, {added / graph.nbytes:.1f} x "
+        f"the graph of {graph.nbytes / mib:,.0f} MiB (budget 3)"
+    )
+
+
+def memory_of(place: str, auth: tuple[str, str] = ("", "")) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        print("  memory: not measured, only Linux tells the peak of a moment")
+        return
+    user = {"NEO4J_USER": auth[0], "NEO4J_PASSWORD": auth[1]}
+    command = [sys.executable, "-m", "benchmarks.import_graph", "--memory-of", place]
+    sys.stdout.flush()
+    subprocess.run(command, check=True, env=os.environ | user, cwd=Path(__file__).parents[1])
+
+
 def timed_write(store: Any, graph: KnowledgeGraph) -> None:
     start = time.perf_counter()
     store.write(graph)
@@ -95,6 +134,8 @@ def embedded(graph: KnowledgeGraph, rounds: int) -> None:
         show(seconds, graph.num_edges())
         ratio = seconds["read"] / seconds["query to Arrow"]
         print(f"  read takes {ratio:.2f} x the bare query (budget 1.5)")
+        store.close()
+        memory_of(str(Path(folder) / "graph.lbug"))
 
 
 def server(graph: KnowledgeGraph, rounds: int) -> None:
@@ -123,6 +164,7 @@ def server(graph: KnowledgeGraph, rounds: int) -> None:
         seconds = best_of(rounds, ways)
         show(seconds, graph.num_edges())
         print(f"  read is {seconds['plain loop'] / seconds['read']:.1f} x the loop (budget 6)")
+        memory_of(running.uri, running.auth)
     running.stop()
 
 
@@ -152,14 +194,18 @@ def main() -> None:
     parser.add_argument("--edges", type=int, nargs="+", default=[100_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--neo4j", action="store_true", help="also measure a genuine server")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory_of:
+        measure_memory(options.memory_of)
+        return
+    print(f"load: {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores")
     for num_edges in options.edges:
         graph = random_graph(num_edges)
         embedded(graph, options.rounds)
         if options.neo4j:
             server(graph, options.rounds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of this process: {peak:.2f} GiB")
+        print(f"load: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ def add_commands(commands: Any) -> None:
     importing.add_argument("--quiet", action="store_true", help="show no bar")
     importing.set_defaults(run=_import)
 
+    estimating = commands.add_parser(
+        "estimate", help="memory, disk and time that a run will take on this machine, beforehand"
+    )
+    add_source(estimating, graph=True)
+    estimating.add_argument("--cache", help="folder of text vectors, if not the usual one")
+    estimating.add_argument("--out", help="folder on the disk that will be written to")
+    estimating.add_argument("--json", action="store_true", help="bytes and seconds, as JSON")
+    estimating.set_defaults(run=_estimate)
+
     audit = commands.add_parser("audit", help="what is wrong with a graph, with figures and rows")
     add_source(audit, graph=True)
     audit.add_argument("--plot", help="also draw the figures, to this PNG file")
@@ -191,6 +200,22 @@ def _import(arguments: argparse.Namespace) -> None:
     for edge_type, count in found.graph.skipped.items():
         print(f"{count} edges {'-'.join(edge_type)} left out, an end of theirs is missing")
     print(found.graph)
+
+
+def _estimate(arguments: argparse.Namespace) -> None:
+    from kg.outlining import outline_folder, outline_store
+
+    if arguments.graph:
+        outline = outline_folder(arguments.graph)
+    else:
+        with open_store(arguments) as store:
+            outline = outline_store(store, schema_for(arguments, store))
+    # Only now torch is loaded: an import does without, and its memory is told from that of now.
+    from coldstart.estimating import estimate
+    from encoders.cache import VectorCache
+
+    found = estimate(outline, cache=VectorCache(arguments.cache), folder=arguments.out)
+    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found.to_text())
 
 
 def _audit(arguments: argparse.Namespace) -> None:

@@ -196,6 +196,14 @@ class KnowledgeGraph:
             return len(self.edges[edge_type])
         return sum(map(len, self.edges.values()))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, properties and edges in memory."""
+        arrays = [a for e in self.edges.values() for a in (e.index, e.weight, e.time)]
+        edges = sum(a.nbytes for a in arrays if a is not None)
+        keys = sum(v.keys.nbytes for v in self.vocabularies.values())
+        return edges + keys + sum(t.nbytes for t in self.attributes.values())
+
     def positives(self) -> np.ndarray:
         """Distinct positive pairs, int64 ``[2, num_pairs]``, by user row and then item row.
 
@@ -291,19 +299,43 @@ def read_edges(
     return (edges.select(~dangling), int(dangling.sum())) if dangling.any() else (edges, 0)
 
 
+def joined_edges(parts: list[Edges]) -> Edges:
+    """The edges of all parts, which have weights or none of them has, and times alike.
+
+    The list is empty afterwards: each part goes before the next array is made.
+    """
+    if not parts:
+        return Edges(np.empty((2, 0), np.int64))
+    if len(parts) == 1:
+        return parts.pop()
+    index, weights, times = ([getattr(p, n) for p in parts] for n in ("index", "weight", "time"))
+    parts.clear()
+    joined_index = np.concatenate(index, axis=1)
+    index.clear()
+    weight = None if weights[0] is None else np.concatenate(weights)
+    weights.clear()
+    return Edges(joined_index, weight, None if times[0] is None else np.concatenate(times))
+
+
 def in_row_order(edges: Edges) -> Edges:
     """Edges by source row, target row and time."""
-    source, target = edges.index
-    if len(source) < 2:
+    index, weight, time = edges.index, edges.weight, edges.time
+    if len(edges) < 2:
         return edges
-    pairs = source * (int(target.max()) + 1) + target
-    steps = np.diff(pairs)
-    if bool((steps > 0).all()):
+    pairs = index[0] * (int(index[1].max()) + 1)
+    pairs += index[1]
+    if bool((pairs[1:] > pairs[:-1]).all()):
         return edges
     order = np.argsort(pairs, kind="stable")
-    if edges.time is not None and bool((np.diff(pairs[order]) == 0).any()):
-        order = np.lexsort((edges.time, pairs))
-    return edges.select(order)
+    if time is not None:
+        pairs = pairs[order]
+        if bool((pairs[1:] == pairs[:-1]).any()):
+            order = np.lexsort((time, index[1], index[0]))
+    # Each array goes before the next is made, if the caller has let go of the edges.
+    del edges, pairs
+    index = index[:, order]
+    weight = None if weight is None else weight[order]
+    return Edges(index, weight, None if time is None else time[order])
 
 
 def _add_nodes_of_edges(

@@ -23,6 +23,7 @@ from kg.errors import (
     StoreError,
     UnknownNodeError,
 )
+from kg.outlining import outline_store
 from kg.stores import Store
 from kg.stores.values import GAIN_PROPERTY, RECOMMENDS
 from kg.toy import toy_graph
@@ -741,6 +742,18 @@ class StoreContract:
         with pytest.raises(MissingColumnError, match="score"):
             store.write_recommendations({"user": [1], "item": ["m3"], "rank": [1]}, "User", "Movie")
         assert not any(e[1] == RECOMMENDS for e in store.contents().edges)
+
+    def test_an_outline_tells_what_a_read_will_bring(self, store):
+        graph = toy_graph()
+        store.write(graph)
+        store.write_recommendations(recommended(["u1", "m3", 1, 0.5]), "User", "Movie")
+        outline = outline_store(store, graph.schema)
+        read = store.read(graph.schema)
+        assert dict(outline.nodes) == {t: read.num_nodes(t) for t in read.node_types}
+        assert dict(outline.edges) == {e: read.num_edges(e) for e in read.edge_types}
+        assert 0.9 < outline.graph_bytes / read.nbytes < 1.1
+        assert [d.sum() for d in outline.degrees] == [len(read.interactions)] * 2
+        assert all(s > 0 for s in (*outline.node_seconds.values(), *outline.edge_seconds.values()))
 
     def test_absent_vectors_or_labels_are_errors_that_name_them(self, store):
         store.write(films())

@@ -216,7 +216,9 @@ class CypherStore(ABC):
                         edge_type, schema, graph.vocabularies, handles, on_dangling, bar
                     )
                     skipped |= {edge_type: left_out} if left_out else {}
-        ordered = {e: in_row_order(edges[e]) for e in edge_types}
+        graph = replace(graph, edges={})
+        ordered = {e: in_row_order(edges.pop(e)) for e in edge_types}
+        pa.default_memory_pool().release_unused()
         return replace(graph, edges=ordered, skipped=skipped)
 
     def read_changes(
@@ -789,6 +791,23 @@ class CypherStore(ABC):
         bar: Any,
     ) -> tuple[Edges, int]:
         """The edges of one type, and how many were left out."""
+
+    @abstractmethod
+    def _time_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        limit: int,
+    ) -> tuple[int, float]:
+        """Read some edges as :meth:`_read_edges` does: how many came, and in how many seconds.
+
+        Args:
+            edge_type: which edges.
+            schema: with weight and time.
+            vocabularies: some nodes of each type, whose edges may be those read.
+            limit: at most about so many.
+        """
 
     @abstractmethod
     def _edge_has(self, edge_type: EdgeType, name: str) -> bool:

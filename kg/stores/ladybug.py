@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from kg.errors import (
 )
 from kg.graph import Edges, KnowledgeGraph, read_edges
 from kg.schema import EdgeType, Schema
-from kg.stores.base import CypherStore, NodesRead, without_empty_columns
+from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
 from kg.stores.changes import UPDATED
 from kg.stores.lists import Lists
 from kg.stores.names import quoted
@@ -44,6 +45,7 @@ _COLUMN_TYPES: tuple[tuple[Any, str], ...] = (
     (pa.types.is_binary, "BLOB"),
     (pa.types.is_large_binary, "BLOB"),
 )
+EDGES_PER_RANGE = 250_000
 _INTERNAL = ("_ID", "_LABEL", "_SRC", "_DST")
 _RESERVED = {"_id", "_label", "_src", "_dst"}
 
@@ -265,7 +267,7 @@ class LadybugStore(CypherStore):
             f"MATCH (n:{quoted(node_type)}) RETURN {columns}, offset(id(n)) AS {offset}"
         )
         bar.update(table.num_rows)
-        table = table.sort_by(key) if table.num_rows else table
+        table = in_key_order(table, key)
         handles = table[offset].to_numpy().astype(np.int64)
         return NodesRead(table.drop_columns([offset]), handles)
 
@@ -280,30 +282,76 @@ class LadybugStore(CypherStore):
     ) -> tuple[Edges, int]:
         source, relation, target = edge_type
         names = [n for n in (schema.weight, schema.time) if n in self._columns(relation)]
+        if source in handles and target in handles:
+            return self._edges_in_ranges(edge_type, schema, names, handles, bar), 0
         columns = [f"r.{quoted(n)} AS {quoted(n)}" for n in names]
-        fast = source in handles and target in handles
-        if fast:
-            ends = ["offset(id(a)) AS source", "offset(id(b)) AS target"]
-        else:
-            a, b = (quoted(schema.key_of(t)) for t in (source, target))
-            ends = [f"a.{a} AS source", f"b.{b} AS target"]
+        a, b = (quoted(schema.key_of(t)) for t in (source, target))
+        ends = [f"a.{a} AS source", f"b.{b} AS target"]
         table = self._run(f"MATCH {_pattern(edge_type)} RETURN {', '.join(ends + columns)}")
         bar.update(table.num_rows)
         table = without_empty_columns(table, names)
-        if not fast:
-            return read_edges(table, edge_type, schema, vocabularies.__getitem__, on_dangling)
-        index = np.stack(
-            [
-                _rows_of(handles[end], table[column].to_numpy(), edge_type)
-                for column, end in (("source", source), ("target", target))
-            ]
-        )
-        what, weight, time = f"{edge_type} edges", None, None
-        if schema.weight in table.column_names:
-            weight = finite_array(table[schema.weight], f"{what}, {schema.weight}")
-        if schema.time in table.column_names:
-            time = time_array(table[schema.time], f"{what}, {schema.time}")
-        return Edges(index, weight, time), 0
+        return read_edges(table, edge_type, schema, vocabularies.__getitem__, on_dangling)
+
+    def _edges_in_ranges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        names: Sequence[str],
+        handles: Mapping[str, np.ndarray],
+        bar: Any,
+    ) -> Edges:
+        """Edges by ranges of the engine's numbers of their sources, in arrays made beforehand.
+
+        So the engine's result and its copy as Arrow are never there for all edges at once.
+        """
+        source, count = edge_type[0], self._count_edges(edge_type)
+        names = [n for n in names if self._edge_has(edge_type, n)]
+        columns = ["offset(id(a)) AS source", "offset(id(b)) AS target"]
+        columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in names]
+        where = "offset(id(a)) >= $first AND offset(id(a)) < $stop"
+        cypher = f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {', '.join(columns)}"
+        index = np.empty((2, count), np.int64)
+        weight = np.empty(count) if schema.weight in names else None
+        time = np.empty(count, np.int64) if schema.time in names else None
+        end = int(handles[source].max(initial=-1)) + 1
+        step = max(1, -(-end * EDGES_PER_RANGE // max(count, 1)))
+        at, what = 0, f"{edge_type} edges"
+        for first in range(0, end, step):
+            table = self._run(cypher, {"first": first, "stop": first + step})
+            to = at + table.num_rows
+            if to > count:
+                break
+            for row, name in enumerate(("source", "target")):
+                offsets = table[name].to_numpy()
+                index[row, at:to] = _rows_of(handles[edge_type[2 * row]], offsets, edge_type)
+            if weight is not None:
+                column = table[schema.weight]
+                weight[at:to] = finite_array(column, f"{what}, {schema.weight}")
+            if time is not None:
+                time[at:to] = time_array(table[schema.time], f"{what}, {schema.time}")
+            at = to
+            bar.update(table.num_rows)
+        if at != count:
+            raise StoreError(
+                f"{self.name}: {count} {edge_type} edges were counted and others came; the store "
+                "was changed meanwhile: read again"
+            )
+        return Edges(index, weight, time)
+
+    def _time_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        limit: int,
+    ) -> tuple[int, float]:
+        names = [n for n in (schema.weight, schema.time) if n in self._columns(edge_type[1])]
+        columns = ["offset(id(a)) AS source", "offset(id(b)) AS target"]
+        columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in names]
+        cypher = f"MATCH {_pattern(edge_type)} RETURN {', '.join(columns)}"
+        start = time.perf_counter()
+        table = self._run(f"{cypher} LIMIT {int(limit)}")
+        return table.num_rows, time.perf_counter() - start
 
     def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
         if not self._has_edges(edge_type) or name not in self._columns(edge_type[1]):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +25,9 @@ from kg.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from kg.graph import Edges, KnowledgeGraph, read_edges
+from kg.graph import Edges, KnowledgeGraph, joined_edges, read_edges
 from kg.schema import EdgeType, Schema
-from kg.stores.base import CypherStore, NodesRead, in_key_order, without_empty_columns
+from kg.stores.base import CypherStore, NodesRead, in_key_order
 from kg.stores.changes import UPDATED
 from kg.stores.columns import joined, plain, table_of_maps, to_array
 from kg.stores.lists import Lists
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 EDGES_PER_RECORD = 20_000
 RECORDS_AHEAD = 2
 """Records of edges that are asked for before the last one is unpacked."""
+EDGES_AT_ONCE = 200_000
+"""Edges whose keys are kept before they become rows."""
 NODES_PER_RECORD = 2_000
 DIGESTS_PER_RECORD = 5_000
 ROWS_PER_BATCH = 20_000
@@ -409,21 +412,27 @@ class Neo4jStore(CypherStore):
         on_dangling: str,
         bar: Any,
     ) -> tuple[Edges, int]:
-        a, b = (
-            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
-        )
-        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
-        columns = [f"collect({a})", f"collect({b})"]
-        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
         sources, targets = (vocabularies[t] for t in edge_type[::2])
         # Ranges over the end with more nodes: no single record then holds a hub's million edges.
-        end, over = (a, sources) if len(sources) >= len(targets) else (b, targets)
-        cypher = f"MATCH {_pattern(edge_type)} WHERE {end} IN $keys RETURN {', '.join(columns)}"
+        over = sources if len(sources) >= len(targets) else targets
+        cypher, names = self._edges_of_keys(edge_type, schema, by_source=over is sources)
         if len(over) == 0:
             return Edges(np.empty((2, 0), np.int64)), 0
         step = self._keys_per_record(edge_type, len(over))
         ranges = (over.keys.slice(start, step) for start in range(0, len(over), step))
         tables: list[pa.Table] = []
+        parts: list[Edges] = []
+        waiting = left_out = 0
+
+        def take_in() -> int:
+            """Keys become rows, which take a quarter of the memory."""
+            table = joined(tables, str(edge_type))
+            tables.clear()
+            find = vocabularies.__getitem__
+            edges, skipped = read_edges(table, edge_type, schema, find, on_dangling)
+            parts.append(edges)
+            return skipped
+
         for (lists,) in _ahead(lambda keys: self._rows(cypher, keys=keys.to_pylist()), ranges):
             if len({len(values) for values in lists}) > 1:
                 raise StoreError(
@@ -432,11 +441,49 @@ class Neo4jStore(CypherStore):
                 )
             if lists[0]:
                 tables.append(_edge_columns(lists, names, edge_type))
+                waiting += len(lists[0])
                 bar.update(len(lists[0]))
-        if not tables:
-            return Edges(np.empty((2, 0), np.int64)), 0
-        table = without_empty_columns(joined(tables, str(edge_type)), names)
-        return read_edges(table, edge_type, schema, vocabularies.__getitem__, on_dangling)
+            if waiting >= EDGES_AT_ONCE:
+                left_out, waiting = left_out + take_in(), 0
+        if tables:
+            left_out += take_in()
+        return joined_edges(parts), left_out
+
+    def _edges_of_keys(
+        self, edge_type: EdgeType, schema: Schema, *, by_source: bool
+    ) -> tuple[str, list[str]]:
+        """A query for the edges at ``$keys`` as one record of lists, and the properties in it."""
+        a, b = (
+            f"{v}.{quoted(schema.key_of(t))}" for v, t in zip("ab", edge_type[::2], strict=True)
+        )
+        names = [n for n in (schema.weight, schema.time) if self._edge_has(edge_type, n)]
+        columns = [f"collect({a})", f"collect({b})"]
+        columns += [f"collect(coalesce(r.{quoted(n)}, {_NULL!r}))" for n in names]
+        where = f"{a if by_source else b} IN $keys"
+        return f"MATCH {_pattern(edge_type)} WHERE {where} RETURN {', '.join(columns)}", names
+
+    def _time_edges(
+        self,
+        edge_type: EdgeType,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        limit: int,
+    ) -> tuple[int, float]:
+        """The edges of those nodes of the sample that are on the side with more nodes."""
+        counts = [
+            self._rows(f"MATCH (n:{quoted(t)}) RETURN count(n)")[0][0] for t in edge_type[::2]
+        ]
+        mean = max(1.0, self._edges_at_most(edge_type) / max(1, *counts))
+        by_source = counts[0] >= counts[1]
+        over = edge_type[0 if by_source else 2]
+        some = vocabularies[over].keys.slice(0, max(1, int(limit / mean))).to_pylist()
+        cypher, names = self._edges_of_keys(edge_type, schema, by_source=by_source)
+        self._rows(cypher, keys=some[:1])  # plans it
+        step, rows, start = max(1, int(EDGES_PER_RECORD / mean)), 0, time.perf_counter()
+        for at in range(0, len(some), step):
+            (lists,) = self._rows(cypher, keys=some[at : at + step])
+            rows += _edge_columns(lists, names, edge_type).num_rows
+        return rows, time.perf_counter() - start
 
     def _edge_has(self, edge_type: EdgeType, name: str) -> bool:
         """Whether an edge of this type has the property; quick where no edge of any type has."""

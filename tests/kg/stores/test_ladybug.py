@@ -12,6 +12,7 @@ import pytest
 from kg import KnowledgeGraph, Schema
 from kg.errors import DependencyError, GraphError, StoreError, StoreUnavailableError
 from kg.stores import LadybugStore
+from kg.stores import ladybug as module
 from kg.toy import toy_graph
 from tests.contracts import FILMS, RATED, StoreContract, films, same_graph, vectors
 
@@ -135,6 +136,15 @@ def test_a_number_too_large_for_the_engine_is_refused(store):
     column = pa.array([2**64 - 1], pa.uint64())
     with pytest.raises(StoreError, match="size: the embedded store cannot hold a value"):
         store.write(films(Genre={"id": ["sf"], "size": column}))
+
+
+def test_edges_read_in_many_ranges_are_the_same(store, monkeypatch):
+    graph = toy_graph(num_users=40, num_items=30)
+    store.write(graph)
+    store.query("MATCH (u:User {id: 'u3'}) DETACH DELETE u")  # leaves a gap in the numbers
+    whole = store.read(graph.schema)
+    monkeypatch.setattr(module, "EDGES_PER_RANGE", 7)
+    same_graph(store.read(graph.schema), whole)
 
 
 def test_an_edge_time_that_is_a_date_in_the_store_stays_one(store):

@@ -228,6 +228,7 @@ def test_reading_in_many_ranges_gives_the_same_graph(store, monkeypatch):
     store.write(films())
     monkeypatch.setattr(module, "NODES_PER_RECORD", 2)
     monkeypatch.setattr(module, "EDGES_PER_RECORD", 1)
+    monkeypatch.setattr(module, "EDGES_AT_ONCE", 2)
     same_graph(store.read(FILMS), films())
     store.query("DROP CONSTRAINT " + store.query("SHOW CONSTRAINTS YIELD name")["name"][0].as_py())
     same_graph(store.read(FILMS), films())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from coldstart import estimating
+from coldstart.cli import main
+from coldstart.estimating import Estimate, estimate
+from coldstart.probing import Machine, fastest
+from encoders.cache import VectorCache
+from encoders.embed import embed_nodes
+from encoders.texts import node_texts
+from encoders.tfidf import TfidfEncoder
+from gnn.data import Adjacency
+from gnn.heads import implicit_als
+from kg.files import write_graph
+from kg.outlining import Outline, outline_folder
+from kg.stores import LadybugStore
+from kg.toy import toy_graph
+
+GRAPH = toy_graph(num_users=200, num_items=120)
+MACHINE = Machine(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def outline(tmp_path_factory) -> Outline:
+    folder = tmp_path_factory.mktemp("outlined") / "g"
+    write_graph(GRAPH, folder)
+    return outline_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TfidfEncoder:
+    return TfidfEncoder.fit(list(node_texts(GRAPH, "Movie").texts), dim=32)
+
+
+@pytest.fixture(scope="module")
+def small(outline, encoder) -> Estimate:
+    return estimate(outline, encoder, cache=None, machine=MACHINE)
+
+
+def test_every_stage_takes_time_and_memory_and_what_is_written_takes_disk(small):
+    assert [stage.name for stage in small.stages] == ["import", "encode", "train", "index"]
+    assert all(stage.seconds > 0 and stage.memory > 2**20 for stage in small.stages)
+    assert [stage.disk > 0 for stage in small.stages] == [True, False, False, True]
+    assert small.seconds == sum(stage.seconds for stage in small.stages)
+    assert small.counts["positives"] == GRAPH.positives().shape[1]
+
+
+def test_five_times_the_graph_takes_more_of_everything(outline, encoder, monkeypatch):
+    monkeypatch.setattr(estimating, "resident_bytes", lambda: 0)
+    small = estimate(outline, encoder, cache=None, machine=MACHINE)
+    larger = replace(
+        outline,
+        nodes={t: 5 * n for t, n in outline.nodes.items()},
+        edges={e: 5 * n for e, n in outline.edges.items()},
+    )
+    found = estimate(larger, encoder, cache=None, machine=MACHINE)
+    for few, many in zip(small.stages[1:], found.stages[1:], strict=True):
+        assert many.memory > 3 * few.memory
+    assert found.stages[2].seconds > small.stages[2].seconds
+    assert found.disk > 2 * small.disk
+    assert found.counts["texts"] == 5 * small.counts["texts"]
+
+
+def test_texts_whose_vectors_are_in_the_cache_are_not_encoded_and_others_are(
+    outline, encoder, tmp_path
+):
+    cache = VectorCache(tmp_path)
+    before = estimate(outline, encoder, cache=cache, machine=MACHINE).stages[1]
+    assert before.disk > 4 * 32 * GRAPH.num_nodes("Movie")
+    embed_nodes(GRAPH, encoder, ["Movie"], cache=cache)
+    assert estimate(outline, encoder, cache=cache, machine=MACHINE).stages[1].disk == 0
+
+
+def test_half_steps_are_told_from_a_few_rows_within_a_factor_of_three():
+    rng, k = np.random.default_rng(0), 64
+    links = Adjacency.from_pairs(
+        rng.integers(0, 3000, 60_000), rng.integers(0, 2000, 60_000), 3000, 2000
+    )
+    back = links.transpose()
+    told = 5 * (
+        MACHINE.half_step_seconds(links.degrees, 3000, 2000, k)
+        + MACHINE.half_step_seconds(back.degrees, 2000, 3000, k)
+    )
+    took = fastest(1, lambda: implicit_als(links, k, 10.0, rng, torch.device("cpu")))
+    assert 1 / 3 < told / took < 3
+
+
+def test_a_table_has_a_line_for_every_stage_and_the_total(small):
+    lines = small.to_text().splitlines()
+    assert lines[0].startswith(f"{GRAPH.num_nodes()} nodes, {GRAPH.num_edges():,} edges")
+    assert [line.split()[0] for line in lines[2:]] == [
+        "import",
+        "encode",
+        "train",
+        "index",
+        "total",
+    ]
+
+
+def test_the_command_prints_json_from_a_store(tmp_path, capsys):
+    GRAPH.schema.write(tmp_path / "schema.toml")
+    with LadybugStore(tmp_path / "s", memory_limit=1 << 28) as store:
+        store.write(GRAPH)
+    options = ["--store", str(tmp_path / "s"), "--schema", str(tmp_path / "schema.toml"), "--json"]
+    assert main(["estimate", *options, "--cache", str(tmp_path / "c")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["stages"]) == {"import", "encode", "train", "index"}
+    assert told["total"]["memory"] == max(s["memory"] for s in told["stages"].values())
