@@ -1,8 +1,8 @@
 """Quality as a function of how many training interactions a node has.
 
-It sets scorers side by side, bin by bin. From one bin to the next the nodes differ, and so does how
-much of each is held out: all of a cold node, a tenth or so of a warm one, which makes a list of 20
-harder to fill with right answers. How quality moves as the *same* nodes get interactions is
+It sets scorers side by side, bin by bin. From one bin to the next the nodes differ, and so does
+how much of each is held out: all of a cold node, a tenth or so of a warm one, whose list of 20 is
+then harder to fill with right answers. How quality moves as the *same* nodes get interactions is
 measured by ``benchmarks/quality/interactions.py``.
 """
 

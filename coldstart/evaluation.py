@@ -144,9 +144,15 @@ def evaluate(
 
     Raises:
         LeakError: the graph tells held-out pairs, with the offending rows.
-        TypeError: a maker is not a function, a metric neither a name nor a function.
+        TypeError: a maker is not a function, a metric neither a name nor a function, or a text or
+            a split comes in place of a list.
         ValueError: a scorer, metric or curve is unknown, or a segment has no users to judge by.
     """
+    for what, given in {"scorers": scorers, "segments": segments, "curves": curves}.items():
+        if isinstance(given, str):
+            raise TypeError(f"{what} must be a list of names or a mapping, got the text {given!r}")
+    if isinstance(splits, Split):
+        raise TypeError("splits must be a list of splits, got one Split; pass [split]")
     if not isinstance(scorers, Mapping):
         scorers = makers_named(scorers)
     segments, curves = (_by_name(who, scorers) for who in (segments, curves))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from coldstart.splits import Split
 from gnn.data import Adjacency
@@ -170,13 +171,17 @@ def _shuffled(
     return other[:, ~np.isin(other[0] * width + other[1], positive)]
 
 
-def names_of(graph: KnowledgeGraph, node_type: str) -> list[tuple[str, ...]]:
-    """Key and title of every node, as :func:`plain_words` words."""
+def names_of(
+    graph: KnowledgeGraph, node_type: str, rows: np.ndarray | None = None
+) -> list[tuple[str, ...]]:
+    """Key and title of nodes, as :func:`plain_words` writes them; of all without ``rows``."""
     table, keys = graph.attributes[node_type], graph.vocabularies[node_type].keys
     titles = (*graph.schema.text.get(node_type, ())[:1], *_NAME_PROPERTIES)
     title = next((name for name in titles if name in table.column_names), None)
-    columns = [text_column(keys), *([text_column(table[title])] if title else [])]
-    plain = ({plain_words(name or "") for name in row} for row in zip(*columns, strict=True))
+    columns = [keys, *([table[title]] if title else [])]
+    some = columns if rows is None else [column.take(pa.array(rows)) for column in columns]
+    written = [text_column(column) for column in some]
+    plain = ({plain_words(name or "") for name in row} for row in zip(*written, strict=True))
     return [tuple(sorted(names - {plain_words("")})) for names in plain]
 
 

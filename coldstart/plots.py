@@ -35,7 +35,7 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
     segments = report.segments
     columns = min(len(segments), 3)
     rows = -(-len(segments) // columns)
-    figure = _figure(4.6 * columns, 3.6 * rows)
+    figure = new_figure(4.6 * columns, 3.6 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(segments) :]:
         axis.set_visible(False)
@@ -54,7 +54,7 @@ def plot_comparison(report: Report, path: Path, *, ours: str = "engine") -> None
         axis.set_title(spoken(segment))
         axis.set_xlabel(f"NDCG@{report.k} (mean ± s.e., {_counted(len(values[0]))})")
         axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_by_interactions(report: Report, path: Path, *, ours: str = "engine") -> None:
@@ -78,7 +78,7 @@ def plot_by_interactions(report: Report, path: Path, *, ours: str = "engine") ->
             "the report has no quality by interactions to draw; evaluate with curves=['users', "
             "'items']"
         )
-    figure = _figure(6.2 * len(sides), 4.2)
+    figure = new_figure(6.2 * len(sides), 4.2)
     for axis, side in zip(figure.subplots(1, len(sides), squeeze=False)[0], sides, strict=True):
         here = [point for point in report.points if point.side == side]
         labels = {p.binned[:2]: p.binned.label for p in here}
@@ -105,7 +105,7 @@ def plot_by_interactions(report: Report, path: Path, *, ours: str = "engine") ->
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_audit(audit: Audit, path: Path) -> None:
@@ -125,7 +125,7 @@ def plot_audit(audit: Audit, path: Path) -> None:
     shares = [f for f in known if not f.at_least and (f.is_fault or f.figure > 0)]
     shares.sort(key=lambda f: (f.is_fault, f.figure))
     rows = max(len(relations), len(shares), 4)
-    figure = _figure(13, 0.9 + 0.26 * rows)
+    figure = new_figure(13, 0.9 + 0.26 * rows)
     left, right = figure.subplots(1, 2)
     left.set_title("links against shuffled links")
     left.set_xlabel("standard deviations above chance (likeness in taste)")
@@ -137,7 +137,7 @@ def plot_audit(audit: Audit, path: Path) -> None:
     right.set_xlim(0, 1)
     _bars(right, [f"{f.check}: {f.subject}" for f in shares], shares)
     right.plot([f.threshold for f in shares], range(len(shares)), "|", color="#2b2d42", ms=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _counted(splits: int) -> str:
@@ -156,7 +156,7 @@ def plot_explanation(found: Explanation, path: Path) -> None:
     """
     import networkx as nx
 
-    figure = _figure(14, 6)
+    figure = new_figure(14, 6)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     graph = nx.DiGraph()
     for each in found.paths:
@@ -189,7 +189,7 @@ def plot_explanation(found: Explanation, path: Path) -> None:
     right.set_title(f"parts of the score, {found.score:.3f} in all", fontsize=10)
     right.axvline(0, color="#2b2d42", linewidth=0.8)
     right.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _place_name(place: Place) -> str:
@@ -220,7 +220,7 @@ def _bars(axis: Any, names: list[str], findings: list[Any]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -232,7 +232,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, making its folder where that is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Through a file beside it, so that a picture is whole or not there.
     partial = path.with_name(f".{path.name}.part")

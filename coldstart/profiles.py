@@ -20,7 +20,6 @@ interactions agrees less, and cannot be told from taste that is honestly known.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -385,30 +384,63 @@ def _phrases(
         For each relation and category the phrases that at least two nodes have, the most frequent
         ones, and a matrix ``[num_nodes, num_phrases]`` of zeros and ones.
     """
-    sources: list[list[tuple[int, str]]] = []
     for edge_type, edges in graph.edges.items():
         ends = edge_type[0], edge_type[2]
         thing = ends[1] if ends[0] == node_type else ends[0]
         if node_type not in ends or thing in (graph.schema.user, graph.schema.item):
             continue
         rows = edges.index if ends[0] == node_type else edges.index[::-1]
-        names = names_of(graph, thing)
-        sources.append([(node, name) for node, to in rows.T.tolist() for name in names[to]])
+        shape = graph.num_nodes(node_type), graph.num_nodes(thing)
+        found = _frequent(_ones(rows[0], rows[1], shape), most)
+        names = names_of(graph, thing, found.things)
+        if (phrased := found.by_phrase(names)) is not None:
+            yield phrased
     table = graph.attributes[node_type]
     for name in graph.schema.categorical.get(node_type, ()):
         if name in table.column_names:
-            values = [plain_words(value or "") for value in text_column(table[name])]
-            sources.append([(node, value) for node, value in enumerate(values) if value.strip()])
-    for found in sources:
-        number = Counter(phrase for _, phrase in set(found))
-        phrases = [phrase for phrase, count in number.most_common(most) if count > 1]
+            values = np.array([plain_words(v or "") for v in text_column(table[name])])
+            known, place = np.unique(values, return_inverse=True)
+            matrix = _ones(np.arange(len(values)), place, (len(values), len(known)))
+            found = _frequent(matrix, most)
+            names = [(phrase,) if phrase.strip() else () for phrase in known[found.things].tolist()]
+            if (phrased := found.by_phrase(names)) is not None:
+                yield phrased
+
+
+@dataclass(frozen=True, eq=False)
+class _Frequent:
+    """Things that at least two nodes have, the most frequent ones.
+
+    Args:
+        things: their rows, int64 ``[num_things]``.
+        matrix: who has what, ``[num_nodes, num_things]``.
+    """
+
+    things: np.ndarray
+    matrix: sparse.csr_matrix
+
+    def by_phrase(
+        self, names: Sequence[Sequence[str]]
+    ) -> tuple[list[str], sparse.csr_matrix] | None:
+        """Phrases and who has them, as a thing may have two names and two things the same one."""
+        pairs = [(thing, name) for thing, some in enumerate(names) for name in some]
+        phrases = list(dict.fromkeys(name for _, name in pairs))
+        if len(phrases) < 2:
+            return None
         place = {phrase: column for column, phrase in enumerate(phrases)}
-        rows = [[] for _ in range(graph.num_nodes(node_type))]
-        for node, phrase in found:
-            if phrase in place:
-                rows[node].append(place[phrase])
-        if len(phrases) > 1:
-            yield phrases, _one_hot(rows, len(phrases))
+        columns = np.array([place[name] for _, name in pairs])
+        things = np.array([thing for thing, _ in pairs])
+        named = _ones(things, columns, (len(self.things), len(phrases)))
+        found = sparse.csr_matrix(self.matrix @ named)
+        found.data = np.ones_like(found.data)
+        return phrases, found
+
+
+def _frequent(matrix: sparse.csr_matrix, most: int) -> _Frequent:
+    number = np.asarray(matrix.sum(axis=0)).ravel()
+    things = np.argsort(-number, kind="stable")[:most]
+    things = np.sort(things[number[things] > 1])
+    return _Frequent(things, sparse.csr_matrix(matrix[:, things]))
 
 
 def _linked(graph: KnowledgeGraph, node_type: str, thing: str) -> sparse.csr_matrix | None:

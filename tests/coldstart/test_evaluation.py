@@ -84,6 +84,30 @@ def test_a_scorer_in_place_of_a_function_is_an_error_that_says_what_to_do():
         evaluate(graph, {"mine": perfect()}, [split], texts={}, segments=["warm"])  # type: ignore
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"scorers": "engine"}, "scorers must be a list of names or a mapping, got the text 'eng"),
+        ({"segments": "warm"}, "segments must be a list"),
+        ({"curves": "users"}, "curves must be a list"),
+        ({"splits": random_split(toy_graph(), rng=np.random.default_rng(0))}, r"pass \[split\]"),
+    ],
+)
+def test_a_text_or_a_split_in_place_of_a_list_is_an_error(changed, message):
+    asked = {"scorers": {"pop": popularity}, "splits": [], "texts": {}} | changed
+    with pytest.raises(TypeError, match=message):
+        evaluate(toy_graph(), **asked)
+
+
+def test_a_curve_or_scorer_that_nobody_knows_is_an_error():
+    graph = toy_graph()
+    split = random_split(graph, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="there is no curve by 'films'; known: users, items"):
+        evaluate(graph, {"pop": popularity}, [split], texts={}, curves=["films"])
+    with pytest.raises(ValueError, match="no scorer is named 'mine'; given: pop"):
+        evaluate(graph, {"pop": popularity}, [split], texts={}, segments={"warm": ["mine"]})
+
+
 @pytest.fixture(scope="module")
 def evaluated() -> tuple[Report, list[Split], list[np.ndarray]]:
     graph = toy_graph(num_users=80, num_items=100)

@@ -28,6 +28,8 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert len(plain) >= 4
     assert names["engine"].graph.users.rows(["dan"]).tolist() == [3]
     assert (tmp_path / "out" / "model" / "manifest.json").exists()
+    judged = {(row.scorer, row.segment) for row in names["report"].rows}
+    assert ("by genre", "warm_users_cold_items") in judged
 
 
 @pytest.mark.slow
