@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coldstart import cli_evaluate
+from coldstart import cli_encoders, cli_evaluate
 from coldstart.cli_graph import add_commands
 
 _LIKES = "Star Wars,The Terminator"
@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
 
     cli_evaluate.add_command(commands)
     add_commands(commands)
+    cli_encoders.add_commands(commands)
     return out
 
 

@@ -40,6 +40,9 @@ _INVISIBLE = re.compile(
 _UNENCODABLE = re.compile("[\ud800-\udfff\ufffe\uffff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MISSING = "\x00"  # stands for a missing value in a template; no cleaned value holds it
+_OPEN, _CLOSE = r"(\[\"（《「『【", r")\]\"）》」』】"  # noqa: RUF001 - Chinese brackets
+_PAUSES, _STOPS = ",;:，；：、", ".!?。！？"  # noqa: RUF001
+_SIGNS = _PAUSES + _STOPS
 _ENDS = (".", "!", "?", "…", ":", ";", "。", "！", "？", "：", "；")  # noqa: RUF001 - Chinese signs
 
 
@@ -206,11 +209,11 @@ def _closed_up(text: str) -> str:
     """A filled template without the brackets, spaces and signs that go with a missing value."""
     if _MISSING not in text:
         return text
-    text = re.sub(rf"[(\[\"]\s*{_MISSING}\s*[)\]\"]", _MISSING, text)
-    gap = rf"\s*{_MISSING}(?:[\s.,;:!?]*{_MISSING})*"
-    text = re.sub(rf"^{gap}[\s.,;:!?]*", "", text)
-    text = re.sub(rf"[\s,;:]*{gap}([.!?]?)[\s.,;:!?]*$", r"\1", text)
-    text = re.sub(rf"(?<=[.,;:!?…]){gap}[\s.,;:!?]*", " ", text)  # a sign is there already
+    text = re.sub(rf"[{_OPEN}]\s*{_MISSING}\s*[{_CLOSE}]", _MISSING, text)
+    gap = rf"\s*{_MISSING}(?:[\s{_SIGNS}]*{_MISSING})*"
+    text = re.sub(rf"^{gap}[\s{_SIGNS}]*", "", text)
+    text = re.sub(rf"[\s{_PAUSES}]*{gap}([{_STOPS}]?)[\s{_SIGNS}]*$", r"\1", text)
+    text = re.sub(rf"(?<=[{_SIGNS}…]){gap}[\s{_SIGNS}]*", " ", text)  # a sign is there already
     return re.sub(rf"{gap}(\s*)", r"\1", text)
 
 
