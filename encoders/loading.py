@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from encoders.base import EncoderError
 from encoders.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch
+
+    from encoders.packed import PackedBert
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Loaded:
         device: where the model is.
         dtype: what it computes in.
         prompt_tokens: how many leading tokens stay out of the mean.
+        packed: the model without padding, where it is BERT in float32 or int8 on a CPU.
     """
 
     model: Any
@@ -30,6 +35,7 @@ class Loaded:
     device: torch.device
     dtype: torch.dtype
     prompt_tokens: int = 0
+    packed: PackedBert | None = None
 
 
 def load_model(settings: ModelSettings, device: str, dtype: str) -> Loaded:
@@ -69,7 +75,36 @@ def load_model(settings: ModelSettings, device: str, dtype: str) -> Loaded:
         model = merged(model.to(torch.float32), settings.adapter)
     model.config.use_cache = False  # keys and values of a decoder, which nothing here reads again
     model = model.to(device=where, dtype=precision).eval().requires_grad_(False)
-    return Loaded(model, tokenizer, where, precision, _prompt_tokens(tokenizer, settings))
+    packed = None
+    if where.type == "cpu" and precision == torch.float32:
+        packed = _packed(model, tokenizer, settings, in_int8=dtype == "int8")
+    prompt_tokens = _prompt_tokens(tokenizer, settings)
+    return Loaded(model, tokenizer, where, precision, prompt_tokens, packed)
+
+
+def _packed(
+    model: Any, tokenizer: Any, settings: ModelSettings, *, in_int8: bool
+) -> PackedBert | None:
+    """The model without padding, or nothing where it is of another kind."""
+    import torch
+
+    from encoders.packed import PackedBert, can_be_packed
+
+    if not can_be_packed(model):
+        if in_int8:
+            raise EncoderError(
+                f"{settings.folder} is a {type(model).__name__}; dtype='int8' is for BERT models "
+                "with GELU only, use 'float32' or 'auto'"
+            )
+        return None
+    if not in_int8:
+        return PackedBert(model)
+    from encoders.int8 import CALIBRATION, quantise
+
+    tokens = tokenizer(list(CALIBRATION), truncation=True, max_length=settings.max_tokens)
+    texts = sorted((np.array(one) for one in tokens["input_ids"]), key=len, reverse=True)
+    with torch.inference_mode():
+        return quantise(PackedBert(model), texts)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     import torch
 
     from encoders.loading import Loaded
+    from encoders.packed import PackedBert
 
 logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _ADAPTER = "adapter"  # folder within that of a saved engine
+_PLACE = {"cls": 0, "last": -1}
 _TOKENISE_AT_ONCE = 4096  # texts; bounds what the tokenizer's own objects take
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}  # padding included; CPU: measured, GPU: not yet
 
@@ -287,7 +289,7 @@ class TransformerEncoder:
         while start < len(order):
             longest = max(int(lengths[order[start]]), 1)
             size = max(1, min(most, budget // longest))
-            which = order[start : start + size]
+            which = order[start : start + size]  # longest first, as packing needs
             try:
                 vectors = self._forward([tokens[i] for i in which])
             except RuntimeError as error:
@@ -310,6 +312,8 @@ class TransformerEncoder:
         import torch
 
         assert self._loaded is not None
+        if self._loaded.packed is not None:
+            return self._forward_packed(self._loaded.packed, tokens)
         model, device = self._loaded.model, self._loaded.device
         width = max(1, max(len(t) for t in tokens))
         pad = self._loaded.tokenizer.pad_token_id or 0
@@ -325,9 +329,28 @@ class TransformerEncoder:
             if self.settings.pooling == "mean":
                 attention_mask[:, : self._loaded.prompt_tokens] = 0
             pooled = pool(hidden.float(), attention_mask, self.settings.pooling)
-            if self.settings.normalize:
-                pooled = torch.nn.functional.normalize(pooled, dim=1)
-            return pooled.float().cpu().numpy()
+            return self._finished(pooled)
+
+    def _forward_packed(self, packed: PackedBert, tokens: list[np.ndarray]) -> np.ndarray:
+        """The same without padding: the texts of one length are pooled together."""
+        import torch
+
+        assert self._loaded is not None
+        start, pooling = self._loaded.prompt_tokens, self.settings.pooling
+        with torch.inference_mode():
+            rows = [
+                part[:, start:].mean(dim=1) if pooling == "mean" else part[:, _PLACE[pooling]]
+                for part in packed(tokens)  # [num_texts, num_tokens, dim] for each length
+            ]
+            return self._finished(torch.cat(rows))
+
+    def _finished(self, pooled: torch.Tensor) -> np.ndarray:
+        """Pooled vectors as they leave: to unit length if wanted, float32 on the CPU."""
+        import torch
+
+        if self.settings.normalize:
+            pooled = torch.nn.functional.normalize(pooled, dim=1)
+        return pooled.float().cpu().numpy()
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

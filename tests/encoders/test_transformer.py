@@ -330,6 +330,29 @@ def test_half_precision_stays_near(tiny_bert, tiny_encoder):
     np.testing.assert_allclose(half, tiny_encoder.encode(texts), atol=0.05)
 
 
+@pytest.fixture(scope="module")
+def in_int8():
+    return TransformerEncoder(device="cpu", dtype="int8")
+
+
+class TestInt8(EncoderContract):
+    @pytest.fixture
+    def encoder(self, in_int8):
+        return in_int8
+
+    def test_its_vectors_are_near_those_in_float32(self, encoder, minilm):
+        texts = [*SENTENCES, "Ласковый Май", "Beth", "1"]
+        near = (encoder.encode(texts) * minilm.encode(texts)).sum(axis=1)
+        assert near.min() > 0.997
+        assert near.mean() > 0.999
+        assert encoder.fingerprint != minilm.fingerprint
+
+
+def test_int8_is_refused_for_a_decoder_and_named(tiny_llama):
+    with pytest.raises(EncoderError, match="is a LlamaModel; dtype='int8' is for BERT models"):
+        TransformerEncoder(tiny_llama, dtype="int8", device="cpu").load()
+
+
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_the_cpu(minilm):
     torch = pytest.importorskip("torch")
