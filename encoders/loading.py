@@ -170,14 +170,20 @@ def _precision(dtype: str, device: torch.device) -> torch.dtype:
         return torch.float32
     if dtype != "auto":
         return getattr(torch, dtype)
+    return half_precision(device) or torch.float32
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device multiplies it in hardware, else nothing."""
+    import torch
+
     if device.type == "cuda":
-        has_it = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if has_it else torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
     # Without these instructions bfloat16 is emulated: slower than float32, and less exact.
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         if device.type == "cpu" and getattr(torch.cpu, name, bool)():
             return torch.bfloat16
-    return torch.float32
+    return None
 
 
 class quiet_transformers:

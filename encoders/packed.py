@@ -39,9 +39,11 @@ class PackedBert:
 
     Args:
         model: a ``BertModel`` for which :func:`can_be_packed` holds; its weights are shared.
+        in_training: call the model's own linear layers, so that those which an adapter wraps learn;
+            dropout is then the adapter's alone.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, in_training: bool = False) -> None:
         embeddings = model.embeddings
         self.words = embeddings.word_embeddings.weight
         self.places = embeddings.position_embeddings.weight + embeddings.token_type_embeddings(
@@ -49,7 +51,8 @@ class PackedBert:
         )
         self.norm = embeddings.LayerNorm
         self.num_heads: int = model.config.num_attention_heads
-        self.layers = [_packed_layer(layer) for layer in model.encoder.layer]
+        make = _wrapped_layer if in_training else _packed_layer
+        self.layers = [make(layer) for layer in model.encoder.layer]
 
     def __call__(self, tokens: list[np.ndarray]) -> list[torch.Tensor]:
         """The last layer's vectors, one tensor for each run of texts of one length.
@@ -60,17 +63,27 @@ class PackedBert:
         Returns:
             float32 ``[number of texts, number of tokens, dim]`` for each length, in order.
         """
-        runs = _runs([len(one) for one in tokens])
-        ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64))
-        places = torch.cat([torch.arange(length).repeat(count) for count, length in runs])
-        x = self.norm(self.words[ids] + self.places[places])  # [num_tokens, dim]
-        for layer in self.layers:
-            attended = _attention(layer.attention_in(x), runs, self.num_heads)
-            x = layer.attention_norm(layer.attention_out(attended).add_(x))
-            x = layer.norm(layer.narrow(layer.widen(x)).add_(x))
+        runs = runs_of(tokens)
+        x = self.through(self.embedded(tokens, runs), runs)
         sizes = [count * length for count, length in runs]
         parts = zip(x.split(sizes), runs, strict=True)
         return [part.view(count, length, -1) for part, (count, length) in parts]
+
+    def embedded(self, tokens: list[np.ndarray], runs: list[tuple[int, int]]) -> torch.Tensor:
+        """What the first layer gets, ``[num_tokens, dim]``."""
+        ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64))
+        places = torch.cat([torch.arange(length).repeat(count) for count, length in runs])
+        return self.norm(self.words[ids] + self.places[places])
+
+    def through(
+        self, x: torch.Tensor, runs: list[tuple[int, int]], first: int = 0, last: int | None = None
+    ) -> torch.Tensor:
+        """Rows of tokens through the layers from ``first`` to before ``last``."""
+        for layer in self.layers[first:last]:
+            attended = _attention(layer.attention_in(x), runs, self.num_heads)
+            x = layer.attention_norm(layer.attention_out(attended).add_(x))
+            x = layer.norm(layer.narrow(layer.widen(x)).add_(x))
+        return x
 
 
 def can_be_packed(model: Any) -> bool:
@@ -95,6 +108,18 @@ def _packed_layer(layer: Any) -> PackedLayer:
         attention_norm=out.LayerNorm,
         widen=Linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias, gelu=True),
         narrow=Linear(layer.output.dense.weight, layer.output.dense.bias),
+        norm=layer.output.LayerNorm,
+    )
+
+
+def _wrapped_layer(layer: Any) -> PackedLayer:
+    own, out = layer.attention.self, layer.attention.output
+    return PackedLayer(
+        attention_in=lambda x: torch.cat([own.query(x), own.key(x), own.value(x)], dim=1),
+        attention_out=out.dense,
+        attention_norm=out.LayerNorm,
+        widen=lambda x: functional.gelu(layer.intermediate.dense(x)),
+        narrow=layer.output.dense,
         norm=layer.output.LayerNorm,
     )
 
@@ -133,7 +158,7 @@ def _attention(rows: torch.Tensor, runs: list[tuple[int, int]], num_heads: int) 
     return torch.cat(out)
 
 
-def _runs(lengths: list[int]) -> list[tuple[int, int]]:
-    """How many texts in a row have one length, and which."""
-    found, counts = np.unique(lengths, return_counts=True)
+def runs_of(tokens: list[np.ndarray]) -> list[tuple[int, int]]:
+    """How many texts in a row have one length, and which; longest first."""
+    found, counts = np.unique([len(one) for one in tokens], return_counts=True)
     return [(int(c), int(n)) for n, c in zip(found[::-1], counts[::-1], strict=True)]

@@ -166,8 +166,12 @@ def _join(parts: Iterable[str]) -> str:
     return out
 
 
-def _properties(graph: KnowledgeGraph, node_type: str, names: Iterable[str]) -> list[list[str]]:
-    """The cleaned values of each property, empty where missing."""
+def properties(graph: KnowledgeGraph, node_type: str, names: Iterable[str]) -> list[list[str]]:
+    """The cleaned values of each property, empty where missing.
+
+    Raises:
+        MissingColumnError: the nodes have no such property.
+    """
     table = graph.node_table(node_type)
     columns = []
     for name in names:
@@ -182,7 +186,7 @@ def _properties(graph: KnowledgeGraph, node_type: str, names: Iterable[str]) -> 
 
 def _joined_properties(graph: KnowledgeGraph, node_type: str) -> list[str]:
     names = graph.schema.text.get(node_type, ())
-    columns = _properties(graph, node_type, names)
+    columns = properties(graph, node_type, names)
     if not columns:
         return [""] * graph.num_nodes(node_type)
     return [_join(parts) for parts in zip(*columns, strict=True)]
@@ -191,7 +195,7 @@ def _joined_properties(graph: KnowledgeGraph, node_type: str) -> list[str]:
 def _filled(graph: KnowledgeGraph, node_type: str, template: str) -> list[str]:
     fields = template_fields(template)
     parts = [(literal, name) for literal, name, *_ in string.Formatter().parse(template)]
-    columns = dict(zip(fields, _properties(graph, node_type, fields), strict=True))
+    columns = dict(zip(fields, properties(graph, node_type, fields), strict=True))
     texts = []
     for row in range(graph.num_nodes(node_type)):
         text = ""
@@ -262,7 +266,7 @@ def _neighbour_names(
     other = edge_type[2] if outgoing else edge_type[0]
     keys = graph.vocabularies[other].keys.to_pylist()
     first = graph.schema.text.get(other, ())[:1]
-    titles = _properties(graph, other, first)[0] if first else [""] * len(keys)
+    titles = properties(graph, other, first)[0] if first else [""] * len(keys)
     names: dict[int, set[str]] = {}
     pairs = np.unique(np.stack([here, there]), axis=1)
     for row, neighbour in pairs.T.tolist():
