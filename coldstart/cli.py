@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldstart import cli_evaluate, cli_serve
+from coldstart import cli_encoders, cli_evaluate, cli_serve
 from coldstart.cli_graph import add_commands
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     cli_evaluate.add_command(commands)
     cli_serve.add_commands(commands)
     add_commands(commands)
+    cli_encoders.add_commands(commands)
     return out
 
 

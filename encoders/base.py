@@ -110,7 +110,7 @@ def encoder_from(description: Mapping[str, Any], folder: str | Path) -> TextEnco
     if kind == "transformer":
         from encoders.transformer import TransformerEncoder
 
-        return TransformerEncoder.from_description(description)
+        return TransformerEncoder.from_description(description, folder)
     if kind == "tfidf":
         from encoders.tfidf import TfidfEncoder
 

@@ -41,6 +41,31 @@ class CacheError(OSError):
     """The cache's folder or file cannot be used."""
 
 
+# Added later, so it may be absent from an older file.
+_LABELS = "CREATE TABLE IF NOT EXISTS labels (encoder INTEGER PRIMARY KEY, label TEXT NOT NULL)"
+
+
+@dataclass(frozen=True)
+class EncoderStats:
+    """What a cache holds of one encoder.
+
+    Args:
+        fingerprint: identifies weights and settings.
+        label: what people call it; empty where it was not told.
+        dim: length of its vectors.
+        num_vectors: how many there are.
+        first_used: when the one that lay unused the longest was last used, seconds since 1970.
+        last_used: when any was last used.
+    """
+
+    fingerprint: str
+    label: str
+    dim: int
+    num_vectors: int
+    first_used: int
+    last_used: int
+
+
 @dataclass(frozen=True)
 class CacheStats:
     """What a cache holds.
@@ -49,13 +74,38 @@ class CacheStats:
         path: its file.
         num_vectors: vectors, over all encoders.
         num_bytes: size of the file.
-        by_encoder: vectors by the encoder's fingerprint.
+        encoders: those it has vectors of, the last used first.
     """
 
     path: Path
     num_vectors: int
     num_bytes: int
-    by_encoder: dict[str, int]
+    encoders: tuple[EncoderStats, ...] = ()
+
+    @property
+    def by_encoder(self) -> dict[str, int]:
+        """Vectors by the encoder's fingerprint."""
+        return {e.fingerprint: e.num_vectors for e in sorted(self.encoders, key=_fingerprint)}
+
+    def to_text(self) -> str:
+        """A line for the file and one for each encoder."""
+        size = f"{self.num_bytes / 1e6:.1f} MB"
+        lines = [f"{self.path}: {self.num_vectors} vectors, {size}"]
+        for one in self.encoders:
+            name = one.label or one.fingerprint
+            lines.append(
+                f"  {one.num_vectors} of {one.dim} numbers, last used {_day(one.last_used)}, "
+                f"the oldest {_day(one.first_used)}: {name}"
+            )
+        return "\n".join(lines)
+
+
+def _fingerprint(one: EncoderStats) -> str:
+    return one.fingerprint
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 class VectorCache:
@@ -134,13 +184,16 @@ class VectorCache:
         if stale:
             self._touch(connection, stale)
 
-    def put_many(self, fingerprint: str, texts: Sequence[str], matrix: np.ndarray) -> None:
+    def put_many(
+        self, fingerprint: str, texts: Sequence[str], matrix: np.ndarray, *, label: str = ""
+    ) -> None:
         """Keep these vectors: all of them, or none if the process dies meanwhile.
 
         Args:
             fingerprint: of the encoder.
             texts: what was encoded.
             matrix: float32 ``[len(texts), dim]``, finite.
+            label: what people call the encoder, for :meth:`stats`.
 
         Raises:
             AlignmentError: the rows of ``matrix`` are not those of ``texts``.
@@ -159,8 +212,14 @@ class VectorCache:
             return
         with self._open() as connection:
             with _writing(connection):
-                _insert(connection, _encoder_id(connection, fingerprint, matrix.shape[1]), new)
-                num_dropped = self._evict(connection)
+                encoder = _encoder_id(connection, fingerprint, matrix.shape[1])
+                _insert(connection, encoder, new)
+                if label:
+                    connection.execute(_LABELS)
+                    connection.execute(
+                        "INSERT OR REPLACE INTO labels VALUES (?, ?)", (encoder, label)
+                    )
+                num_dropped = self._evict(connection, self.max_bytes)
             if num_dropped:
                 connection.executescript("PRAGMA incremental_vacuum")  # give the space back
                 logger.info(
@@ -191,19 +250,42 @@ class VectorCache:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
+    def prune(self, max_bytes: int) -> int:
+        """Drop the vectors that lay unused the longest until the file has at most this size.
+
+        Args:
+            max_bytes: 0 or more; a tenth of it is left free, as when the cache fills up.
+
+        Returns:
+            How many vectors were dropped.
+        """
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must be 0 or more, got {max_bytes}")
+        if not self.path.exists():
+            return 0
+        with self._open() as connection:
+            with _writing(connection):
+                num_dropped = self._evict(connection, max_bytes)
+            connection.executescript("PRAGMA incremental_vacuum")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return num_dropped
+
     def stats(self) -> CacheStats:
         """What is here."""
         if not self.path.exists():
-            return CacheStats(self.path, 0, 0, {})
+            return CacheStats(self.path, 0, 0)
         with self._open() as connection:
-            by_encoder = dict(
-                connection.execute(
-                    "SELECT fingerprint, count(*) FROM entries JOIN encoders ON encoder = id "
-                    "GROUP BY fingerprint ORDER BY fingerprint"
-                ).fetchall()
-            )
+            labelled = connection.execute(
+                "SELECT count(*) FROM sqlite_master WHERE name = 'labels'"
+            ).fetchone() != (0,)
+            label = "(SELECT label FROM labels WHERE encoder = id)" if labelled else "''"
+            rows = connection.execute(
+                f"SELECT fingerprint, ifnull({label}, ''), dim, count(*), min(used), max(used) "
+                "FROM entries JOIN encoders ON encoder = id GROUP BY id ORDER BY max(used) DESC"
+            ).fetchall()
             size = _size(connection)
-        return CacheStats(self.path, sum(by_encoder.values()), size, by_encoder)
+        found = tuple(EncoderStats(*row) for row in rows)
+        return CacheStats(self.path, sum(e.num_vectors for e in found), size, found)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -255,13 +337,13 @@ class VectorCache:
         except sqlite3.OperationalError as error:  # a cache that can only be read is still useful
             logger.info("cache %s: the time of use was not noted (%s)", self.path, error)
 
-    def _evict(self, connection: sqlite3.Connection) -> int:
+    def _evict(self, connection: sqlite3.Connection, max_bytes: int) -> int:
         """Drop the least recently used until a tenth of the limit is free again; how many."""
         size = _size(connection)
-        if size <= self.max_bytes:
+        if size <= max_bytes:
             return 0
         (count,) = connection.execute("SELECT count(*) FROM entries").fetchone()
-        surplus = int(np.ceil(count * (1 - 0.9 * self.max_bytes / size)))
+        surplus = int(np.ceil(count * (1 - 0.9 * max_bytes / size)))
         oldest = connection.execute(
             "SELECT text, encoder, vector FROM entries ORDER BY used, vector LIMIT ?", (surplus,)
         ).fetchall()

@@ -31,6 +31,7 @@ def embed_nodes(
     cache: CacheChoice = "default",
     templates: Mapping[str, str] | None = None,
     neighbours: Mapping[str, bool | Iterable[Any]] | None = None,
+    prompts: Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> dict[str, NodeEmbeddings]:
     """A vector per node, by node type.
@@ -42,6 +43,8 @@ def embed_nodes(
         cache: where vectors are kept between runs; ``None`` for nowhere.
         templates: how a node of a type is put into words; see :func:`encoders.texts.node_texts`.
         neighbours: relations whose neighbours are named in the text, by node type.
+        prompts: what is put before each text that is not empty, by node type; by default the
+            encoder's own ``prompts``, if it has any.
         progress: show a bar with texts per second where it takes longer than two seconds.
 
     Returns:
@@ -53,6 +56,7 @@ def embed_nodes(
     """
     encoder = default_encoder() if encoder is None else encoder
     templates, neighbours = templates or {}, neighbours or {}
+    before: Mapping[str, str] = getattr(encoder, "prompts", {}) if prompts is None else prompts
     named = {*graph.schema.text, *templates, *neighbours}
     types = (t for t in graph.node_types if t in named) if node_types is None else node_types
     texts = {
@@ -64,7 +68,11 @@ def embed_nodes(
         )
         for node_type in dict.fromkeys(types)
     }
-    everything = [text for one in texts.values() for text in one]
+    everything = [
+        text if is_empty(text) else before.get(node_type, "") + text
+        for node_type, one in texts.items()
+        for text in one
+    ]
     matrix = embed_texts(everything, encoder, cache, progress=progress)
     out, start = {}, 0
     for node_type, one in texts.items():
@@ -83,7 +91,8 @@ def embed_texts(
     """One vector per text, float32 ``[len(texts), dim]``, zero for an empty text.
 
     Equal texts are encoded once. Vectors reach the cache every two seconds or so, so a run that was
-    killed goes on where it was. A cache that fails is reported and done without.
+    killed goes on where it was. A cache that fails is reported and done without. How many of the
+    texts encoded now lost their end is logged as a warning.
 
     Args:
         texts: what to encode.
@@ -130,6 +139,7 @@ def _encode_into(
     from tqdm.auto import tqdm
 
     todo = todo[np.argsort([-len(texts[i]) for i in todo], kind="stable")]
+    label, cut_before = _label(encoder), getattr(encoder, "num_truncated", 0)
     size, start = _FIRST_CHUNK, 0
     with tqdm(
         total=len(todo), desc="encode", unit=" texts", disable=not progress, delay=2, leave=False
@@ -140,7 +150,7 @@ def _encode_into(
             vectors[chunk] = _checked(encoder.encode(some), len(some), encoder)
             if store is not None:
                 try:
-                    store.put_many(encoder.fingerprint, some, vectors[chunk])
+                    store.put_many(encoder.fingerprint, some, vectors[chunk], label=label)
                 except CacheError as error:
                     logger.warning("nothing more is kept in the cache: %s", error)
                     store = None
@@ -148,6 +158,22 @@ def _encode_into(
             start += len(chunk)
             if time.perf_counter() - began < _SECONDS_AT_RISK / 2:
                 size = min(2 * size, _LARGEST_CHUNK)
+    if cut := getattr(encoder, "num_truncated", 0) - cut_before:
+        logger.warning(
+            "%s: %d of %d texts are longer than the model takes and lost their end; "
+            "`coldstart texts` shows which",
+            label,
+            cut,
+            len(todo),
+        )
+
+
+def _label(encoder: TextEncoder) -> str:
+    """What people call an encoder, for the cache's list."""
+    adapter = getattr(encoder, "adapter", None)
+    name = str(getattr(encoder, "model", type(encoder).__name__))
+    dtype = getattr(encoder, "dtype", "auto")
+    return name + ("" if dtype == "auto" else f", {dtype}") + (f" + {adapter}" if adapter else "")
 
 
 def _checked(matrix: np.ndarray, num_texts: int, encoder: TextEncoder) -> np.ndarray:

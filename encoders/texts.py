@@ -40,6 +40,9 @@ _INVISIBLE = re.compile(
 _UNENCODABLE = re.compile("[\ud800-\udfff\ufffe\uffff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MISSING = "\x00"  # stands for a missing value in a template; no cleaned value holds it
+_OPEN, _CLOSE = r"(\[\"（《「『【", r")\]\"）》」』】"  # noqa: RUF001 - Chinese brackets
+_PAUSES, _STOPS = ",;:，；：、", ".!?。！？"  # noqa: RUF001
+_SIGNS = _PAUSES + _STOPS
 _ENDS = (".", "!", "?", "…", ":", ";", "。", "！", "？", "：", "；")  # noqa: RUF001 - Chinese signs
 
 
@@ -163,8 +166,12 @@ def _join(parts: Iterable[str]) -> str:
     return out
 
 
-def _properties(graph: KnowledgeGraph, node_type: str, names: Iterable[str]) -> list[list[str]]:
-    """The cleaned values of each property, empty where missing."""
+def properties(graph: KnowledgeGraph, node_type: str, names: Iterable[str]) -> list[list[str]]:
+    """The cleaned values of each property, empty where missing.
+
+    Raises:
+        MissingColumnError: the nodes have no such property.
+    """
     table = graph.node_table(node_type)
     columns = []
     for name in names:
@@ -179,7 +186,7 @@ def _properties(graph: KnowledgeGraph, node_type: str, names: Iterable[str]) -> 
 
 def _joined_properties(graph: KnowledgeGraph, node_type: str) -> list[str]:
     names = graph.schema.text.get(node_type, ())
-    columns = _properties(graph, node_type, names)
+    columns = properties(graph, node_type, names)
     if not columns:
         return [""] * graph.num_nodes(node_type)
     return [_join(parts) for parts in zip(*columns, strict=True)]
@@ -188,7 +195,7 @@ def _joined_properties(graph: KnowledgeGraph, node_type: str) -> list[str]:
 def _filled(graph: KnowledgeGraph, node_type: str, template: str) -> list[str]:
     fields = template_fields(template)
     parts = [(literal, name) for literal, name, *_ in string.Formatter().parse(template)]
-    columns = dict(zip(fields, _properties(graph, node_type, fields), strict=True))
+    columns = dict(zip(fields, properties(graph, node_type, fields), strict=True))
     texts = []
     for row in range(graph.num_nodes(node_type)):
         text = ""
@@ -206,11 +213,11 @@ def _closed_up(text: str) -> str:
     """A filled template without the brackets, spaces and signs that go with a missing value."""
     if _MISSING not in text:
         return text
-    text = re.sub(rf"[(\[\"]\s*{_MISSING}\s*[)\]\"]", _MISSING, text)
-    gap = rf"\s*{_MISSING}(?:[\s.,;:!?]*{_MISSING})*"
-    text = re.sub(rf"^{gap}[\s.,;:!?]*", "", text)
-    text = re.sub(rf"[\s,;:]*{gap}([.!?]?)[\s.,;:!?]*$", r"\1", text)
-    text = re.sub(rf"(?<=[.,;:!?…]){gap}[\s.,;:!?]*", " ", text)  # a sign is there already
+    text = re.sub(rf"[{_OPEN}]\s*{_MISSING}\s*[{_CLOSE}]", _MISSING, text)
+    gap = rf"\s*{_MISSING}(?:[\s{_SIGNS}]*{_MISSING})*"
+    text = re.sub(rf"^{gap}[\s{_SIGNS}]*", "", text)
+    text = re.sub(rf"[\s{_PAUSES}]*{gap}([{_STOPS}]?)[\s{_SIGNS}]*$", r"\1", text)
+    text = re.sub(rf"(?<=[{_SIGNS}…]){gap}[\s{_SIGNS}]*", " ", text)  # a sign is there already
     return re.sub(rf"{gap}(\s*)", r"\1", text)
 
 
@@ -259,7 +266,7 @@ def _neighbour_names(
     other = edge_type[2] if outgoing else edge_type[0]
     keys = graph.vocabularies[other].keys.to_pylist()
     first = graph.schema.text.get(other, ())[:1]
-    titles = _properties(graph, other, first)[0] if first else [""] * len(keys)
+    titles = properties(graph, other, first)[0] if first else [""] * len(keys)
     names: dict[int, set[str]] = {}
     pairs = np.unique(np.stack([here, there]), axis=1)
     for row, neighbour in pairs.T.tolist():

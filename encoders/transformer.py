@@ -1,4 +1,4 @@
-"""Any Hugging Face encoder as a frozen text encoder: mean, first-token or last-token pooling."""
+"""Any Hugging Face encoder or decoder as a frozen text encoder."""
 
 from __future__ import annotations
 
@@ -6,55 +6,30 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from encoders.adapters import copy_adapter
 from encoders.base import EncoderError, checked_texts, is_empty
-from encoders.weights import MINILM, find_model, weights_hash
+from encoders.settings import POOLINGS, ModelSettings, read_settings
+from encoders.weights import MINILM, find_model
 
 if TYPE_CHECKING:
     import torch
 
+    from encoders.loading import Loaded
+    from encoders.packed import PackedBert
+
 logger = logging.getLogger(__name__)
 
-POOLINGS = ("mean", "cls", "last")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
+_ADAPTER = "adapter"  # folder within that of a saved engine
+_PLACE = {"cls": 0, "last": -1}
 _TOKENISE_AT_ONCE = 4096  # texts; bounds what the tokenizer's own objects take
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}  # padding included; CPU: measured, GPU: not yet
-_POSITION_OFFSET = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"}
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What a model folder says about its use, after the caller's own wishes.
-
-    Args:
-        folder: the model's files.
-        weights: SHA-256 over weights, configuration and tokenizer.
-        dim: length of the vectors.
-        pooling: how token vectors become one.
-        max_tokens: a text's tokens beyond this number, special ones included, are cut off.
-        normalize: whether vectors are brought to unit length.
-    """
-
-    folder: Path
-    weights: str
-    dim: int
-    pooling: str
-    max_tokens: int
-    normalize: bool
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    model: Any
-    tokenizer: Any
-    device: torch.device
-    autocast: torch.dtype | None  # None: everything in float32
 
 
 class TransformerEncoder:
@@ -74,9 +49,15 @@ class TransformerEncoder:
         batch_size: most texts in a batch. Batches are made of texts of like length and are smaller
             where texts are long or memory is short.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: bfloat16 where the GPU
-            or CPU multiplies it in hardware, else float32. Half precision keeps about three digits,
-            so ``"auto"`` may differ that much between machines.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"int8"`` (BERT models on a CPU, see
+            :mod:`encoders.int8`), or ``"auto"``: bfloat16 where the GPU or CPU multiplies it in
+            hardware, else float32. Half precision keeps about three digits, so ``"auto"`` may
+            differ that much between machines.
+        adapter: a folder that :func:`encoders.adaptation.adapt` wrote for this model (needs peft).
+        prompt: an instruction put before every text that is not empty; by default the one that the
+            model's sentence-transformers files name as their default, mostly none.
+        prompts: further instructions by node type, put between ``prompt`` and the text by
+            :func:`encoders.embed.embed_nodes`, so that an engine uses them for new nodes, too.
         progress: show a bar with texts per second.
     """
 
@@ -90,6 +71,9 @@ class TransformerEncoder:
         batch_size: int = 256,
         device: str = "auto",
         dtype: str = "auto",
+        prompt: str | None = None,
+        prompts: Mapping[str, str] | None = None,
+        adapter: str | Path | None = None,
         progress: bool = False,
     ) -> None:
         if pooling is not None and pooling not in POOLINGS:
@@ -99,6 +83,9 @@ class TransformerEncoder:
         for name, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name, value in {"prompt": prompt, **dict(prompts or {})}.items():
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"the prompt of {name!r} must be a string, got {value!r}")
         self.model = str(model)
         self.pooling = pooling
         self.max_tokens = max_tokens
@@ -106,11 +93,14 @@ class TransformerEncoder:
         self.batch_size = batch_size
         self.device = device
         self.dtype = dtype
+        self.prompt = prompt
+        self.prompts = dict(prompts or {})
+        self.adapter = None if adapter is None else str(adapter)
         self.progress = progress
         self.num_truncated = 0
         """Texts that lost their end so far, over all calls of :meth:`encode`."""
         self._settings: ModelSettings | None = None
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
 
     def __repr__(self) -> str:
         return f"TransformerEncoder({self.model!r})"
@@ -131,6 +121,8 @@ class TransformerEncoder:
                 pooling=self.pooling,
                 max_tokens=self.max_tokens,
                 normalize=self.normalize,
+                prompt=self.prompt,
+                adapter=None if self.adapter is None else Path(self.adapter).expanduser(),
             )
         return self._settings
 
@@ -147,24 +139,40 @@ class TransformerEncoder:
 
     def _content(self) -> dict[str, Any]:
         settings = self.settings
-        return {
+        content = {
             "weights": settings.weights,
             "pooling": settings.pooling,
             "max_tokens": settings.max_tokens,
             "normalize": settings.normalize,
             "dtype": self.dtype,
         }
+        if settings.prompt:
+            content |= {"prompt": settings.prompt, "pool_prompt": settings.pool_prompt}
+        return content
 
     def describe(self) -> dict[str, Any]:
         """Model, settings and hash of the weights; the weights themselves stay where they are."""
-        return {"kind": "transformer", "model": self.model, **self._content()}
+        description = {"kind": "transformer", "model": self.model, **self._content()}
+        if self.prompts:
+            description["prompts"] = self.prompts
+        if self.adapter is not None:
+            description["adapter"] = str(Path(self.adapter).expanduser().resolve())
+        return description
 
     def save(self, folder: str | Path) -> None:
-        """Nothing to write: :meth:`describe` holds all that is needed."""
+        """Write the adapter, if there is one; for the model its description is enough."""
+        if self.settings.adapter is not None:
+            copy_adapter(self.settings.adapter, Path(folder) / _ADAPTER)
 
     @classmethod
-    def from_description(cls, description: Mapping[str, Any]) -> TransformerEncoder:
+    def from_description(
+        cls, description: Mapping[str, Any], folder: str | Path | None = None
+    ) -> TransformerEncoder:
         """The encoder that :meth:`describe` told of.
+
+        Args:
+            description: what :meth:`describe` returned.
+            folder: where :meth:`save` wrote; an adapter there goes before the place described.
 
         Raises:
             EncoderError: the model found under that name has other weights, or there is none.
@@ -172,7 +180,15 @@ class TransformerEncoder:
         wanted = ("model", "pooling", "max_tokens", "normalize", "dtype")
         if absent := [n for n in (*wanted, "weights") if n not in description]:
             raise EncoderError(f"the description of a transformer lacks {absent}; save it again")
-        encoder = cls(**{name: description[name] for name in wanted})
+        adapter = description.get("adapter")
+        if adapter is not None and folder is not None and (Path(folder) / _ADAPTER).is_dir():
+            adapter = Path(folder) / _ADAPTER
+        encoder = cls(
+            **{name: description[name] for name in wanted},
+            prompt=description.get("prompt", ""),
+            prompts=description.get("prompts"),
+            adapter=adapter,
+        )
         if (got := encoder.settings.weights) != description["weights"]:
             raise EncoderError(
                 f"model {encoder.model!r} in {encoder.settings.folder} is not the one described: "
@@ -188,7 +204,9 @@ class TransformerEncoder:
             EncoderError: the files are incomplete, damaged or of an unsupported architecture.
         """
         if self._loaded is None:
-            self._loaded = _load(self.settings, self.device, self.dtype)
+            from encoders.loading import load_model
+
+            self._loaded = load_model(self.settings, self.device, self.dtype)
         return self
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -204,7 +222,7 @@ class TransformerEncoder:
         if not len(rows):
             return out
         self.load()
-        tokens, truncated = self._tokenise([texts[r] for r in rows])
+        tokens, truncated = self._tokenise([self.settings.prompt + texts[r] for r in rows])
         if truncated:
             self.num_truncated += truncated
             logger.info(
@@ -219,6 +237,27 @@ class TransformerEncoder:
                 out[rows[which]] = vectors
                 bar.update(len(which))
         return out
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text before anything is cut, prompt and special ones included.
+
+        Returns:
+            int64 ``[len(texts)]``; 0 for an empty text. Those above ``settings.max_tokens`` lose
+            their end in :meth:`encode`.
+
+        Raises:
+            EncoderError: the model cannot be loaded.
+        """
+        from encoders.loading import load_tokenizer
+
+        texts = checked_texts(texts)
+        tokenizer = load_tokenizer(self.settings.folder)
+        counts = np.zeros(len(texts), np.int64)
+        for row, text in enumerate(texts):
+            if not is_empty(text):
+                ids = tokenizer(self.settings.prompt + text, verbose=False)["input_ids"]
+                counts[row] = len(ids)
+        return counts
 
     def _tokenise(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
         """Token ids of each text, int32, and how many texts were cut."""
@@ -250,7 +289,7 @@ class TransformerEncoder:
         while start < len(order):
             longest = max(int(lengths[order[start]]), 1)
             size = max(1, min(most, budget // longest))
-            which = order[start : start + size]
+            which = order[start : start + size]  # longest first, as packing needs
             try:
                 vectors = self._forward([tokens[i] for i in which])
             except RuntimeError as error:
@@ -273,6 +312,8 @@ class TransformerEncoder:
         import torch
 
         assert self._loaded is not None
+        if self._loaded.packed is not None:
+            return self._forward_packed(self._loaded.packed, tokens)
         model, device = self._loaded.model, self._loaded.device
         width = max(1, max(len(t) for t in tokens))
         pad = self._loaded.tokenizer.pad_token_id or 0
@@ -281,17 +322,35 @@ class TransformerEncoder:
         for row, one in enumerate(tokens):
             ids[row, : len(one)] = one
             mask[row, : len(one)] = 1
-        autocast = torch.autocast(
-            device.type, self._loaded.autocast, enabled=self._loaded.autocast is not None
-        )
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode():
             attention_mask = torch.from_numpy(mask).to(device)
             input_ids = torch.from_numpy(ids).to(device)
             hidden = model(input_ids=input_ids, attention_mask=attention_mask)[0]
+            if self.settings.pooling == "mean":
+                attention_mask[:, : self._loaded.prompt_tokens] = 0
             pooled = pool(hidden.float(), attention_mask, self.settings.pooling)
-            if self.settings.normalize:
-                pooled = torch.nn.functional.normalize(pooled, dim=1)
-            return pooled.float().cpu().numpy()
+            return self._finished(pooled)
+
+    def _forward_packed(self, packed: PackedBert, tokens: list[np.ndarray]) -> np.ndarray:
+        """The same without padding: the texts of one length are pooled together."""
+        import torch
+
+        assert self._loaded is not None
+        start, pooling = self._loaded.prompt_tokens, self.settings.pooling
+        with torch.inference_mode():
+            rows = [
+                part[:, start:].mean(dim=1) if pooling == "mean" else part[:, _PLACE[pooling]]
+                for part in packed(tokens)  # [num_texts, num_tokens, dim] for each length
+            ]
+            return self._finished(torch.cat(rows))
+
+    def _finished(self, pooled: torch.Tensor) -> np.ndarray:
+        """Pooled vectors as they leave: to unit length if wanted, float32 on the CPU."""
+        import torch
+
+        if self.settings.normalize:
+            pooled = torch.nn.functional.normalize(pooled, dim=1)
+        return pooled.float().cpu().numpy()
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -316,160 +375,6 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
 
 
-def read_settings(
-    folder: Path,
-    *,
-    pooling: str | None = None,
-    max_tokens: int | None = None,
-    normalize: bool | None = None,
-) -> ModelSettings:
-    """What the files of a model say, with the caller's own wishes put first.
-
-    Raises:
-        EncoderError: a file is damaged, or asks for something that is not supported.
-    """
-    config = _json(folder / "config.json")
-    if config.get("is_encoder_decoder"):
-        raise EncoderError(f"{folder} is an encoder-decoder model; use an encoder or a decoder")
-    dim = config.get("hidden_size") or config.get("d_model") or config.get("dim")
-    if not isinstance(dim, int):
-        raise EncoderError(f"{folder}/config.json has no hidden_size; is it a text model?")
-    modules = [str(m.get("type", "")).rsplit(".", 1)[-1] for m in _modules(folder)]
-    if unknown := set(modules) - {"Transformer", "Pooling", "Normalize"}:
-        raise EncoderError(
-            f"{folder}/modules.json asks for {sorted(unknown)} after pooling, which is not "
-            "supported; vectors without it would not be this model's"
-        )
-    return ModelSettings(
-        folder=folder,
-        weights=weights_hash(folder),
-        dim=dim,
-        pooling=pooling or _pooling(folder, config),
-        max_tokens=_max_tokens(folder, config, max_tokens),
-        normalize="Normalize" in modules if normalize is None else bool(normalize),
-    )
-
-
-def _modules(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "modules.json"
-    modules = _json(path) if path.is_file() else []
-    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise EncoderError(f"{path} is not a list of modules; fetch the model again")
-    return modules
-
-
-def _pooling(folder: Path, config: dict[str, Any]) -> str:
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        architectures = config.get("architectures") or [""]
-        decoder = config.get("is_decoder") or str(architectures[0]).endswith("ForCausalLM")
-        return "last" if decoder else "mean"
-    said = _json(path)
-    asked = [k.removeprefix("pooling_mode_") for k, v in said.items() if v is True]
-    asked = [a for a in asked if a != "include_prompt"]
-    if "pooling_mode" in said:
-        mode = said["pooling_mode"]
-        asked = [mode] if isinstance(mode, str) else list(mode)
-    names = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
-    found = [names.get(a, a) for a in asked]
-    if len(found) != 1 or found[0] not in POOLINGS:
-        raise EncoderError(f"{path} asks for pooling {asked}; pass pooling=, one of {POOLINGS}")
-    return found[0]
-
-
-def _max_tokens(folder: Path, config: dict[str, Any], wanted: int | None) -> int:
-    """The caller's limit, else sentence-transformers', else the tokenizer's; within the model's."""
-    most = config.get("max_position_embeddings") or config.get("n_positions") or 512
-    if config.get("model_type") in _POSITION_OFFSET:
-        most -= 2  # positions count from the padding index on
-    if config.get("position_embedding_type") in ("relative_key", "rotary"):
-        most = max(most, wanted or 0)
-    if wanted is not None:
-        if wanted > most:
-            raise EncoderError(f"max_tokens={wanted}, but {folder} takes at most {most} tokens")
-        return wanted
-    said: list[int] = []
-    for name, key in (
-        ("sentence_bert_config.json", "max_seq_length"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        if (path := folder / name).is_file() and isinstance(limit := _json(path).get(key), int):
-            said.append(limit)
-    return min([*said[:1], most])
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"{path} cannot be read ({error}); fetch the model again") from error
-
-
-def _load(settings: ModelSettings, device: str, dtype: str) -> _Loaded:
-    try:
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError as error:
-        raise EncoderError(f"torch and transformers are needed to encode ({error})") from error
-
-    where = _device(device)
-    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.folder, use_fast=True, **safe)
-        with _quiet_transformers():
-            model, info = AutoModel.from_pretrained(
-                settings.folder, use_safetensors=True, output_loading_info=True, **safe
-            )
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError, RuntimeError...
-        reason = (str(error) or repr(error)).strip()[:400]
-        raise EncoderError(
-            f"{settings.folder} cannot be loaded: {type(error).__name__}: {reason}"
-        ) from error
-    # Weights that the file lacks were drawn at random. The pooler is not used, any other is fatal.
-    missing = sorted(k for k in info["missing_keys"] if "pooler" not in k)
-    if missing or info.get("mismatched_keys"):
-        raise EncoderError(
-            f"{settings.folder}: the weights do not fit the architecture in config.json "
-            f"({len(missing)} absent, for example {missing[:2]}); fetch the model again"
-        )
-    if not tokenizer.is_fast:
-        raise EncoderError(
-            f"{settings.folder} has no tokenizer.json; save one with a fast tokenizer"
-        )
-    tokenizer.padding_side = "right"
-    model = model.to(device=where, dtype=torch.float32).eval().requires_grad_(False)
-    return _Loaded(model, tokenizer, where, _autocast(dtype, where))
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r} is not known; use 'auto', 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EncoderError(f"device {name!r}: no GPU that torch can use; use device='auto'")
-    return device
-
-
-def _autocast(dtype: str, device: torch.device) -> torch.dtype | None:
-    import torch
-
-    if dtype != "auto":
-        chosen = getattr(torch, dtype)
-        return None if chosen == torch.float32 else chosen
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
-    # Without these instructions bfloat16 is emulated: slower than float32, and less exact.
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        if device.type == "cpu" and getattr(torch.cpu, name, bool)():
-            return torch.bfloat16
-    return None
-
-
 def _is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
@@ -481,23 +386,6 @@ def _free(device: torch.device) -> None:
 
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-class _quiet_transformers:
-    """Without the loading bar and the report of unused weights, which is ours to judge."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as theirs
-
-        self.logging, self.level = theirs, theirs.get_verbosity()
-        self.bar = theirs.is_progress_bar_enabled()
-        theirs.set_verbosity_error()
-        theirs.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        self.logging.set_verbosity(self.level)
-        if self.bar:
-            self.logging.enable_progress_bar()
 
 
 def _bar(total: int, show: bool) -> Any:

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_CARD = "card.json"
+
 _MINILM_NAMES = (MINILM, "all-MiniLM-L6-v2")
 _HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as absent
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # no code and no pickles are fetched
@@ -88,6 +91,38 @@ def weights_hash(folder: Path) -> str:
         stat = path.stat()
         content = _file_hash(str(path), stat.st_size, stat.st_mtime_ns)
         digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def adapter_hash(folder: Path, adapter: Path) -> str:
+    """SHA-256 over a model and an adapter of it.
+
+    Raises:
+        EncoderError: the adapter's folder lacks a file, or was made for other weights.
+    """
+    base = weights_hash(folder)
+    digest = hashlib.sha256(base.encode())
+    for name in ADAPTER_FILES:
+        path = adapter / name
+        if not path.is_file():
+            pickled = (adapter / "adapter_model.bin").is_file()
+            raise EncoderError(
+                f"{adapter} is no complete adapter: {name} is absent"
+                + (" (pickled weights are not read)" if pickled else "")
+                + "; train it again with `coldstart adapt`"
+            )
+        digest.update(f"{name}\0".encode() + path.read_bytes())
+    try:
+        made_for = json.loads((adapter / ADAPTER_CARD).read_text(encoding="utf-8"))["base_weights"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(
+            f"{adapter / ADAPTER_CARD} cannot be read ({error!r}); train the adapter again"
+        ) from error
+    if made_for != base:
+        raise EncoderError(
+            f"{adapter} was trained on weights that hash to {str(made_for)[:16]}..., those in "
+            f"{folder} hash to {base[:16]}...; use the model it was trained on"
+        )
     return digest.hexdigest()
 
 

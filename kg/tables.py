@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -179,7 +180,12 @@ def _written(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return ", ".join(w for w in map(_written, value) if w)
     if isinstance(value, float):
-        return "" if value != value else f"{value:g}"
+        if value != value:
+            return ""
+        whole = value.is_integer() and abs(value) < 1e15  # a budget of 1000000.0 is not 1e+06
+        return str(int(value)) if whole else f"{value:g}"
+    if isinstance(value, dt.datetime) and value.time() == dt.time():
+        return str(value.date())  # a date that was stored as a point in time
     return str(value)
 
 

@@ -38,3 +38,33 @@ def tiny_encoder(tiny_bert):
 @pytest.fixture(scope="session")
 def minilm():
     return TransformerEncoder(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """A folder with a two-layer Llama, a decoder, whose tokenizer pads on the left."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    words = {word: i for i, word in enumerate(dict.fromkeys(WORDS.split()))}
+    plain = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, unk_token="[UNK]", pad_token="[PAD]", padding_side="left"
+    )
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+        )
+        LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -220,3 +220,35 @@ def test_the_folder_comes_from_the_environment(monkeypatch, tmp_path):
     assert VectorCache().folder == tmp_path
     monkeypatch.delenv("KG_COLDSTART_CACHE")
     assert default_folder().name == "kg-coldstart"
+
+
+def test_what_is_there_is_told_by_encoder_with_name_and_age(cache, monkeypatch):
+    monkeypatch.setattr(module.time, "time", lambda: 86_400)
+    cache.put_many("f1", ["a", "b"], vectors(2), label="a-model")
+    monkeypatch.setattr(module.time, "time", lambda: 2 * 86_400)
+    cache.put_many("f2", ["a"], vectors(1, 4))
+    second, first = cache.stats().encoders
+    assert (first.label, first.dim, first.num_vectors) == ("a-model", 3, 2)
+    assert (second.label, second.last_used, first.last_used) == ("", 2 * 86_400, 86_400)
+    assert "2 of 3 numbers, last used 1970-01-02" in cache.stats().to_text()
+    assert cache.stats().to_text().splitlines()[1].endswith(": f2")
+
+
+def test_a_cache_without_names_is_read(cache):
+    cache.put_many("e", ["a"], vectors(1))
+    assert cache.stats().by_encoder == {"e": 1}
+
+
+def test_pruning_drops_the_longest_unused_down_to_a_size(cache, monkeypatch):
+    clock = [0]
+    monkeypatch.setattr(module.time, "time", lambda: clock[0])
+    for clock[0] in range(1, 5):
+        cache.put_many("e", [f"{clock[0]} {i}" for i in range(200)], vectors(200, 384))
+    assert 400 <= cache.prune(600_000) < 800
+    assert cache.path.stat().st_size < 700_000
+    assert cache.get_many("e", ["4 199"], 384)[1].all()
+    assert not cache.get_many("e", ["1 0"], 384)[1].any()
+    assert cache.prune(0) > 0
+    assert cache.stats().num_vectors == 0
+    with pytest.raises(ValueError, match="max_bytes must be 0 or more, got -1"):
+        cache.prune(-1)

@@ -1,7 +1,12 @@
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from encoders import TfidfEncoder, VectorCache, embed_nodes, embed_texts
+from encoders import TfidfEncoder, TransformerEncoder, VectorCache, embed_nodes, embed_texts
 from encoders import embed as module
 from encoders.base import EncoderError
 from kg import KnowledgeGraph, Schema
@@ -101,6 +106,66 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(cache, monkeypatch):
     embed_texts(texts, encoder, cache)
     assert len(stopped.asked) == 30
     assert sorted(stopped.asked + encoder.asked) == sorted(texts)
+
+
+# Encodes 100 texts, ten at a time, and tells of each ten before the next.
+SLOW = """
+import sys
+import numpy as np
+from encoders import VectorCache, embed
+embed._FIRST_CHUNK = embed._LARGEST_CHUNK = 10
+
+class Slow:
+    dim, fingerprint = 2, "lengths"
+    def encode(self, texts):
+        print(len(texts), flush=True)
+        sys.stdin.readline()
+        return np.array([[len(t), 1] for t in texts], np.float32)
+
+embed.embed_texts([f"text {i}" for i in range(100)], Slow(), VectorCache(sys.argv[1]))
+"""
+
+
+def test_after_a_kill_at_sixty_percent_the_other_forty_are_encoded(cache):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(cache.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(6):  # the seventh ten is asked for once the sixth is in the cache
+        assert process.stdout.readline() == "10\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert process.stdout.readline() == "10\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    encoder = Lengths()
+    found = embed_texts([f"text {i}" for i in range(100)], encoder, cache)
+    assert len(encoder.asked) == 40
+    assert found[:, 0].tolist() == [6] * 10 + [7] * 90
+
+
+def test_prompts_by_node_type_stand_before_the_texts_that_are_not_empty(graph):
+    encoder = Lengths()
+    embed_nodes(graph, encoder, prompts={"Movie": "a film: "}, cache=None)
+    assert sorted(encoder.asked) == ["Alien", "a film: Alien"]
+
+
+def test_an_encoders_own_prompts_are_used_and_remembered(graph, tiny_bert):
+    told = TransformerEncoder(tiny_bert, device="cpu", prompts={"Movie": "one two "})
+    again = TransformerEncoder.from_description(told.describe())
+    expected = told.encode(["one two Alien", "Alien"])
+    for encoder in (told, again):
+        found = embed_nodes(graph, encoder, cache=None)
+        np.testing.assert_allclose(found["Movie"].matrix[0], expected[0], atol=1e-6)
+        np.testing.assert_allclose(found["Person"].matrix[0], expected[1], atol=1e-6)
+
+
+def test_texts_that_lost_their_end_are_counted_in_a_warning(tiny_bert, caplog):
+    encoder = TransformerEncoder(tiny_bert, max_tokens=4, device="cpu")
+    embed_texts(["one two one two", "one"], encoder, None)
+    assert "1 of 2 texts are longer than the model takes and lost their end" in caplog.text
 
 
 def test_a_cache_that_fails_is_done_without(tmp_path, caplog):

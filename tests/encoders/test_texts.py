@@ -1,3 +1,5 @@
+import datetime as dt
+
 import pytest
 
 from encoders import node_texts
@@ -199,3 +201,58 @@ def test_texts_are_cleaned(raw, wanted):
 def test_html_that_never_ends_is_read_in_linear_time():
     assert clean("<a " * 100_000).startswith("<a <a")
     assert clean("<script>" * 20_000) == ""
+
+
+def test_numbers_and_dates_are_written_out():
+    graph = KnowledgeGraph.from_tables(
+        nodes={
+            "User": {"id": ["u"]},
+            "Movie": {
+                "id": ["m1", "m2"],
+                "budget": [30_000_000.0, None],
+                "score": [7.25, float("nan")],
+                "seen": [dt.datetime(1995, 11, 22), dt.datetime(2001, 1, 2, 3, 4)],
+                "tags": [["a", "b"], None],
+            },
+        },
+        edges={RATED: {"source": ["u"], "target": ["m1"]}},
+        schema=Schema(user="User", item="Movie", interaction=RATED),
+    )
+    template = "{budget} dollars, {score}, {seen}, {tags}"
+    assert list(node_texts(graph, "Movie", template=template)) == [
+        "30000000 dollars, 7.25, 1995-11-22, a, b",
+        "dollars, 2001-01-02 03:04:00",
+    ]
+
+
+def test_chinese_texts_are_kept_and_joined_and_closed_up():
+    graph = KnowledgeGraph.from_tables(
+        nodes={
+            "User": {"id": ["甲"]},
+            "Movie": {
+                "id": ["一", "二"],
+                "title": ["<b>流浪地球</b>", "霸王别姬"],
+                "plot": ["太阳即将毁灭。", None],
+                "year": [2019, None],
+            },
+        },
+        edges={
+            RATED: {"source": ["甲"], "target": ["一"]},
+            GENRE: {"source": ["一", "一"], "target": ["科幻", "冒险"]},
+        },
+        schema=Schema(user="User", item="Movie", interaction=RATED, text={"Movie": ["title"]}),
+    )
+    assert list(node_texts(graph, "Movie", neighbours=["HAS_GENRE"])) == [
+        "流浪地球. genre: 冒险, 科幻",
+        "霸王别姬",
+    ]
+    template = "《{title}》（{year}）：{plot}"  # noqa: RUF001
+    assert list(node_texts(graph, "Movie", template=template)) == [
+        "《流浪地球》（2019）：太阳即将毁灭。",  # noqa: RUF001
+        "《霸王别姬》",
+    ]
+
+
+def test_chinese_texts_of_one_subject_are_nearer(minilm):
+    space, stars, cook = minilm.encode(["太空 星球 飞船", "星球 太空 大战", "厨师 做 饭"])
+    assert space @ stars > space @ cook

@@ -117,6 +117,69 @@ def test_a_layer_after_pooling_is_refused(a_copy):
         _ = TransformerEncoder(a_copy).dim
 
 
+class TestDecoder(EncoderContract):
+    @pytest.fixture
+    def encoder(self, tiny_llama):
+        return TransformerEncoder(tiny_llama, device="cpu")
+
+
+def test_a_decoder_takes_the_last_token_as_with_padding_on_the_left(tiny_llama):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["a dark space film", "one", "the story of one two a romantic comedy"]
+    tokenizer, model = (a.from_pretrained(tiny_llama) for a in (AutoTokenizer, AutoModel))
+    assert tokenizer.padding_side == "left"
+    tokens = tokenizer(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        positions = (tokens["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        padded = model.eval()(**_known(tokens), position_ids=positions).last_hidden_state[:, -1]
+    encoder = TransformerEncoder(tiny_llama, device="cpu")
+    assert encoder.settings.pooling == "last"
+    np.testing.assert_allclose(encoder.encode(texts), padded.numpy(), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(texts), plain(tiny_llama, texts, "last"), atol=1e-5)
+
+
+def _known(tokens):
+    return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+
+def test_a_prompt_stands_before_each_text_and_empty_ones_stay_empty(tiny_bert):
+    plainly = TransformerEncoder(tiny_bert, device="cpu")
+    told = TransformerEncoder(tiny_bert, device="cpu", prompt="a film ")
+    texts = ["dark", "", "romantic comedy"]
+    prefixed = plainly.encode(["a film dark", "", "a film romantic comedy"])
+    np.testing.assert_array_equal(told.encode(texts), prefixed)
+    assert told.fingerprint != plainly.fingerprint
+    again = encoder_from(json.loads(json.dumps(told.describe())), ".")
+    assert again.fingerprint == told.fingerprint
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_prompts_in_a_models_files_agree_with_sentence_transformers(a_copy, pooled):
+    theirs = pytest.importorskip("sentence_transformers", reason="the reference is not installed")
+    write = lambda name, value: (a_copy / name).write_text(json.dumps(value))  # noqa: E731
+    (a_copy / "1_Pooling").mkdir()
+    mode = {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 32}
+    write("1_Pooling/config.json", {**mode, "include_prompt": pooled})
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    parts = [
+        {"idx": i, "name": str(i), "path": kinds[k], "type": f"sentence_transformers.models.{k}"}
+        for i, k in enumerate(kinds)
+    ]
+    write("modules.json", parts)
+    said = {"prompts": {"query": "the story of "}, "default_prompt_name": "query"}
+    write("config_sentence_transformers.json", said)
+    texts = ["a dark space film", "one two one two one"]
+    expected = theirs.SentenceTransformer(str(a_copy), device="cpu").encode(texts)
+    np.testing.assert_allclose(TransformerEncoder(a_copy).encode(texts), expected, atol=1e-5)
+
+
+def test_tokens_are_counted_before_anything_is_cut(tiny_bert):
+    encoder = TransformerEncoder(tiny_bert, max_tokens=6, prompt="a ")
+    assert encoder.count_tokens(["one two one two one two", "", "one"]).tolist() == [9, 0, 4]
+
+
 def test_long_texts_are_cut_counted_and_reported(tiny_bert, caplog):
     caplog.set_level("INFO", logger="encoders")
     encoder = TransformerEncoder(tiny_bert, max_tokens=6, device="cpu")
@@ -244,7 +307,8 @@ def test_an_encoder_decoder_is_refused(a_copy):
     ("setting", "message"),
     [
         ({"pooling": "max"}, "pooling must be one of"),
-        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"dtype": "int4"}, "dtype must be one of"),
+        ({"prompt": 3}, "the prompt of 'prompt' must be a string, got 3"),
         ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5"),
     ],
@@ -264,6 +328,29 @@ def test_half_precision_stays_near(tiny_bert, tiny_encoder):
     half = TransformerEncoder(tiny_bert, dtype="bfloat16", device="cpu").encode(texts)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, tiny_encoder.encode(texts), atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def in_int8():
+    return TransformerEncoder(device="cpu", dtype="int8")
+
+
+class TestInt8(EncoderContract):
+    @pytest.fixture
+    def encoder(self, in_int8):
+        return in_int8
+
+    def test_its_vectors_are_near_those_in_float32(self, encoder, minilm):
+        texts = [*SENTENCES, "Ласковый Май", "Beth", "1"]
+        near = (encoder.encode(texts) * minilm.encode(texts)).sum(axis=1)
+        assert near.min() > 0.997
+        assert near.mean() > 0.999
+        assert encoder.fingerprint != minilm.fingerprint
+
+
+def test_int8_is_refused_for_a_decoder_and_named(tiny_llama):
+    with pytest.raises(EncoderError, match="is a LlamaModel; dtype='int8' is for BERT models"):
+        TransformerEncoder(tiny_llama, dtype="int8", device="cpu").load()
 
 
 @pytest.mark.gpu

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from encoders import int8
+from encoders.base import EncoderError
+from encoders.packed import PackedBert
+
+
+def test_rounded_weights_are_near_and_no_pair_can_overflow():
+    weight = torch.randn(20, 31, generator=torch.Generator().manual_seed(0))
+    whole, scales = int8._rounded(weight)
+    assert (whole == whole.round()).all()
+    size = torch.nn.functional.pad(whole.abs(), (0, 1))
+    assert (size[:, 0::2] + size[:, 1::2]).max() <= 128
+    error = (whole * scales[:, None] - weight).square().mean() / weight.square().mean()
+    assert error.sqrt() < 0.02
+
+
+def test_surplus_of_a_pair_is_taken_from_the_larger():
+    whole = torch.tensor([[100.0, 100.0, -120.0, 20.0, 3.0, -4.0]])
+    assert int8._with_small_pairs(whole).tolist() == [[28.0, 100.0, -108.0, 20.0, 3.0, -4.0]]
+
+
+def test_bytes_are_rounded_and_clipped():
+    rows = torch.tensor([[-200.0, -0.4, 0.6, 126.7], [127.0, 300.0, 1.0, -128.0]])
+    assert int8._bytes(rows, 128).tolist() == [[0, 128, 129, 255], [255, 255, 129, 0]]
+
+
+def test_a_quantised_layer_is_near_the_exact_one(tiny_bert):
+    model = AutoModel.from_pretrained(tiny_bert).eval().requires_grad_(False)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 19, n) for n in (20, 12, 5)]
+    (layer,) = int8.quantise(PackedBert(model), texts).layers
+    packed = PackedBert(model)
+    (exact,) = packed.layers
+    x = packed.norm(packed.words[rng.integers(0, 19, 50)] + packed.places[:50])
+    for name in ("attention_in", "widen"):
+        error = (getattr(layer, name)(x.clone()) - getattr(exact, name)(x)).norm()
+        assert error < 0.03 * getattr(exact, name)(x).norm()
+    wide = exact.widen(x)
+    expected = exact.narrow(wide)
+    assert (layer.narrow(wide.clone()) - expected).norm() < 0.03 * expected.norm()
+
+
+def test_a_processor_that_overflows_is_refused(monkeypatch):
+    monkeypatch.setattr(int8._Packed, "__call__", lambda *_: torch.zeros(4, 64))
+    with pytest.raises(EncoderError, match="8-bit products overflow; use dtype='float32'"):
+        int8._check_processor()
+
+
+def test_torch_without_these_operations_is_refused(monkeypatch):
+    monkeypatch.setattr(int8, "_LINEAR", object())
+    with pytest.raises(EncoderError, match="needs torch with oneDNN on an x86 processor"):
+        int8._check_processor()
