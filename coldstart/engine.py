@@ -18,7 +18,7 @@ from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
+from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
@@ -477,12 +477,11 @@ class ColdStartEngine:
         graph = self.graph
         own = 0 if node_type == graph.schema.user else 1
         edges = graph.interactions
-        place = np.full(graph.num_nodes(node_type), -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        wanted = place[edges.index[own]] >= 0
+        at, here = touching(edges.index[own], rows, graph.num_nodes(node_type))
         if graph.schema.positive_weight is not None and edges.weight is not None:
-            wanted &= edges.weight >= graph.schema.positive_weight
-        here, there = place[edges.index[own][wanted]], edges.index[1 - own][wanted]
+            positive = edges.weight[at] >= graph.schema.positive_weight
+            at, here = at[positive], here[positive]
+        there = edges.index[1 - own][at]
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
         return Adjacency.from_pairs(here, there, len(rows), other)
 
