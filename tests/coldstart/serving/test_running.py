@@ -1,8 +1,4 @@
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -12,29 +8,17 @@ import pytest
 from coldstart.cli import main
 from coldstart.serving.durable import DurableEngine
 from tests.coldstart.serving.conftest import KEY
+from tests.coldstart.serving.process import running
 
 
 @pytest.fixture
 def server(model, tmp_path):
     """A server process and a client of it."""
-    environment = os.environ | {"COLDSTART_API_KEY": "secret", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "coldstart.cli", "serve", str(model), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--state", str(tmp_path / "state")],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    line = ""
-    while "http://" not in line:
-        line = process.stderr.readline()
-        assert line, "the server did not start"
-    address = re.search(r"http://\S+?:\d+", line).group()
-    with httpx.Client(base_url=address, headers=KEY, timeout=30) as client:
+    with (
+        running(model, tmp_path / "state") as (process, address),
+        httpx.Client(base_url=address, headers=KEY, timeout=30) as client,
+    ):
         yield process, client
-    process.kill()
-    process.wait()
-    process.stderr.close()
 
 
 @pytest.mark.slow
