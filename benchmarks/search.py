@@ -81,8 +81,8 @@ def ratio(name: str, ours: Callable[[], Any], bare: Callable[[], Any], rounds: i
     fastest = {side: 1000 * min(values) for side, values in wall.items()}
     print(
         f"{name}: {best['ours']:.1f} ms, bare {best['bare']:.1f} ms, "
-        f"{best['ours'] / best['bare']:.2f} x (wall {fastest['ours']:.1f}, {fastest['bare']:.1f} ms, "
-        f"{fastest['ours'] / fastest['bare']:.2f} x)"
+        f"{best['ours'] / best['bare']:.2f} x (wall {fastest['ours']:.1f} ms, "
+        f"{fastest['bare']:.1f} ms, {fastest['ours'] / fastest['bare']:.2f} x)"
     )
 
 
