@@ -8,7 +8,7 @@ import torch
 from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
-from gnn.data import Adjacency
+from gnn.data import Adjacency, touching
 from gnn.heads import Spectrum, half_step
 from gnn.infer import precisions
 from gnn.train import Trained, TrainedSide, warm_precision
@@ -78,12 +78,12 @@ def lift(
         rows: of the items.
     """
     edges, least = graph.interactions, graph.schema.positive_weight
-    positive = np.ones(len(edges), bool)
+    at, here = touching(edges.index[1], rows, len(graph.items))
+    positive = np.ones(len(at), bool)
     if least is not None and edges.weight is not None:
-        positive = edges.weight >= least
-    num_items = len(graph.items)
-    liked = np.bincount(edges.index[1][positive], minlength=num_items)[rows]
-    not_liked = np.bincount(edges.index[1][~positive], minlength=num_items)[rows]
+        positive = edges.weight[at] >= least
+    liked = np.bincount(here[positive], minlength=len(rows))
+    not_liked = np.bincount(here[~positive], minlength=len(rows))
     omega = precisions(side, rows, liked)[1]
     return cold_boost * (1 - omega) / (1 + torch.from_numpy(not_liked).to(omega))
 

@@ -1,14 +1,34 @@
-"""Commands of an engine in use: refit it from what was heard."""
+"""Commands of an engine in use: serve it over HTTP, refit it from what was heard."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
+
+KEY_VARIABLE = "COLDSTART_API_KEY"
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to those of ``coldstart``."""
+    serving = commands.add_parser("serve", help="a saved engine over HTTP, with a page")
+    serving.add_argument("model", help="folder of a saved engine")
+    serving.add_argument("--state", help="folder of changes and snapshots (default: MODEL.state)")
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serving.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    serving.add_argument(
+        "--open",
+        action="store_true",
+        help="let everybody ask; without it a request must carry, in the header X-API-Key, the key "
+        f"in ${KEY_VARIABLE} (or one of several by comma)",
+    )
+    serving.add_argument("--max-bytes", type=int, default=2_000_000, help="of a request's body")
+    serving.add_argument("--snapshot-every", type=int, default=1000, help="changes")
+    serving.set_defaults(run=_serve)
+
     refitting = commands.add_parser(
         "refit", help="train a saved engine anew on what it heard, unless that makes it worse"
     )
@@ -23,9 +43,35 @@ def add_commands(commands: Any) -> None:
     refitting.set_defaults(run=_refit)
 
 
-def _refit(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
+def _serve(arguments: argparse.Namespace) -> None:
+    from coldstart.serving.durable import DurableEngine
+    from kg.errors import DependencyError
 
+    keys = tuple(k.strip() for k in os.environ.get(KEY_VARIABLE, "").split(",") if k.strip())
+    if not keys and not arguments.open:
+        raise ValueError(
+            f"requests would need no key; set ${KEY_VARIABLE}, or pass --open to let everybody ask"
+        )
+    try:
+        from coldstart.serving.app import create_app
+        from coldstart.serving.running import run
+    except ImportError as error:
+        raise DependencyError(
+            f"serving needs {error.name}: pip install kg-coldstart[serve]"
+        ) from error
+    state = arguments.state or f"{arguments.model.rstrip('/')}.state"
+    durable = DurableEngine(arguments.model, state, snapshot_every=arguments.snapshot_every)
+    app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes)
+    graph = durable.current.engine.graph
+
+    def say(address: str) -> None:
+        sizes = f"{len(graph.users)} users and {len(graph.items)} items"
+        print(f"serving {sizes} at {address}; Ctrl-C to stop", file=sys.stderr, flush=True)
+
+    run(durable, app, arguments.host, arguments.port, say)
+
+
+def _refit(arguments: argparse.Namespace) -> None:
     from coldstart.engine import ColdStartEngine
     from coldstart.feedback import FeedbackEvent
     from coldstart.journal import read_journal

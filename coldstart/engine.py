@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
+from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
@@ -229,6 +229,7 @@ class ColdStartEngine:
         exclude_seen: bool = True,
         where: Any = None,
         evidence: bool = True,
+        diversity: float = 0.0,
     ) -> Recommendations:
         """The ``k`` best items of every user, best first; equal scores keep item order.
 
@@ -240,16 +241,31 @@ class ColdStartEngine:
             where: only items with these properties: an Arrow expression
                 (``pc.field("year") > 1990``) or a mapping of property to value or values.
             evidence: whether to say what stands behind each recommendation.
+            diversity: from 0, by score alone, to 1: how much items like those above count less,
+                see :func:`coldstart.diversity.diversified`. A column ``price`` then tells by how
+                much the mean score of a list is lower than without.
 
         Raises:
             UnknownNodeError: a user or candidate is not in the graph.
-            ValueError: ``k`` is below 1, or ``where`` names a property that items do not have.
+            ValueError: ``k`` is below 1, ``diversity`` is not between 0 and 1, or ``where`` names a
+                property that items do not have.
         """
         rows = self.graph.users.rows(users)
         pool = self._pool(self.graph.schema.item, candidates, where)
         excluded = self._seen(rows, axis=0) if exclude_seen else None
-        found = _search(self._item_index, self.user_vectors, rows, k, pool, excluded)
-        return self._recommendations(rows, *found, user_axis=True, evidence=evidence)
+        if not 0 <= diversity <= 1:
+            raise ValueError(f"diversity must be between 0 and 1, got {diversity!r}")
+        if not diversity:
+            found = _search(self._item_index, self.user_vectors, rows, k, pool, excluded)
+            return self._recommendations(rows, *found, user_axis=True, evidence=evidence)
+        from coldstart.diversity import diversified, pool_size
+
+        wide = pool_size(_list_length(k))
+        best = _search(self._item_index, self.user_vectors, rows, wide, pool, excluded)
+        *found, price = diversified(*best, self.item_vectors, k, diversity)
+        out = self._recommendations(rows, *found, user_axis=True, evidence=evidence)
+        prices = np.repeat(price, (found[0] >= 0).sum(axis=1))
+        return replace(out, evidence={"price": prices, **out.evidence})
 
     def audience(
         self,
@@ -461,12 +477,11 @@ class ColdStartEngine:
         graph = self.graph
         own = 0 if node_type == graph.schema.user else 1
         edges = graph.interactions
-        place = np.full(graph.num_nodes(node_type), -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        wanted = place[edges.index[own]] >= 0
+        at, here = touching(edges.index[own], rows, graph.num_nodes(node_type))
         if graph.schema.positive_weight is not None and edges.weight is not None:
-            wanted &= edges.weight >= graph.schema.positive_weight
-        here, there = place[edges.index[own][wanted]], edges.index[1 - own][wanted]
+            positive = edges.weight[at] >= graph.schema.positive_weight
+            at, here = at[positive], here[positive]
+        there = edges.index[1 - own][at]
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
         return Adjacency.from_pairs(here, there, len(rows), other)
 
@@ -727,12 +742,16 @@ def _search(
     excluded: list[np.ndarray] | None,
     bias: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
-    k = min(int(k), len(index.rows))
+    k = min(_list_length(k), len(index.rows))
     at = torch.from_numpy(rows).to(vectors.device)
     offsets = None if bias is None else bias[at]
     return index.search(vectors[at], k, candidates=pool, excluded=excluded, offsets=offsets)
+
+
+def _list_length(k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    return int(k)
 
 
 def _device(name: str) -> torch.device:

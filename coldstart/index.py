@@ -1,4 +1,4 @@
-"""Exact search: the scorer as an inner product in d + 1 dimensions, ranked block by block."""
+"""Exact search: the scorer as an inner product in d + 1 dimensions, in blocks of queries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 import torch
 
 _BLOCK_ITEMS = 65_536
-_BLOCK_SCORES = 2**24
-_BLOCK_FLOATS = 2**22
+_BLOCK_SCORES, _MOST_SCORES = 2**22, 2**24
+"""Scores that are held at once: so many fit a cache; more, where long rows are to be read less
+often."""
+
+_BLOCK_FLOATS = 2**18
 _SPARE = 32
 """So many more than k are looked at twice, for those whose order float32 cannot tell."""
 
@@ -64,110 +67,128 @@ class ExactIndex:
             Rows, int64 ``[num_queries, k]``, and scores, float32 ``[num_queries, k]``. A query
             with fewer than ``k`` items to choose from is filled up with row -1 and score -inf.
         """
-        pool = np.arange(len(self.rows)) if candidates is None else np.asarray(candidates)
-        k_out, k = k, min(k, len(pool))
+        pool = None if candidates is None else np.asarray(candidates)
+        num = len(self.rows) if pool is None else len(pool)
+        k_out, k = k, min(k, num)
         rows = np.full((len(queries), k_out), -1, np.int64)
         scores = np.full((len(queries), k_out), -np.inf, np.float32)
         if offsets is None:
             offsets = queries.new_zeros(len(queries))
-        step = max(1, _BLOCK_SCORES // max(min(len(pool), _BLOCK_ITEMS), 1))
+        together = min(self.rows.shape[1] // 2, _MOST_SCORES // max(num, 1))
+        step = max(1, together, _BLOCK_SCORES // max(num, 1))
         for start in range(0, len(queries) if k else 0, step):
             some = slice(start, min(start + step, len(queries)))
-            left_out = None if excluded is None else excluded[some]
-            found = self._search_block(
-                queries[some], offsets[some], k, pool, candidates is None, left_out
-            )
-            rows[some, :k], scores[some, :k] = found
+            approximate = self._products(queries[some], pool)
+            if excluded is not None:
+                _exclude(approximate, pool, excluded[some])
+            columns, found = self._best(queries[some], offsets[some], pool, approximate, k)
+            rows[some, :k] = columns if pool is None else pool[columns]
+            scores[some, :k] = found
         rows[np.isneginf(scores)] = -1
         return rows, scores
 
-    def _search_block(
+    def _products(self, queries: torch.Tensor, pool: np.ndarray | None) -> torch.Tensor:
+        """Scores without offsets as float32 products have them, ``[n, num_candidates]``."""
+        longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
+        if pool is None:
+            return (self.rows @ longer[0])[None] if len(longer) == 1 else longer @ self.rows.T
+        out = queries.new_empty(len(queries), len(pool))
+        for start in range(0, len(pool), _BLOCK_ITEMS):
+            at = torch.from_numpy(pool[start : start + _BLOCK_ITEMS]).to(self.rows.device)
+            out[:, start : start + len(at)] = longer @ self.rows[at].T
+        return out
+
+    def _best(
         self,
         queries: torch.Tensor,
         offsets: torch.Tensor,
+        pool: np.ndarray | None,
+        scores: torch.Tensor,
         k: int,
-        pool: np.ndarray,
-        whole: bool,
-        excluded: list[np.ndarray] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        best_scores = queries.new_empty(len(queries), 0)
-        best_rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-        for start in range(0, len(pool), _BLOCK_ITEMS):
-            some = pool[start : start + _BLOCK_ITEMS]
-            at = torch.from_numpy(some).to(self.rows.device)
-            x = self.rows[start : start + len(some)] if whole else self.rows[at]
-            scores = torch.addmm(x[:, -1], queries, x[:, :-1].T) + offsets[:, None]
-            if excluded is not None:
-                _exclude(scores, some, excluded)
-            columns, scores = _best(queries, offsets, x, self.longest, scores, min(k, len(some)))
-            # Earlier columns are earlier items, so that a stable cut keeps item order among equals.
-            merged = torch.cat([best_scores, scores], dim=1)
-            merged_rows = torch.cat([best_rows, at[columns]], dim=1)
-            order = merged.argsort(dim=1, descending=True, stable=True)[:, :k]
-            best_scores, best_rows = merged.gather(1, order), merged_rows.gather(1, order)
-        return best_rows.cpu().numpy(), best_scores.cpu().numpy()
+        """Columns and exact scores of the ``k`` best of each row, earlier columns first if equal.
+
+        Args:
+            queries: ``[n, dim]``.
+            offsets: ``[n]``.
+            pool: rows of the index that the columns stand for; ``None``: all.
+            scores: their products to float32, -inf where excluded, ``[n, m]``.
+            k: at most ``m``.
+        """
+        width = min(k + _SPARE, scores.shape[1])
+        top, columns = _largest(scores, width)
+        lengths = (torch.linalg.vector_norm(queries, dim=1) ** 2 + 1) ** 0.5
+        largest = lengths * self.longest + offsets.abs()
+        # Twice what float32 can be wrong by: no better one is further down.
+        slack = 2 * self.rows.shape[1] * torch.finfo(self.rows.dtype).eps * largest
+        unsure = top[:, k - 1] - slack
+        columns = columns.sort(dim=1).values
+        exact = self._exact(queries, offsets, pool, columns)
+        exact = torch.where(scores.gather(1, columns).isneginf(), -torch.inf, exact)
+        order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
+        columns, exact = columns.gather(1, order), exact.gather(1, order)
+        many = (top[:, -1] >= unsure) & ~top[:, -1].isneginf() & (width < scores.shape[1])
+        for row in torch.nonzero(many).flatten().tolist():
+            near = torch.nonzero(scores[row] >= unsure[row]).flatten()
+            again = self._exact(queries[row, None], offsets[row, None], pool, near[None])[0]
+            order = again.argsort(descending=True, stable=True)[:k]
+            columns[row], exact[row] = near[order], again[order]
+        return columns.cpu().numpy(), exact.cpu().numpy()
+
+    def _exact(
+        self,
+        queries: torch.Tensor,
+        offsets: torch.Tensor,
+        pool: np.ndarray | None,
+        columns: torch.Tensor,
+    ) -> torch.Tensor:
+        """Scores of every query with some candidates, float32 ``[n, num_columns]``."""
+        out = torch.empty(columns.shape, dtype=self.rows.dtype, device=columns.device)
+        at = columns if pool is None else torch.from_numpy(pool).to(columns.device)[columns]
+        step = max(1, _BLOCK_FLOATS // max(columns.shape[1] * self.rows.shape[1], 1))
+        for start in range(0, len(queries), step):
+            some = slice(start, start + step)
+            out[some] = exact_scores(queries[some], self.rows[at[some]], offsets[some])
+        return out
 
 
-def _exclude(scores: torch.Tensor, pool: np.ndarray, excluded: list[np.ndarray]) -> None:
+def _largest(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and columns of the ``width`` largest of each row, largest first, ``[n, width]``.
+
+    Of many columns, those that many lie apart form a group; the groups with the largest maxima hold
+    all the largest values, since no other group can have one. A row is then read once, to find the
+    maxima, which takes much less than selecting from it.
+    """
+    n, num = scores.shape
+    size = 1 << max(int((num / width) ** 0.5).bit_length() - 1, 0)
+    groups = num // size
+    if size < 4 or groups < 2 * width:
+        top = scores.topk(width, dim=1)
+        return top.values, top.indices
+    whole = groups * size
+    maxima = scores[:, :whole].view(n, size, groups).amax(dim=1)
+    chosen = maxima.topk(width, dim=1).indices  # [n, width]
+    steps = torch.arange(size, device=scores.device) * groups
+    places = (chosen[:, :, None] + steps).flatten(1)  # [n, width * size]
+    if whole < num:
+        rest = torch.arange(whole, num, device=scores.device).expand(n, -1)
+        places = torch.cat([places, rest], dim=1)
+    top = scores.gather(1, places).topk(width, dim=1)
+    return top.values, places.gather(1, top.indices)
+
+
+def _exclude(scores: torch.Tensor, pool: np.ndarray | None, excluded: list[np.ndarray]) -> None:
     query, column = [], []
     for i, rows in enumerate(excluded):
-        at = np.searchsorted(pool, rows)
-        inside = at < len(pool)
-        at = at[inside][pool[at[inside]] == rows[inside]]
+        at = rows
+        if pool is not None:
+            at = np.searchsorted(pool, rows)
+            inside = at < len(pool)
+            at = at[inside][pool[at[inside]] == rows[inside]]
         column.append(at)
         query.append(np.full(len(at), i))
     where = (torch.from_numpy(np.concatenate(x)).to(scores.device) for x in (query, column))
     scores[tuple(where)] = -torch.inf
-
-
-def _best(
-    queries: torch.Tensor,
-    offsets: torch.Tensor,
-    x: torch.Tensor,
-    longest: torch.Tensor,
-    scores: torch.Tensor,
-    k: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns and exact scores of the ``k`` best of each row, earlier columns first among equals.
-
-    Args:
-        queries: ``[n, dim]``.
-        offsets: ``[n]``.
-        x: rows of the index, ``[m, dim + 1]``.
-        longest: length of the longest row.
-        scores: their products to float32, -inf where excluded, ``[n, m]``.
-        k: at most ``m``.
-    """
-    width = min(k + _SPARE, len(x))
-    top, columns = scores.topk(width, dim=1)
-    lengths = (torch.linalg.vector_norm(queries, dim=1) ** 2 + 1) ** 0.5
-    largest = lengths * longest + offsets.abs()
-    # Twice what float32 can be wrong by: no better one is further down.
-    unsure = top[:, k - 1] - 2 * x.shape[1] * torch.finfo(x.dtype).eps * largest
-    columns = columns.sort(dim=1).values
-    exact = _exact(queries, offsets, x, columns)
-    exact = torch.where(scores.gather(1, columns).isneginf(), -torch.inf, exact)
-    order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
-    columns, exact = columns.gather(1, order), exact.gather(1, order)
-    many = (top[:, -1] >= unsure) & ~top[:, -1].isneginf() & (width < len(x))
-    for row in torch.nonzero(many).flatten().tolist():
-        near = torch.nonzero(scores[row] >= unsure[row]).flatten()
-        again = _exact(queries[row, None], offsets[row, None], x, near[None])[0]
-        order = again.argsort(descending=True, stable=True)[:k]
-        columns[row], exact[row] = near[order], again[order]
-    return columns, exact
-
-
-def _exact(
-    queries: torch.Tensor, offsets: torch.Tensor, x: torch.Tensor, columns: torch.Tensor
-) -> torch.Tensor:
-    """Scores of every query with some rows, float32 ``[n, num_columns]``."""
-    out = torch.empty(columns.shape, dtype=x.dtype, device=x.device)
-    step = max(1, _BLOCK_FLOATS // max(columns.shape[1] * x.shape[1], 1))
-    for start in range(0, len(queries), step):
-        some = slice(start, start + step)
-        out[some] = exact_scores(queries[some], x[columns[some]], offsets[some])
-    return out
 
 
 def exact_scores(

@@ -55,7 +55,7 @@ class Journal:
             JournalError: the disk is full or fails; the journal is as it was.
             TypeError: a record is no JSON value.
         """
-        content = b"".join(_line(record) for record in records)
+        content = journal_content(records)
         written = 0
         try:
             while written < len(content):
@@ -97,6 +97,11 @@ def read_journal(path: str | Path) -> Iterator[Any]:
     """
     for _, record in _lines(Path(path)):
         yield record
+
+
+def journal_content(records: Sequence[Any]) -> bytes:
+    """What a journal of these records consists of."""
+    return b"".join(_line(record) for record in records)
 
 
 def _line(record: Any) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +15,21 @@ import torch
 from coldstart.calibration import lift
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, reference_rows
-from gnn.single import embed_single
+from gnn.single import embed_single, single_prior
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import AlignmentError, UnknownNodeError
 from kg.graph import KnowledgeGraph
+from kg.growing import grown
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings, Vocabulary
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
+    from encoders.base import TextEncoder
+
+_MADE_OF = "kg_coldstart_array"
+"""Attribute of a tensor that holds the array it is a view of."""
 
 
 def updated(
@@ -56,7 +63,7 @@ def updated(
         items=_renumbered(engine, item, engine.items, kept),
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
-        item_bias=_grown(engine.item_bias[:, None], len(graph.items), kept.get(item))[:, 0],
+        item_bias=_grown(engine.item_bias, len(graph.items), kept.get(item)),
         ratings=engine.ratings.after(engine, delta, kept),
         heard=engine.heard.after(old, delta),
     )
@@ -71,27 +78,40 @@ def updated(
     if not (len(touched[user]) or len(touched[item])):
         return moved
     fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
-    before = {user: moved.user_vectors.clone(), item: moved.item_vectors.clone()}
-    prior = {}
+    before = {user: moved.user_vectors, item: moved.item_vectors}
+    prior: dict[str, torch.Tensor] = {}
     for node_type, side in ((user, moved.users), (item, moved.items)):
         rows = touched[node_type]
+        if not len(rows):
+            continue
         inputs = moved._inputs_of(node_type, rows)
         device = before[node_type].device
-        prior[node_type] = priors(side, inputs, np.arange(len(rows)), device)
-        new = rows >= fresh[node_type]
-        at = torch.from_numpy(rows[new]).to(device)
-        before[node_type][at] = prior[node_type][torch.from_numpy(new).to(device)]
-    after = {}
-    for node_type in (user, item):
+        prior[node_type] = _priors(side, inputs, device)
+        if (new := rows >= fresh[node_type]).any():  # then the matrix has grown and is our own
+            at = torch.from_numpy(rows[new]).to(device)
+            before[node_type][at] = prior[node_type][torch.from_numpy(new).to(device)]
+    after = dict(before)
+    for node_type, mine in prior.items():
         rows = touched[node_type]
-        out = before[node_type].clone()
-        at = torch.from_numpy(rows).to(out.device)
-        out[at] = moved._embedded(node_type, rows, before[user], before[item], prior[node_type])
-        after[node_type] = out
-    bias = moved.item_bias.clone()
-    at = torch.from_numpy(touched[item]).to(bias.device)
-    bias[at] = lift(graph, moved.items, engine.cold_boost, touched[item])
+        found = moved._embedded(node_type, rows, before[user], before[item], mine)
+        if found is mine and rows[0] >= fresh[node_type]:
+            continue  # new nodes without interactions: their priors are there already
+        after[node_type] = before[node_type].clone()
+        after[node_type][torch.from_numpy(rows).to(found.device)] = found
+    bias = moved.item_bias
+    if len(touched[item]):
+        if touched[item][0] < fresh[item]:
+            bias = bias.clone()
+        at = torch.from_numpy(touched[item]).to(bias.device)
+        bias[at] = lift(graph, moved.items, engine.cold_boost, touched[item])
     return replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
+
+
+def _priors(side: TrainedSide, inputs: NodeInputs, device: torch.device) -> torch.Tensor:
+    """Priors of all these nodes, by the short way where there is one node, ``[n, k]``."""
+    if len(inputs) == 1 and device.type == "cpu":
+        return torch.from_numpy(single_prior(side, inputs))[None]
+    return priors(side, inputs, np.arange(len(inputs)), device)
 
 
 def touched_rows(
@@ -213,7 +233,22 @@ def _grown(vectors: torch.Tensor, num_rows: int, kept: np.ndarray | None) -> tor
         vectors = vectors[torch.from_numpy(kept).to(vectors.device)]
     if num_rows == len(vectors):
         return vectors
-    return torch.cat([vectors, vectors.new_zeros(num_rows - len(vectors), vectors.shape[1])])
+    shape = (num_rows - len(vectors), *vectors.shape[1:])
+    if vectors.device.type == "cpu":
+        return _tensor_of(grown(_array_of(vectors), np.zeros(shape, np.float32)))
+    return torch.cat([vectors, vectors.new_zeros(shape)])
+
+
+def _array_of(vectors: torch.Tensor) -> np.ndarray:
+    """The array that a tensor was made of, which can be continued in place."""
+    array = getattr(vectors, _MADE_OF, None)
+    return vectors.numpy() if array is None else array
+
+
+def _tensor_of(array: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    setattr(tensor, _MADE_OF, array)
+    return tensor
 
 
 def _reworded(
@@ -252,10 +287,12 @@ def _grown_texts(
         matrix = matrix[kept]
     rows = np.concatenate([reworded, np.arange(len(matrix), len(nodes))])
     if len(rows):
-        grown = np.zeros((len(nodes), matrix.shape[1]), np.float32)
-        grown[: len(matrix)] = matrix
-        matrix = grown
-        matrix[rows] = _text_vectors(engine, graph, node_type, rows, given, progress)
+        found = _text_vectors(engine, graph, node_type, rows, given, progress)
+        num_changed = len(reworded)
+        matrix = grown(matrix, found[num_changed:])
+        if num_changed:
+            matrix = matrix.copy()
+            matrix[reworded] = found[:num_changed]
     return NodeEmbeddings(nodes, matrix)
 
 
@@ -283,7 +320,9 @@ def _text_vectors(
         some, encoder = graph_of_rows(graph, node_type, rows), engine.encoder
         if encoder is None:
             _require_default_encoder(engine, node_type)
-        every = embed_nodes(some, encoder, [node_type], cache=engine.cache, progress=progress)
+        every = embed_nodes(
+            some, encoder or _default(), [node_type], cache=engine.cache, progress=progress
+        )
         found = every[node_type]
         source = "the default encoder" if encoder is None else "the encoder"
     from coldstart.engine import check_finite
@@ -297,6 +336,17 @@ def _text_vectors(
     return found.matrix
 
 
+@cache
+def _default() -> TextEncoder:
+    """The default encoder, loaded once: for one text it takes much longer to load than to run."""
+    from encoders.embed import default_encoder
+
+    return default_encoder()
+
+
+_trained_on_default: WeakSet[TrainedSide] = WeakSet()
+
+
 def _require_default_encoder(engine: ColdStartEngine, node_type: str) -> None:
     """Raise where the vectors given at training are not the default encoder's.
 
@@ -305,12 +355,15 @@ def _require_default_encoder(engine: ColdStartEngine, node_type: str) -> None:
     """
     from encoders.embed import embed_nodes
 
+    side, _ = engine._side(node_type)
+    if side in _trained_on_default:
+        return
     known = engine.texts[node_type].matrix
     rows = np.flatnonzero(np.abs(known).sum(axis=1) > 0)[:3]
     if not len(rows):
         return
     again = embed_nodes(
-        graph_of_rows(engine.graph, node_type, rows), None, [node_type], cache=engine.cache
+        graph_of_rows(engine.graph, node_type, rows), _default(), [node_type], cache=engine.cache
     )[node_type].matrix
     same = again.shape[1] == known.shape[1]
     if same:
@@ -322,6 +375,7 @@ def _require_default_encoder(engine: ColdStartEngine, node_type: str) -> None:
             f"the engine was trained on text vectors of {node_type} that the default encoder did "
             "not make; pass texts= with vectors of the new and changed nodes, or fit with encoder="
         )
+    _trained_on_default.add(side)
 
 
 def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> KnowledgeGraph:

@@ -195,6 +195,24 @@ def _wording(
     return wording
 
 
+def touching(ends: np.ndarray, rows: np.ndarray, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which edges touch some of the nodes, and which of these each touches, int64 each.
+
+    Args:
+        ends: rows at one end of every edge.
+        rows: of the nodes, distinct.
+        num_nodes: how many nodes there are.
+    """
+    if len(rows) == 1:
+        at = np.flatnonzero(ends == rows[0])
+        return at, np.zeros(len(at), np.int64)
+    place = np.full(num_nodes, -1, np.int64)
+    place[rows] = np.arange(len(rows))
+    here = place[ends]
+    at = np.flatnonzero(here >= 0)
+    return at, here[at]
+
+
 def _links_of(
     here: np.ndarray, there: np.ndarray, place: np.ndarray | None, num_rows: int, num_targets: int
 ) -> Adjacency:

@@ -23,6 +23,8 @@ from kg.schema import EdgeType
 from kg.tables import key_array, require_columns, to_table
 from kg.vectors import Key, Vocabulary
 
+_MOST_CHUNKS = 32
+
 
 @dataclass(frozen=True, eq=False)
 class GraphDelta:
@@ -166,7 +168,9 @@ def _upsert_nodes(
 
 def _followed_by(first: pa.ChunkedArray, second: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
     chunks = second.chunks if isinstance(second, pa.ChunkedArray) else [second]
-    return pa.chunked_array([*first.chunks, *chunks], first.type)
+    both = pa.chunked_array([*first.chunks, *(c for c in chunks if len(c))], first.type)
+    # Many small chunks make every later look-up slow.
+    return pa.chunked_array([both.combine_chunks()]) if both.num_chunks > _MOST_CHUNKS else both
 
 
 def _add_bare_nodes(
@@ -220,12 +224,22 @@ def _upsert_edges(old: Edges, new: Edges, edge_type: EdgeType) -> Edges:
     num_targets = 1 + int(max(old.index[1].max(initial=0), new.index[1].max(initial=0)))
     new_ids = _pair_ids(new.index, num_targets)
     last = len(new) - 1 - np.unique(new_ids[::-1], return_index=True)[1]  # the last of equals holds
-    new = new.select(np.sort(last))
-    kept = old.select(~np.isin(_pair_ids(old.index, num_targets), new_ids))
+    new, kept = new.select(np.sort(last)), old
+    if not _beyond(old, new):
+        kept = old.select(~np.isin(_pair_ids(old.index, num_targets), new_ids))
     return Edges(
         np.concatenate([kept.index, new.index], axis=1),
         None if new.weight is None else np.concatenate([_or_empty(kept.weight), new.weight]),
         None if new.time is None else np.concatenate([_or_empty(kept.time), new.time]),
+    )
+
+
+def _beyond(old: Edges, new: Edges) -> bool:
+    """Whether all new edges touch nodes that have none, as nodes do that have just come."""
+    return any(
+        there.min(initial=0) > here.max(initial=-1)
+        for here, there in zip(old.index, new.index, strict=True)
+        if len(there)
     )
 
 

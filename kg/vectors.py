@@ -20,6 +20,7 @@ Key = int | str
 """A business key: the user's own, never a database's internal id."""
 
 _growing = threading.Lock()
+_MOST_CHUNKS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +145,8 @@ class Vocabulary:
                 rows = {k: r for k, r in rows.items() if r < len(self)}
             rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
         chunks = [*self.keys.chunks, *more.keys.chunks]
+        if len(chunks) > _MOST_CHUNKS:  # many small ones make every later look-up slow
+            chunks = [pa.chunked_array(chunks).combine_chunks()]
         return Vocabulary(self.node_type, pa.chunked_array(chunks), rows)
 
     @property

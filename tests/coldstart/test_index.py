@@ -33,6 +33,7 @@ def blocks(request, monkeypatch):
     if request.param == "small blocks":
         monkeypatch.setattr(index, "_BLOCK_ITEMS", 13)
         monkeypatch.setattr(index, "_BLOCK_SCORES", 40)
+        monkeypatch.setattr(index, "_MOST_SCORES", 400)
         monkeypatch.setattr(index, "_BLOCK_FLOATS", 30)
         monkeypatch.setattr(index, "_SPARE", 2)
 
@@ -47,6 +48,17 @@ def assert_same(found, expected):
 def test_search_equals_sorting_everything_with_ties_in_item_order(k):
     made_index, queries = made()
     assert_same(made_index.search(queries, k), brute_force(made_index, queries, k))
+
+
+@pytest.mark.parametrize("num_items", [3000, 4001, 70_003])
+def test_the_largest_are_found_by_the_maxima_of_groups(num_items):
+    rng = np.random.default_rng(num_items)
+    scores = torch.from_numpy(rng.integers(0, 500, (3, num_items)).astype(np.float32))
+    scores[0, -1] = 1000  # in what is left over after the last group
+    values, columns = index._largest(scores, 40)
+    np.testing.assert_array_equal(values, scores.sort(dim=1, descending=True).values[:, :40])
+    np.testing.assert_array_equal(values, scores.gather(1, columns))
+    assert all(len(set(row.tolist())) == 40 for row in columns)
 
 
 @pytest.mark.usefixtures("blocks")

@@ -1,44 +1,77 @@
 """The README's code runs as it stands."""
 
+import contextlib
+import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from tests.coldstart.serving.process import running_server
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-def _blocks() -> tuple[list[str], list[str]]:
-    """Python blocks in order, those for Neo4j apart."""
-    plain, neo4j = [], []
-    for mark, code in re.findall(r"(<!-- neo4j -->\n)?```python\n(.*?)```", README, re.S):
-        (neo4j if mark else plain).append(code)
-    return plain, neo4j
+def _blocks(mark: str = "", language: str = "python") -> list[str]:
+    """Code in order, of the blocks with a mark before them or of those without any."""
+    found = re.findall(rf"(?:<!-- (\w+) -->\n)?```{language}\n(.*?)```", README, re.S)
+    return [code for named, code in found if named == mark]
+
+
+class Ran(NamedTuple):
+    """What the plain code of the README left behind."""
+
+    folder: Path
+    names: dict
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder, names, printed = tmp_path_factory.mktemp("readme"), {}, io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        for code in _blocks():
+            exec(compile(code, "README.md", "exec"), names)
+    return Ran(folder, names, printed.getvalue())
 
 
 @pytest.mark.slow
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    plain, _ = _blocks()
-    for code in plain:
-        exec(compile(code, "README.md", "exec"), names)
-    printed = capsys.readouterr().out
-    assert "9001" in printed
-    assert len(plain) >= 4
-    assert names["engine"].graph.users.rows(["dan"]).tolist() == [3]
-    assert (tmp_path / "out" / "model" / "manifest.json").exists()
-    judged = {(row.scorer, row.segment) for row in names["report"].rows}
+def test_the_code_of_the_readme_runs(ran):
+    assert "9001" in ran.printed
+    assert len(_blocks()) >= 4
+    assert ran.names["engine"].graph.users.rows(["dan"]).tolist() == [3]
+    assert (ran.folder / "out" / "model" / "manifest.json").exists()
+    judged = {(row.scorer, row.segment) for row in ran.names["report"].rows}
     assert ("by genre", "warm_users_cold_items") in judged
+
+
+@pytest.mark.slow
+def test_the_requests_of_the_readme_are_answered(ran, capsys):
+    model = shutil.copytree(ran.folder / "out" / "model", ran.folder / "served")
+    with running_server(model, ran.folder / "served.state") as address:
+        (requests,) = _blocks("server", "sh")
+        here = requests.replace("http://127.0.0.1:8000", address).replace("curl -s", "curl -sS -f")
+        found = subprocess.run(["sh", "-ec", here], capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        assert '"of":"ann"' in found.stdout
+        assert "coldstart_requests_total" in found.stdout
+        (client,) = _blocks("server")
+        exec(compile(client.replace("http://127.0.0.1:8000", address), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "'of': 'dan'" in printed
+    assert "Blue Dawn" in printed
 
 
 @pytest.mark.slow
 @pytest.mark.neo4j
 def test_the_neo4j_code_of_the_readme_runs(neo4j, neo4j_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plain, (code,) = _blocks()
+    (code,) = _blocks("neo4j")
     names: dict = {}
-    for block in plain[:3]:
+    for block in _blocks()[:3]:
         exec(compile(block, "README.md", "exec"), names)
     code = code.replace('"neo4j://localhost:7687"', repr(neo4j.uri))
     code = code.replace('("neo4j", "secret")', repr(tuple(neo4j.auth)))

@@ -1,0 +1,332 @@
+"""The application: each route turns a message into a call and the outcome into JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pyarrow as pa
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from starlette.exceptions import HTTPException
+
+from coldstart.journal import JournalError
+from coldstart.ranking import Recommendations
+from coldstart.serving import messages as m
+from coldstart.serving.batching import Batcher
+from coldstart.serving.durable import DurableEngine, Version
+from coldstart.serving.guard import Guard, noted
+from kg.errors import DependencyError, SavedFileError, UnknownNodeError
+
+MAX_BYTES = 2_000_000
+"""Of a body, unless said otherwise."""
+
+_MOST_HEAVY = 4
+"""So many requests that take long are worked on at once; further ones wait."""
+
+_MOST_PAIRS = 100_000
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": m.Refused, "description": what}
+    for status, what in (
+        (400, "the body is no JSON"),
+        (401, "no or a wrong API key"),
+        (404, "a user, item or other node does not exist"),
+        (409, "the model folder cannot be loaded"),
+        (413, "the body is too large"),
+        (422, "the request does not fit the graph"),
+        (503, "too much at once, or the disk is full"),
+    )
+}
+
+T = TypeVar("T")
+
+
+class Busy(Exception):
+    """Too many requests wait."""
+
+
+def create_app(
+    durable: DurableEngine, *, api_keys: tuple[str, ...] = (), max_bytes: int = MAX_BYTES
+) -> Guard:
+    """The application over an engine.
+
+    Args:
+        durable: the engine; closed when the application shuts down.
+        api_keys: any of which a request must carry; none: everybody may ask.
+        max_bytes: of a body.
+    """
+    batcher, heavy = Batcher(durable), _Heavy()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await anyio.to_thread.run_sync(batcher.close)
+        await anyio.to_thread.run_sync(durable.close)
+
+    app = FastAPI(
+        title="kg-coldstart",
+        version="1",
+        description="Recommendations for users and items nobody has seen.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=_REFUSALS,
+    )
+    registry = CollectorRegistry()
+    registry.register(_Gauges(durable))
+    _refusals(app)
+    _reading(app, durable, batcher, heavy)
+    _changing(app, durable, heavy)
+    _watching(app, durable, registry)
+    return Guard(app, api_keys, max_bytes, registry)
+
+
+def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Heavy) -> None:
+    @app.post("/recommend", response_model=m.RankedLists)
+    async def recommend(asked: m.RecommendRequest) -> Response:
+        """The best items for users, best first; what a user has seen is left out."""
+        plain = asked.candidates is None and asked.where is None and not asked.evidence
+        if plain and not asked.diversity:
+            try:
+                waiting = batcher.recommend(asked.users, asked.k, asked.exclude_seen)
+            except queue.Full as full:
+                raise Busy from full
+            found = await asyncio.wrap_future(waiting)
+            lists = [
+                {"of": user, "keys": one.keys, "scores": one.scores}
+                for user, one in zip(asked.users, found, strict=True)
+            ]
+            return JSONResponse({"version": found[0].number, "lists": lists})
+        engine, number = durable.current
+        users = list(dict.fromkeys(asked.users))
+        found = await heavy(
+            lambda: engine.recommend(
+                users,
+                asked.k,
+                candidates=asked.candidates,
+                exclude_seen=asked.exclude_seen,
+                where=asked.where,
+                evidence=asked.evidence,
+                diversity=asked.diversity,
+            )
+        )
+        return JSONResponse({"version": number, "lists": listed(found, users, "user")})
+
+    @app.post("/audience", response_model=m.RankedLists)
+    async def audience(asked: m.AudienceRequest) -> Response:
+        """The users with the highest scores for items, best first."""
+        engine, number = durable.current
+        items = list(dict.fromkeys(asked.items))
+        found = await heavy(
+            lambda: engine.audience(
+                items,
+                asked.k,
+                candidates=asked.candidates,
+                exclude_seen=asked.exclude_seen,
+                where=asked.where,
+                evidence=asked.evidence,
+            )
+        )
+        return JSONResponse({"version": number, "lists": listed(found, items, "item")})
+
+    async def matrix(asked: m.PairsRequest, of: Callable[[Version], Any]) -> Response:
+        if len(asked.users) * len(asked.items) > _MOST_PAIRS:
+            raise ValueError(f"at most {_MOST_PAIRS} pairs at once, got more; ask in parts")
+        version = durable.current
+        values = await heavy(lambda: of(version).tolist())
+        return JSONResponse({"version": version.number, "values": values})
+
+    @app.post("/score", response_model=m.Matrix)
+    async def score(asked: m.PairsRequest) -> Response:
+        """r_ui of all pairs; higher is better."""
+        return await matrix(asked, lambda now: now.engine.score(asked.users, asked.items))
+
+    @app.post("/rate", response_model=m.Matrix)
+    async def rate(asked: m.PairsRequest) -> Response:
+        """Expected ratings of all pairs, in the scale of the interactions' weights."""
+        return await matrix(asked, lambda now: now.engine.rate(asked.users, asked.items))
+
+    @app.post("/explain", response_model=m.Explained)
+    async def explain(asked: m.ExplainRequest) -> Response:
+        """Why the score of a pair is what it is."""
+        engine, number = durable.current
+        options = {"paths": asked.paths, "removal": asked.removal}
+        found = await heavy(lambda: engine.explain(asked.user, asked.item, **options))
+        told = found.to_dict() | {"sentence": found.sentence()}
+        return JSONResponse({"version": number, "explanation": told})
+
+
+def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
+    @app.post("/upsert", response_model=m.Changed)
+    async def upsert(asked: m.UpsertRequest) -> Response:
+        """Add or change nodes and edges. Without training; the next request sees it."""
+        operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
+        result, number = await heavy(lambda: durable.submit(operation))
+        return JSONResponse({"version": number, "result": result})
+
+    @app.post("/feedback", response_model=m.Changed)
+    async def feedback(asked: m.FeedbackRequest) -> Response:
+        """Tell what people did; it counts at once for them and for the items."""
+        now = time.time()
+        events = [event.model_dump() for event in asked.events]
+        for event in events:
+            event["time"] = now if event["time"] is None else event["time"]
+        operation = {"op": "feedback", "events": events}
+        result, number = await heavy(lambda: durable.submit(operation))
+        return JSONResponse({"version": number, "result": result})
+
+    @app.post("/erase", response_model=m.Changed)
+    async def erase(asked: m.EraseRequest) -> Response:
+        """Forget a user or item: engine, model folder, snapshots, journal, text cache."""
+        done = await heavy(lambda: durable.erase(asked.type, asked.key))
+        return JSONResponse({"version": durable.current.number, "result": {"done": done}})
+
+    @app.post("/reload", response_model=m.Changed)
+    async def reload() -> Response:
+        """Take the engine that is now in the model folder; requests go on meanwhile."""
+        found = await heavy(durable.reload)
+        return JSONResponse({"version": found.number, "result": {"model": str(durable.model)}})
+
+
+def _watching(app: FastAPI, durable: DurableEngine, registry: CollectorRegistry) -> None:
+    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def look() -> Response:
+        return HTMLResponse(page)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "up"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, Any]:
+        """Whether an engine is there to answer, and which."""
+        return {"status": "ready", "version": durable.current.number}
+
+    @app.get("/graph")
+    async def graph() -> dict[str, Any]:
+        """Node types, their number and properties, and edge types."""
+        engine, number = durable.current
+        known = engine.graph
+        return {
+            "version": number,
+            "user": known.schema.user,
+            "item": known.schema.item,
+            "interaction": list(known.schema.interaction),
+            "nodes": {
+                t: {
+                    "count": known.num_nodes(t),
+                    "key": known.schema.key_of(t),
+                    "properties": known.attributes[t].column_names,
+                    "keys_are": "whole numbers" if known.vocabularies[t].is_int else "strings",
+                }
+                for t in known.node_types
+            },
+            "edges": [{"type": list(e), "count": known.num_edges(e)} for e in known.edge_types],
+        }
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counts and times for Prometheus."""
+        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+
+def listed(found: Recommendations, asked: list[Any], of: str) -> list[dict[str, Any]]:
+    """Recommendations as one list for each user or item, also where it is empty."""
+    lists: dict[Any, dict[str, Any]] = {key: {"of": key, "keys": [], "scores": []} for key in asked}
+    other = "item" if of == "user" else "user"
+    for row in found.to_pylist():
+        one = lists[row.pop(of)]
+        one["keys"].append(row.pop(other))
+        one["scores"].append(row.pop("score"))
+        row.pop("rank")
+        if price := row.pop("price", None):
+            one["price"] = price
+        if row:
+            one.setdefault("evidence", []).append(row)
+    return [lists[key] for key in asked]
+
+
+class _Heavy:
+    """Runs what takes long in threads, a few at a time, so that quick requests are not kept."""
+
+    def __init__(self) -> None:
+        self.limiter: anyio.CapacityLimiter | None = None
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        if self.limiter is None:
+            self.limiter = anyio.CapacityLimiter(_MOST_HEAVY)
+        if self.limiter.statistics().tasks_waiting > 100 * _MOST_HEAVY:
+            raise Busy
+        return await anyio.to_thread.run_sync(work, limiter=self.limiter)
+
+
+class _Gauges:
+    """What Prometheus is told about the engine when it asks."""
+
+    def __init__(self, durable: DurableEngine) -> None:
+        self.durable = durable
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        engine, number = self.durable.current
+        nodes = GaugeMetricFamily("coldstart_nodes", "Nodes by type", labels=["type"])
+        for node_type in (engine.graph.schema.user, engine.graph.schema.item):
+            nodes.add_metric([node_type], engine.graph.num_nodes(node_type))
+        edges = GaugeMetricFamily(
+            "coldstart_interactions", "Interactions", value=len(engine.graph.interactions)
+        )
+        version = GaugeMetricFamily("coldstart_version", "Number of the last change", value=number)
+        return [nodes, edges, version]
+
+
+def _refusals(app: FastAPI) -> None:
+    """Errors as statuses and sentences; never with what runs inside."""
+
+    def refuse(status: int, headers: dict[str, str] | None = None) -> Any:
+        async def handler(request: Request, error: Exception) -> Response:
+            return _refused(status, str(error), headers)
+
+        return handler
+
+    async def invalid(request: Request, error: Any) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        status = 400 if first["type"] == "json_invalid" else 422
+        return _refused(status, f"{where}: {first['msg']}")
+
+    async def http(request: Request, error: Any) -> Response:
+        return _refused(error.status_code, str(error.detail), error.headers)
+
+    async def busy(request: Request, error: Exception) -> Response:
+        return _refused(503, "too many requests at once; try again", {"retry-after": "1"})
+
+    async def inside(request: Request, error: Exception) -> Response:
+        return _refused(500, noted(error, request.url.path))
+
+    app.add_exception_handler(Exception, inside)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Busy, busy)
+    app.add_exception_handler(JournalError, refuse(503, {"retry-after": "30"}))
+    app.add_exception_handler(UnknownNodeError, refuse(404))
+    app.add_exception_handler(SavedFileError, refuse(409))
+    app.add_exception_handler(DependencyError, refuse(422))
+    for kind in (ValueError, TypeError, OverflowError, pa.ArrowException):
+        app.add_exception_handler(kind, refuse(422))
+
+
+def _refused(status: int, message: str, headers: Any = None) -> Response:
+    # A string from a request may hold half a surrogate pair, which no encoding takes.
+    clean = message.encode("utf-8", "replace").decode()[:2000]
+    return JSONResponse({"error": clean}, status, headers)

@@ -1,0 +1,355 @@
+"""An engine whose changes are on disk before anyone is told, and that readers see whole.
+
+A change is applied to the engine, which is immutable, so that makes another; then it is appended to
+a journal; then the new engine takes the old one's place in one assignment. A reader that took the
+old one goes on with it. Changes that come at the same time share one write to the disk. A restart
+loads the last snapshot and replays what came after it. The state folder:
+
+    snapshots/<number of the last change in it>/    an engine, and which model it came from
+    journal/<number of its first change>.log        all changes, in files that start at snapshots
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coldstart.engine import ColdStartEngine
+from coldstart.journal import Journal, journal_content, read_journal
+from coldstart.serving.operations import Operation, applied, redacted
+from coldstart.updating import graph_of_rows
+from kg.errors import SavedFileError, UnknownNodeError
+from kg.files import MANIFEST, check_folder, write_atomically, write_folder
+from kg.vectors import Key
+
+log = logging.getLogger(__name__)
+
+KIND, VERSION = "snapshot of a served engine", 1
+_KEPT_SNAPSHOTS = 2
+
+
+class Version(NamedTuple):
+    """An engine and the number of the last change in it."""
+
+    engine: ColdStartEngine
+    number: int
+
+
+@dataclass
+class _Ticket:
+    """A change that waits to be written, and what became of it."""
+
+    operation: Operation
+    done: bool = False
+    result: Any = None
+    error: Exception | None = None
+
+
+@dataclass
+class _State:
+    base: str
+    current: Version
+    pending: list[_Ticket] = field(default_factory=list)
+
+
+class DurableEngine:
+    """A saved engine with a journal of changes.
+
+    Args:
+        model: folder of a saved engine.
+        state: folder of snapshots and journal; made where it is missing.
+        snapshot_every: changes after which a snapshot is written in the background.
+        load: reads a folder; :meth:`ColdStartEngine.load` by default.
+
+    Raises:
+        SavedFileError: the model cannot be read, or a journal is damaged other than at its end.
+        RuntimeError: another process serves this state.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        state: str | Path,
+        *,
+        snapshot_every: int = 1000,
+        load: Callable[[Path], ColdStartEngine] = ColdStartEngine.load,
+    ) -> None:
+        self.model, self.folder, self.load = Path(model), Path(state), load
+        self.snapshot_every = snapshot_every
+        self._writing, self._queueing = threading.Lock(), threading.Lock()
+        self._maintaining = threading.RLock()
+        (self.folder / "journal").mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder / "lock")
+        base = model_id(self.model)
+        version = self._last_snapshot(base) or Version(load(self.model), 0)
+        self._last, self._scheduled = version.number, False
+        version = self._replayed(version)
+        self._state = _State(base, warmed(version))
+        self._journal = Journal(self._segment(version.number + 1))
+        for record in list(self._records()):
+            if record["op"] == "erase":  # the kill came before it was finished
+                self._forget(record["type"], record["key"])
+
+    @property
+    def current(self) -> Version:
+        """The engine as it is now. It never changes; ask again to see what came since."""
+        return self._state.current
+
+    def submit(self, operation: Operation) -> tuple[Any, int]:
+        """Apply a change and write it to disk.
+
+        Returns:
+            What there is to say about it, and the number of the version that has it.
+
+        Raises:
+            ValueError: it does not fit; nothing is changed. Also UnknownNodeError, GraphError.
+            JournalError: it could not be written; nothing is changed.
+        """
+        ticket = _Ticket(operation)
+        with self._queueing:
+            self._state.pending.append(ticket)
+        with self._writing:
+            if not ticket.done:
+                with self._queueing:
+                    together, self._state.pending = self._state.pending, []
+                self._commit(together)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.result
+
+    def snapshot(self, *, anew: bool = False) -> None:
+        """Write the current engine to disk, so that a restart has less to replay.
+
+        Args:
+            anew: whether to write it though there is a snapshot of the same number.
+        """
+        with self._maintaining:
+            self._scheduled = False
+            engine, number = self.current
+            path = self.folder / "snapshots" / f"{number:012d}"
+            if anew or not path.exists():
+                self._write_snapshot(path, engine, number)
+            self._last = number
+            with self._writing:
+                self._journal.close()
+                self._journal = Journal(self._segment(self.current.number + 1))
+            for old in self._snapshots()[_KEPT_SNAPSHOTS:]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def reload(self) -> Version:
+        """Replace the engine by the one now in the model folder, with all changes of the journal.
+
+        Readers go on with the old one until the new one is ready. A change that the new model does
+        not take (a node it no longer has) is left out with a line in the log.
+
+        Raises:
+            SavedFileError: the model cannot be read; the old engine stays.
+        """
+        with self._maintaining:
+            base = model_id(self.model)
+            version = self._replayed(Version(self.load(self.model), 0))
+            with self._writing:
+                version = warmed(self._replayed(version))
+                self._state.base = base
+                self._state.current = version
+            self.snapshot(anew=True)
+            return version
+
+    def replace(self, make: Callable[[ColdStartEngine], ColdStartEngine]) -> Version:
+        """Replace the engine by one made from it (a refit, say), with the changes since.
+
+        Args:
+            make: takes the current engine and returns another; may take long.
+        """
+        with self._maintaining:
+            old = self.current
+            new = make(old.engine)
+            if new is old.engine:
+                return old
+            version = self._replayed(Version(new, old.number))
+            with self._writing:
+                version = warmed(self._replayed(version))
+                self._state.current = version
+            self.snapshot(anew=True)
+            return version
+
+    def erase(self, node_type: str, key: Key) -> list[str]:
+        """Remove a node from the engine, the model folder, snapshots, journal and text cache.
+
+        Returns:
+            What was done, in sentences.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            ValueError: it is neither a user nor an item.
+        """
+        schema = self.current.engine.graph.schema
+        if node_type not in (schema.user, schema.item):
+            raise ValueError(
+                f"only {schema.user!r} and {schema.item!r} can be erased, got {node_type!r}"
+            )
+        from encoders.texts import node_texts
+
+        graph = self.current.engine.graph
+        row = graph.vocabularies[node_type].rows([key])
+        texts = list(node_texts(graph_of_rows(graph, node_type, row), node_type))
+        self.submit({"op": "erase", "type": node_type, "key": key})
+        return self._forget(node_type, key, texts)
+
+    def close(self) -> None:
+        """Write a snapshot if there were changes, and close the journal."""
+        with self._maintaining:
+            if self.current.number > self._last:
+                self.snapshot()
+            self._journal.close()
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _commit(self, tickets: list[_Ticket]) -> None:
+        engine, number = self._state.current
+        records, fine = [], []
+        for ticket in tickets:
+            try:
+                engine, said = applied(engine, ticket.operation)
+                number += 1
+                ticket.result = said, number
+                records.append({"seq": number, **ticket.operation})
+                fine.append(ticket)
+            except Exception as error:
+                ticket.error = error
+        try:
+            if records:
+                self._journal.append(records)
+                self._state.current = warmed(Version(engine, number))
+        except Exception as error:
+            for ticket in fine:
+                ticket.error = error
+        for ticket in tickets:
+            ticket.done = True
+        if number - self._last >= self.snapshot_every and not self._scheduled:
+            self._scheduled = True
+            threading.Thread(target=self.snapshot, name="snapshot").start()
+
+    def _forget(self, node_type: str, key: Key, texts: Sequence[str] = ()) -> list[str]:
+        """Everything an erasure does after the engine no longer has the node."""
+        from coldstart.erasing import erase
+        from encoders.cache import VectorCache
+
+        with self._maintaining:
+            engine = self.current.engine
+            cache = VectorCache() if engine.cache == "default" else engine.cache
+            gone = cache.erase(texts) if isinstance(cache, VectorCache) else 0
+            done = [f"{gone} text vectors removed from the cache"]
+            try:
+                found = erase(node_type, key, models=[self.model], cache=cache or None)
+                done += [*found.done, *(f"remains: {r}" for r in found.remains)]
+            except UnknownNodeError:
+                done.append(f"{self.model}: it was not there")
+            self._state.base = model_id(self.model)
+            self.snapshot(anew=True)
+            keep = self.folder / "snapshots" / f"{self._last:012d}"
+            for old in self._snapshots():
+                if old != keep:
+                    shutil.rmtree(old)
+            schema = engine.graph.schema
+            for segment in self._segments():
+                if segment != self._journal.path:
+                    records = [redacted(r, node_type, key, schema) for r in read_journal(segment)]
+                    write_atomically(segment, journal_content(records))
+            return [*done, f"{self.folder}: removed from snapshots and journal"]
+
+    def _write_snapshot(self, path: Path, engine: ColdStartEngine, number: int) -> None:
+        told = {"number": number, "base": self._state.base}
+
+        def write(at: Path) -> None:
+            engine.save(at / "engine")
+            (at / "served.json").write_text(json.dumps(told))
+
+        write_folder(path, write, kind=KIND, version=VERSION)
+
+    def _last_snapshot(self, base: str) -> Version | None:
+        """The last whole snapshot that came from the model as it is."""
+        for path in self._snapshots():
+            try:
+                check_folder(path, kind=KIND, version=VERSION)
+                told = json.loads((path / "served.json").read_text())
+                if told["base"] != base:
+                    log.warning("%s came from another model; replaying the journal instead", path)
+                    return None
+                return Version(self.load(path / "engine"), told["number"])
+            except SavedFileError as error:
+                log.warning("snapshot left out: %s", error)
+        return None
+
+    def _replayed(self, version: Version) -> Version:
+        """A version with all changes that the journal has after it."""
+        engine, number = version
+        for record in self._records():
+            if record["seq"] <= number:
+                continue
+            if record["seq"] != number + 1:
+                raise SavedFileError(
+                    f"{self.folder}: the journal goes from change {number} to {record['seq']}; a "
+                    "file of it is missing, restore it"
+                )
+            try:
+                engine, _ = applied(engine, record)
+            except (ValueError, LookupError, TypeError) as error:
+                log.warning("change %d left out: %s", record["seq"], error)
+            number = record["seq"]
+        return Version(engine, number)
+
+    def _records(self) -> Iterator[Operation]:
+        for segment in self._segments():
+            yield from read_journal(segment)
+
+    def _segments(self) -> list[Path]:
+        return sorted((self.folder / "journal").glob("*.log"))
+
+    def _segment(self, number: int) -> Path:
+        return self.folder / "journal" / f"{number:012d}.log"
+
+    def _snapshots(self) -> list[Path]:
+        """Newest first."""
+        return sorted((self.folder / "snapshots").glob("[0-9]*"), reverse=True)
+
+
+def warmed(version: Version) -> Version:
+    """A version whose indexes are made, so that no reader waits for them."""
+    _ = version.engine._item_index.longest, version.engine._user_index.longest
+    return version
+
+
+def model_id(folder: Path) -> str:
+    """What tells a saved model from any other: the checksum in its manifest.
+
+    Raises:
+        SavedFileError: there is no saved engine.
+    """
+    check = folder / MANIFEST
+    if not check.is_file():
+        raise SavedFileError(f"no saved engine at {folder}; check the path, or fit one first")
+    return str(json.loads(check.read_text(encoding="utf-8")).get("checksum"))
+
+
+def _locked(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise RuntimeError(
+            f"{path.parent}: another process serves this state; stop it or name another folder"
+        ) from error
+    return handle

@@ -1,0 +1,181 @@
+"""What may be asked over HTTP and how much of it at once; a wrong request is told what is wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+MOST_NODES, MOST_K, MOST_CANDIDATES, MOST_ROWS = 1000, 1000, 100_000, 10_000
+
+_Whole = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]
+_Text = Annotated[StrictStr, Field(max_length=100_000)]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=200)]
+KeyValue = Annotated[
+    _Whole | Annotated[StrictStr, Field(max_length=1000)],
+    Field(description="The key of a user, item or other node: a whole number or a string."),
+]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Plain = StrictBool | _Whole | Number | _Text | None
+Value = Plain | list[Plain]
+Keys = Annotated[list[KeyValue], Field(min_length=1, max_length=MOST_NODES)]
+K = Annotated[int, Field(ge=1, le=MOST_K, strict=True)]
+
+
+class Message(BaseModel):
+    """What comes in; names that are not known are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Ranking(Message):
+    k: K = 10
+    candidates: Annotated[list[KeyValue], Field(max_length=MOST_CANDIDATES)] | None = None
+    where: dict[Name, Value] | None = Field(
+        None, description="Properties and the value, or list of values, they may have."
+    )
+    exclude_seen: StrictBool = True
+    evidence: StrictBool = Field(False, description="What stands behind each, too.")
+
+
+class RecommendRequest(_Ranking):
+    """Items for users."""
+
+    users: Keys
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class AudienceRequest(_Ranking):
+    """Users for items."""
+
+    items: Keys
+
+
+class PairsRequest(Message):
+    """All pairs of some users and some items."""
+
+    users: Keys
+    items: Keys
+
+
+class ExplainRequest(Message):
+    """Why a user gets an item."""
+
+    user: KeyValue
+    item: KeyValue
+    paths: Annotated[int, Field(ge=0, le=50, strict=True)] = 8
+    removal: StrictBool = Field(False, description="Take edges away and recompute; slow.")
+
+
+class EdgeRow(Message):
+    """An edge; weight and time go by these names, whatever the graph calls them."""
+
+    type: Annotated[list[Name], Field(min_length=3, max_length=3)]
+    source: KeyValue
+    target: KeyValue
+    weight: Number | None = None
+    time: _Whole | None = None
+
+
+class EdgeEnds(Message):
+    """An edge to remove."""
+
+    type: Annotated[list[Name], Field(min_length=3, max_length=3)]
+    source: KeyValue
+    target: KeyValue
+
+
+class Vectors(Message):
+    """Ready text vectors of nodes, instead of encoding their texts."""
+
+    keys: Annotated[list[KeyValue], Field(max_length=MOST_NODES)]
+    matrix: Annotated[
+        list[Annotated[list[Number], Field(min_length=1, max_length=8192)]],
+        Field(max_length=MOST_NODES),
+    ]
+
+
+Rows = Annotated[list[dict[Name, Value]], Field(max_length=MOST_ROWS)]
+
+
+class UpsertRequest(Message):
+    """Nodes and edges that are new or changed, and edges that are gone."""
+
+    nodes: dict[Name, Rows] = Field(
+        default_factory=dict,
+        description="Rows by node type, each with the key and the same properties.",
+    )
+    edges: Annotated[list[EdgeRow], Field(max_length=MOST_ROWS)] = []
+    remove_edges: Annotated[list[EdgeEnds], Field(max_length=MOST_ROWS)] = []
+    vectors: dict[Name, Vectors] = Field(default_factory=dict)
+
+
+class Event(Message):
+    """Something a user did with an item."""
+
+    user: KeyValue
+    item: KeyValue
+    kind: Annotated[
+        StrictStr, Field(pattern="^(rating|like|dislike|click|impression|undo)$", max_length=20)
+    ]
+    value: Number | None = Field(None, description="The rating; nothing else has one.")
+    time: Annotated[Number, Field(ge=0, le=1e18)] | None = Field(
+        None, description="In the unit of the graph's times, seconds by default; now if left out."
+    )
+
+
+class FeedbackRequest(Message):
+    """What people did."""
+
+    events: Annotated[list[Event], Field(min_length=1, max_length=MOST_ROWS)]
+
+
+class EraseRequest(Message):
+    """Who is to be forgotten."""
+
+    type: Name
+    key: KeyValue
+
+
+class Ranked(BaseModel):
+    """A list, best first."""
+
+    of: KeyValue
+    keys: list[KeyValue]
+    scores: list[float]
+    evidence: list[dict[str, Any]] | None = None
+    price: float | None = None
+
+
+class RankedLists(BaseModel):
+    """Lists, and the number of the last change that they know of."""
+
+    version: int
+    lists: list[Ranked]
+
+
+class Matrix(BaseModel):
+    """A row for each user, a column for each item."""
+
+    version: int
+    values: list[list[float]]
+
+
+class Changed(BaseModel):
+    """What a change came to; it is on disk, and the next request sees it."""
+
+    version: int
+    result: dict[str, Any]
+
+
+class Explained(BaseModel):
+    """Parts of the score, paths and nearest items."""
+
+    version: int
+    explanation: dict[str, Any]
+
+
+class Refused(BaseModel):
+    """Why a request was refused."""
+
+    error: str

@@ -1,0 +1,146 @@
+"""Changes as JSON values: what a request asks for, the journal keeps, and a restart replays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coldstart.feedback import FeedbackEvent
+from kg.delta import GraphDelta
+from kg.errors import GraphError
+from kg.schema import EdgeType, Schema
+from kg.vectors import Key, NodeEmbeddings, Vocabulary
+
+if TYPE_CHECKING:
+    from coldstart.engine import ColdStartEngine
+
+Operation = dict[str, Any]
+"""``op`` is ``upsert``, ``feedback`` or ``erase``; the rest are its arguments."""
+
+
+def applied(engine: ColdStartEngine, operation: Operation) -> tuple[ColdStartEngine, Any]:
+    """The engine after an operation, and what there is to say about it.
+
+    Raises:
+        ValueError: the operation does not fit the engine (also :class:`kg.errors.GraphError`).
+        UnknownNodeError: it names a node that does not exist.
+    """
+    match operation["op"]:
+        case "upsert":
+            delta, texts = upsert_of(engine.graph.schema, operation)
+            after = engine.update(delta, texts=texts)
+            return after, {
+                "nodes": sum(table.num_rows for table in delta.nodes.values()),
+                "edges": sum(table.num_rows for table in delta.edges.values()),
+            }
+        case "feedback":
+            events = [FeedbackEvent(**event) for event in operation["events"]]
+            found = engine.feedback(events, now=operation.get("now"))
+            told = [{"event": places(events, e), "reason": reason} for e, reason in found.ignored]
+            counts = {"counted": found.counted, "added": found.added, "removed": found.removed}
+            return found.engine, counts | {"ignored": told}
+        case "erase":
+            removed = {operation["type"]: [operation["key"]]}
+            return engine.update(GraphDelta(removed_nodes=removed)), {}
+        case "redacted":
+            return engine, {}
+    raise ValueError(f"unknown operation {operation['op']!r}; this program is older than the log")
+
+
+def places(events: list[FeedbackEvent], event: FeedbackEvent) -> int:
+    """Which of the events it is."""
+    return next(at for at, other in enumerate(events) if other is event)
+
+
+def upsert_of(
+    schema: Schema, operation: Operation
+) -> tuple[GraphDelta, dict[str, NodeEmbeddings] | None]:
+    """Nodes, edges and text vectors of an ``upsert``.
+
+    Raises:
+        GraphError: rows of one type do not have the same properties, or vectors differ in length.
+    """
+    nodes = {
+        node_type: columns_of(rows, f"{node_type} nodes")
+        for node_type, rows in operation.get("nodes", {}).items()
+    }
+    edges = edges_of(schema, operation.get("edges", ()))
+    removed = edges_of(schema, operation.get("remove_edges", ()))
+    given = {}
+    for node_type, vectors in operation.get("vectors", {}).items():
+        lengths = {len(row) for row in vectors["matrix"]}
+        if len(lengths) > 1 or len(vectors["matrix"]) != len(vectors["keys"]):
+            raise GraphError(
+                f"vectors of {node_type}: expected one for each of {len(vectors['keys'])} keys, "
+                f"all of one length, got {len(vectors['matrix'])} of lengths {sorted(lengths)}"
+            )
+        matrix = np.asarray(vectors["matrix"], np.float32).reshape(len(vectors["keys"]), -1)
+        given[node_type] = NodeEmbeddings(Vocabulary(node_type, vectors["keys"]), matrix)
+    delta = GraphDelta(nodes=nodes, edges=edges, removed_edges=removed)
+    return delta, given or None
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[Any]]:
+    """Rows as columns.
+
+    Raises:
+        GraphError: the rows do not all have the same properties. Empty ones would overwrite.
+    """
+    names = list(rows[0]) if rows else []
+    for at, row in enumerate(rows):
+        if row.keys() != rows[0].keys():
+            raise GraphError(
+                f"{what}: row {at} has the properties {sorted(row)}, row 0 {sorted(names)}; give "
+                "the same for all, or send them in requests of their own"
+            )
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def edges_of(schema: Schema, edges: Iterable[Mapping[str, Any]]) -> dict[EdgeType, Any]:
+    """Edge rows as a table per edge type."""
+    by_type: dict[EdgeType, list[dict[str, Any]]] = {}
+    for edge in edges:
+        source, relation, target = edge["type"]
+        row = {"source": edge["source"], "target": edge["target"]}
+        for name, column in (("weight", schema.weight), ("time", schema.time)):
+            if edge.get(name) is not None:
+                row[column] = edge[name]
+        by_type.setdefault((source, relation, target), []).append(row)
+    return {e: columns_of(rows, f"{'-'.join(e)} edges") for e, rows in by_type.items()}
+
+
+def redacted(operation: Operation, node_type: str, key: Key, schema: Schema) -> Operation:
+    """An operation without anything of one node."""
+    out = dict(operation)
+    if out["op"] == "upsert":
+        name = schema.key_of(node_type)
+        nodes = {
+            t: [r for r in rows if not (t == node_type and r.get(name) == key)]
+            for t, rows in out.get("nodes", {}).items()
+        }
+        out["nodes"] = {t: rows for t, rows in nodes.items() if rows}
+        for kind in ("edges", "remove_edges"):
+            out[kind] = [
+                e
+                for e in out.get(kind, ())
+                if (node_type, key)
+                not in ((e["type"][0], e["source"]), (e["type"][2], e["target"]))
+            ]
+        out["vectors"] = {
+            t: _vectors_without(v, key) if t == node_type else v
+            for t, v in out.get("vectors", {}).items()
+        }
+    elif out["op"] == "feedback":
+        role = "user" if node_type == schema.user else "item"
+        named = node_type in (schema.user, schema.item)
+        out["events"] = [e for e in out["events"] if not (named and e[role] == key)]
+    elif out["op"] == "erase" and (out["type"], out["key"]) == (node_type, key):
+        out = {"seq": out["seq"], "op": "redacted"}
+    return out
+
+
+def _vectors_without(vectors: Mapping[str, Any], key: Key) -> dict[str, Any]:
+    kept = [at for at, other in enumerate(vectors["keys"]) if other != key]
+    return {name: [vectors[name][at] for at in kept] for name in ("keys", "matrix")}

@@ -1,0 +1,77 @@
+"""A server process: sockets, signals, and the end of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from coldstart.serving.durable import DurableEngine
+from kg.errors import DependencyError, SavedFileError
+
+log = logging.getLogger(__name__)
+
+_SECONDS_TO_FINISH = 30
+
+
+def run(
+    durable: DurableEngine, app: Any, host: str, port: int, say: Callable[[str], object]
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests that came are answered, and a snapshot is written.
+
+    SIGHUP takes the engine that is in the model folder then.
+
+    Args:
+        durable: the engine.
+        app: the application over it.
+        host: address to listen on.
+        port: 0 for any that is free.
+        say: called with the address once it is listened on.
+
+    Raises:
+        DependencyError: uvicorn is not installed.
+        OSError: the address is taken.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise DependencyError("serving needs uvicorn: pip install kg-coldstart[serve]") from error
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+        backlog=2048,
+    )
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for ending in (signal.SIGTERM, signal.SIGINT):
+                # Uvicorn takes these over and, once all is done, raises them again.
+                signal.signal(ending, lambda number, frame: None)
+            loop.add_signal_handler(
+                signal.SIGHUP, lambda: threading.Thread(target=_reload, args=[durable]).start()
+            )
+        listening = config.bind_socket()
+        say(f"http://{host}:{listening.getsockname()[1]}")
+        await uvicorn.Server(config).serve(sockets=[listening])
+
+    runner = config.get_loop_factory()
+    with asyncio.Runner(loop_factory=runner) as loop:
+        loop.run(serve())
+
+
+def _reload(durable: DurableEngine) -> None:
+    try:
+        found = durable.reload()
+    except SavedFileError as error:
+        log.error("the model was not taken, the old one goes on: %s", error)
+    else:
+        log.warning("took the model at %s, with changes up to %d", durable.model, found.number)

@@ -1,0 +1,167 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.coldstart.serving.conftest import KEY
+
+JSON = {"Content-Type": "application/json"}
+FILM = {
+    "nodes": {"Movie": [{"id": "new", "title": "The orbit", "plot": "A rocket.", "year": 1990}]},
+    "edges": [{"type": ["Movie", "HAS_GENRE", "Genre"], "source": "new", "target": "space"}],
+    "vectors": {"Movie": {"keys": ["new"], "matrix": [[1.0] + [0.0] * 23]}},
+}
+
+
+def ask(client, path, **body):
+    """The answer, which must be fine."""
+    found = client.post(path, json=body)
+    assert found.status_code == 200, found.text
+    return found.json()
+
+
+def test_lists_are_those_of_the_engine(client, engine):
+    found = ask(client, "/recommend", users=["u1", "u58", "u1"], k=3)
+    expected = engine.recommend(["u1", "u58"], 3).to_pylist()
+    assert [one["of"] for one in found["lists"]] == ["u1", "u58", "u1"]
+    assert found["lists"][0]["keys"] == [row["item"] for row in expected[:3]]
+    assert found["lists"][2] == found["lists"][0]
+    assert found["lists"][1]["scores"] == pytest.approx([row["score"] for row in expected[3:]])
+
+
+def test_lists_take_candidates_properties_evidence_and_diversity(client, engine):
+    found = ask(client, "/recommend", users=["u1"], candidates=["m77", "m78"], evidence=True)
+    assert set(found["lists"][0]["keys"]) == {"m77", "m78"}
+    assert 0 <= found["lists"][0]["evidence"][0]["confidence"] <= 1
+    found = ask(client, "/recommend", users=["u1"], k=4, where={"year": [1960, 1961, 1962]})
+    assert len(found["lists"][0]["keys"]) == 4
+    assert ask(client, "/recommend", users=["u1"], diversity=0.7)["lists"][0]["price"] > 0
+    found = ask(client, "/audience", items=["m78"], k=2)
+    assert found["lists"][0]["keys"] == engine.audience(["m78"], 2).to_table()["user"].to_pylist()
+
+
+def test_scores_ratings_and_explanations_are_those_of_the_engine(client, engine):
+    pairs = {"users": ["u1", "u2"], "items": ["m1", "m78", "m3"]}
+    for path, of in (("/score", engine.score), ("/rate", engine.rate)):
+        found = ask(client, path, **pairs)["values"]
+        np.testing.assert_allclose(found, of(*pairs.values()), atol=1e-5)
+    found = ask(client, "/explain", user="u1", item="m77", paths=2)["explanation"]
+    assert len(found["paths"]) == 2
+    assert sum(p["share"] for p in found["parts"]) == pytest.approx(found["score"], abs=1e-5)
+
+
+def test_the_next_request_sees_a_new_film_and_what_people_did(client):
+    assert ask(client, "/upsert", **FILM) == {"version": 1, "result": {"nodes": 1, "edges": 1}}
+    before = ask(client, "/recommend", users=["u58"], k=80)
+    assert before["version"] == 1
+    assert "new" in before["lists"][0]["keys"]
+    event = {"user": "u58", "item": "new", "kind": "like"}
+    told = ask(client, "/feedback", events=[event, {"user": "u1", "item": "m1", "kind": "undo"}])
+    assert told["result"]["counted"] == 1
+    assert told["result"]["ignored"] == [{"event": 1, "reason": "there is nothing to undo"}]
+    after = ask(client, "/recommend", users=["u58"], k=80)
+    assert "new" not in after["lists"][0]["keys"]
+    assert ask(client, "/erase", type="Movie", key="new")["version"] == 3
+    assert client.post("/score", json={"users": ["u1"], "items": ["new"]}).status_code == 404
+
+
+def test_a_new_model_is_taken_on_request(client, engine, model):
+    from kg import GraphDelta
+
+    engine.update(GraphDelta(removed_nodes={"Movie": ["m5"]})).save(model)
+    assert client.post("/reload").status_code == 200
+    assert client.post("/score", json={"users": ["u1"], "items": ["m5"]}).status_code == 404
+    (model / "manifest.json").write_text('{"checksum": "x"}')
+    found = client.post("/reload")
+    assert found.status_code == 409
+    assert "save it again" in found.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/recommend", {"users": ["nobody"]}, 404, "'nobody' is not among the 60 known"),
+        ("/recommend", {"users": ["u1", 5]}, 404, "keys of User are str"),
+        ("/recommend", {"users": []}, 422, "users: List should have at least 1"),
+        ("/recommend", {"users": ["u1"], "k": 0}, 422, "k: Input should be greater"),
+        ("/recommend", {"users": ["u1"], "k": 10**30}, 422, "k: "),
+        ("/recommend", {"users": ["u1"], "k": "ten"}, 422, "k: Input should be a valid integer"),
+        ("/recommend", {"users": "u1"}, 422, "users: Input should be a valid list"),
+        ("/recommend", {"users": ["u1"], "where": {"colour": "red"}}, 422, "properties are"),
+        ("/recommend", {"users": ["u1"], "where": {"year": [1, "a", None]}}, 422, ""),
+        ("/recommend", {"users": ["u1"], "sort": "best"}, 422, "sort: Extra inputs"),
+        ("/recommend", {"users": ["\ud800"]}, 422, "users"),
+        ("/recommend", {"users": ["'; MATCH (n) DETACH DELETE n //"]}, 404, "not among"),
+        ("/score", {"users": ["u1"] * 1000, "items": ["m1"] * 1000}, 422, "100000 pairs"),
+        ("/upsert", {"nodes": {"Movie": [{"title": "x"}]}}, 422, "expected the columns ['id']"),
+        ("/upsert", {"nodes": {"Movie": [{"id": "a", "year": "soon"}]}}, 422, "year"),
+        (
+            "/upsert",
+            {"edges": [{"type": ["User", "RATED"], "source": "u1", "target": "m1"}]},
+            422,
+            "",
+        ),
+        ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "love"}]}, 422, "kind"),
+        ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "rating"}]}, 422, "value"),
+        ("/erase", {"type": "Genre", "key": "space"}, 422, "only 'User' and 'Movie'"),
+        ("/erase", {"type": "User", "key": "nobody"}, 404, "not among"),
+    ],
+)
+def test_what_is_wrong_is_told(client, path, body, status, message):
+    found = client.post(path, content=json.dumps(body).encode(), headers=JSON)
+    assert (found.status_code, message in found.json()["error"]) == (status, True), found.text
+    assert client.get("/ready").json()["version"] == 0
+
+
+def test_a_body_that_is_no_json_or_too_large_is_refused(client):
+    assert client.post("/recommend", content=b'{"users": [', headers=JSON).status_code == 400
+    assert client.post("/recommend", content=b"[" * 100_000, headers=JSON).status_code == 400
+    large = client.post("/recommend", content=b" " * 10_000_000, headers=JSON)
+    assert large.status_code == 413
+    many = (b" " * 100_000 for _ in range(100))
+    streamed = client.post("/recommend", content=many, headers=JSON)
+    assert streamed.status_code == 413
+    assert "larger than 2000000 bytes" in streamed.json()["error"]
+
+
+def test_without_the_key_only_health_is_told(client):
+    for headers in ({"X-API-Key": "wrong"}, {"X-API-Key": ""}):
+        assert client.post("/recommend", json={"users": ["u1"]}, headers=headers).status_code == 401
+    assert client.get("/metrics", headers={"X-API-Key": "wrong"}).status_code == 401
+    bearer = {"X-API-Key": "other"}
+    assert client.post("/recommend", json={"users": ["u1"]}, headers=bearer).status_code == 200
+    for path in ("/health", "/ready", "/", "/openapi.json"):
+        assert client.get(path, headers={"X-API-Key": "wrong"}).status_code == 200
+
+
+def test_a_bearer_token_is_a_key_too(client):
+    client.headers.pop("X-API-Key")
+    told = {"Authorization": f"Bearer {KEY['X-API-Key']}"}
+    assert client.get("/graph", headers=told).json()["user"] == "User"
+    assert client.get("/graph").status_code == 401
+
+
+def test_prometheus_is_told_counts_times_and_sizes(client):
+    ask(client, "/recommend", users=["u1"])
+    client.post("/recommend", json={"users": ["nobody"]})
+    client.get("/no/such/path")
+    told = client.get("/metrics").text
+    assert 'coldstart_requests_total{path="/recommend",status="200"} 1.0' in told
+    assert 'coldstart_requests_total{path="/recommend",status="404"} 1.0' in told
+    assert 'coldstart_requests_total{path="other",status="404"} 1.0' in told
+    assert 'coldstart_request_seconds_count{path="/recommend"} 2.0' in told
+    assert 'coldstart_nodes{type="Movie"} 80.0' in told
+
+
+def test_an_error_inside_is_told_by_a_number_only(client, monkeypatch, caplog):
+    from coldstart.engine import ColdStartEngine
+
+    def broken(*args, **options):
+        raise ZeroDivisionError("the secret inside")
+
+    monkeypatch.setattr(ColdStartEngine, "audience", broken)
+    found = client.post("/audience", json={"items": ["m1"]})
+    assert found.status_code == 500
+    assert "secret" not in found.text
+    assert "Traceback" not in found.text
+    assert found.json()["error"].split()[-1] in caplog.text

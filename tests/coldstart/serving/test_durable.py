@@ -1,0 +1,180 @@
+import errno
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from benchmarks.kill import film, rounds_survived
+from coldstart.journal import JournalError, read_journal
+from coldstart.serving.batching import Batcher
+from coldstart.serving.durable import DurableEngine
+from kg import GraphDelta
+from kg.errors import GraphError, SavedFileError, UnknownNodeError
+
+
+def items(durable):
+    return set(durable.current.engine.graph.items)
+
+
+def test_a_change_is_there_after_a_restart_without_a_goodbye(durable, model, tmp_path):
+    _, number = durable.submit(film("new"))
+    assert number == 1
+    copied = shutil.copytree(durable.folder, tmp_path / "copy")  # as a kill would leave it
+    again = DurableEngine(model, copied)
+    assert again.current.number == 1
+    for node_type in ("User", "Movie"):
+        one, other = (d.current.engine.embeddings(node_type).matrix for d in (durable, again))
+        np.testing.assert_array_equal(one, other)
+    again.close()
+
+
+@pytest.mark.slow
+def test_no_kill_loses_what_was_acknowledged(saved, tmp_path):
+    assert rounds_survived(saved, tmp_path, rounds=3, at_least=50, seed=1) == 3
+
+
+def test_a_snapshot_stands_for_the_changes_before_it(durable, model, tmp_path):
+    durable.submit(film("one"))
+    durable.snapshot()
+    durable.submit(film("two"))
+    for old in (durable.folder / "journal").glob("*1.log"):
+        old.unlink()  # what the snapshot has is not read again
+    again = DurableEngine(model, shutil.copytree(durable.folder, tmp_path / "copy"))
+    assert {"one", "two"} <= items(again)
+    again.close()
+
+
+def test_a_damaged_snapshot_is_left_out_and_the_journal_replayed(durable, model, tmp_path, caplog):
+    durable.submit(film("one"))
+    durable.snapshot()
+    copied = shutil.copytree(durable.folder, tmp_path / "copy")
+    arrays = next((copied / "snapshots").rglob("arrays.safetensors"))
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    again = DurableEngine(model, copied)
+    assert "one" in items(again)
+    assert "snapshot left out" in caplog.text
+    again.close()
+
+
+def test_a_lost_part_of_the_journal_is_an_error(durable, model, tmp_path):
+    for name in ("one", "two", "three"):
+        durable.submit(film(name))
+        durable.snapshot()
+    copied = shutil.copytree(durable.folder, tmp_path / "copy")
+    shutil.rmtree(copied / "snapshots")
+    (copied / "journal" / f"{2:012d}.log").unlink()
+    with pytest.raises(SavedFileError, match="from change 1 to 3"):
+        DurableEngine(model, copied)
+
+
+def test_a_change_that_does_not_fit_changes_nothing(durable):
+    before = durable.current
+    wrong = {"op": "upsert", "nodes": {"Movie": [{"id": "a"}, {"id": "b", "year": 1999}]}}
+    with pytest.raises(GraphError, match="row 1 has the properties"):
+        durable.submit(wrong)
+    assert durable.current is before
+    assert list(durable._records()) == []
+
+
+def test_on_a_full_disk_nothing_changes_and_later_it_goes_on(durable, monkeypatch):
+    def full(handle, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(JournalError, match="No space left"):
+        durable.submit(film("one"))
+    monkeypatch.undo()
+    assert "one" not in items(durable)
+    assert durable.submit(film("two"))[1] == 1
+    assert [r["seq"] for r in durable._records()] == [1]
+
+
+def test_many_writers_at_once_are_all_heard(durable):
+    threads = [threading.Thread(target=durable.submit, args=[film(f"new{n}")]) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {f"new{n}" for n in range(12)} <= items(durable)
+    assert [record["seq"] for record in durable._records()] == list(range(1, 13))
+
+
+def test_readers_see_the_old_or_the_new_engine_and_never_a_mixture(durable):
+    batcher, expected, seen = Batcher(durable), {}, []
+
+    def note():
+        engine, number = durable.current
+        found = engine.recommend(["u1", "u2"], 5, exclude_seen=False, evidence=False)
+        expected[number] = found.to_table()["score"].to_pylist()
+
+    def read():
+        while len(expected) < 15:
+            first, second = batcher.recommend(["u1", "u2"], 5, False).result()
+            seen.append((first.number, second.number, first.scores + second.scores))
+
+    note()
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for n in range(14):
+        event = {"user": f"u{1 + n % 2}", "item": f"m{n}", "kind": "like", "time": 2e9 + n}
+        durable.submit({"op": "feedback", "events": [event]})
+        note()
+    for reader in readers:
+        reader.join()
+    batcher.close()
+    assert len({number for number, _, _ in seen}) > 3
+    for first, second, scores in seen:
+        assert first == second
+        assert scores == expected[first]
+
+
+def test_a_new_model_is_taken_with_the_changes_since(durable, engine):
+    durable.submit(film("new"))
+    other = engine.feedback([]).engine.update(GraphDelta(removed_nodes={"Movie": ["m5"]}))
+    other.save(durable.model)
+    assert "m5" in items(durable)
+    durable.reload()
+    assert "m5" not in items(durable)
+    assert "new" in items(durable)
+
+
+def test_a_damaged_model_is_not_taken(durable):
+    before = durable.current
+    (durable.model / "engine.json").write_text("{}")
+    with pytest.raises(SavedFileError, match=r"engine\.json"):
+        durable.reload()
+    assert durable.current is before
+
+
+def test_two_processes_do_not_serve_one_state(durable, model):
+    with pytest.raises(RuntimeError, match="another process"):
+        DurableEngine(model, durable.folder)
+
+
+def test_who_is_erased_is_in_no_file_any_more(durable, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    durable.submit({"op": "upsert", "nodes": {"User": [{"id": "someone-special", "age": 33}]}})
+    event = {"user": "someone-special", "item": "m1", "kind": "like", "time": 2e9}
+    durable.submit({"op": "feedback", "events": [event, event | {"user": "u1"}]})
+    durable.snapshot()
+    assert any(b"someone-special" in f.read_bytes() for f in durable.folder.rglob("*.log"))
+    durable.erase("User", "someone-special")
+    for file in (*durable.folder.rglob("*"), *model.rglob("*")):
+        assert file.is_dir() or b"someone-special" not in file.read_bytes(), file
+    records = [record for path in durable._segments() for record in read_journal(path)]
+    assert [record["op"] for record in records] == ["upsert", "feedback", "redacted"]
+    assert records[1]["events"][0]["user"] == "u1"
+    with pytest.raises(UnknownNodeError):
+        durable.erase("User", "someone-special")
+
+
+def test_an_erasure_that_was_killed_is_finished_at_the_next_start(durable, model, tmp_path):
+    durable.submit({"op": "upsert", "nodes": {"User": [{"id": "someone-special", "age": 33}]}})
+    durable.submit({"op": "erase", "type": "User", "key": "someone-special"})
+    again = DurableEngine(model, shutil.copytree(durable.folder, tmp_path / "copy"))
+    for file in again.folder.rglob("*"):
+        assert file.is_dir() or b"someone-special" not in file.read_bytes(), file
+    again.close()
