@@ -68,7 +68,7 @@ def lift(
 ) -> torch.Tensor:
     """b_i = cold_boost (1 - omega_i) / (1 + m_i) of some items, float32 ``[len(rows)]``.
 
-    omega_i is the exposure of the item's n positives, 1 for an item that was warm at training. m_i
+    omega_i is the exposure of the item: of its n positives, or what it was at training. m_i
     counts its interactions that are not positive: an item that was only ever disliked is not new.
 
     Args:
@@ -100,7 +100,7 @@ def _embedded(
     spectrum: Spectrum,
 ) -> torch.Tensor:
     rho = warm_precision(side.precision, side.leverage)
-    return half_step(links, other, spectrum, prior, rho, torch.ones_like(rho))
+    return half_step(links, other, spectrum, prior, rho, side.exposure)
 
 
 def _task(

@@ -19,6 +19,7 @@ from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
+from gnn.exposure import exposure_by_time
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
@@ -151,6 +152,7 @@ class ColdStartEngine:
                 item_inputs,
                 positives,
                 config.propagation,
+                item_exposure=item_exposure(graph),
                 rng=rng,
                 device=where,
                 progress=steps,
@@ -641,6 +643,14 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
             f"where={where!r} does not fit {node_type}, whose properties are "
             f"{table.column_names}: {error}"
         ) from error
+
+
+def item_exposure(graph: KnowledgeGraph) -> np.ndarray | None:
+    """Exposure of all items at training by the times of interactions; ``None`` without times."""
+    edges = graph.interactions
+    if edges.time is None:
+        return None
+    return exposure_by_time(edges.index[1], edges.time, len(graph.items))
 
 
 def inputs_of_graph(

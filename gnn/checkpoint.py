@@ -40,6 +40,7 @@ def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarr
         "weights": side.weights,
         "warm": side.warm,
         "leverage": side.leverage.cpu().numpy(),
+        "exposure": side.exposure.cpu().numpy(),
         "reference": side.reference.cpu().numpy(),
     }
     for i, table in enumerate(side.tables):
@@ -64,7 +65,8 @@ def side_from_state(
     try:
         propagation = _propagation(meta["groups"], meta["scales"], "group", arrays)
         tensors = {
-            name: torch.from_numpy(arrays[name]).to(device) for name in ("leverage", "reference")
+            name: torch.from_numpy(arrays[name]).to(device)
+            for name in ("leverage", "reference", "exposure")
         }
         count = len(propagation.groups)
         tables = [torch.from_numpy(arrays[f"group.{i}.table"]).to(device) for i in range(count)]

@@ -58,6 +58,7 @@ class TrainedSide:
         leverage: of the warm nodes in the ridge, float32 ``[num_warm]``.
         reference: what the other side is embedded against, float32 ``[num_warm, k]``.
         reliability: share of the variance of plain ALS factors that features explain, 0 to 1.
+        exposure: omega of the warm nodes, 0 to 1, float32 ``[num_warm]``.
     """
 
     propagation: Propagation
@@ -68,6 +69,7 @@ class TrainedSide:
     leverage: torch.Tensor
     reference: torch.Tensor
     reliability: float
+    exposure: torch.Tensor
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -106,6 +108,7 @@ def train(
     positives: np.ndarray,
     config: TrainConfig,
     *,
+    item_exposure: np.ndarray | None = None,
     rng: np.random.Generator,
     device: torch.device,
     progress: Callable[[str], None] = log.debug,
@@ -117,6 +120,9 @@ def train(
         item_inputs: inputs of all items.
         positives: distinct ``[2, num_pairs]`` rows of user and item.
         config: settings.
+        item_exposure: omega of all items, 0 to 1, ``[num_items]``; ``None``: 1. An item that came
+            when most interactions had been made is charged with less of those that it does not
+            have. Counts in the last half step only: in the sweeps as well it gained nothing.
         rng: of the ALS start and the nodes that the weights are learnt on.
         device: where the arithmetic happens.
         progress: called with a sentence at every step.
@@ -134,6 +140,10 @@ def train(
     back = links.transpose()
     mean_degree = len(user) / len(warm_items)
     k = max(1, min(config.max_dim, len(warm_items) // 4))
+    all_there = torch.ones(len(warm_users), device=device)
+    exposure = torch.ones(len(warm_items), device=device)
+    if item_exposure is not None:
+        exposure = torch.from_numpy(item_exposure[warm_items]).to(exposure)
 
     progress("features")
     item_propagation = fit_propagation(item_inputs, warm_items)
@@ -173,9 +183,10 @@ def train(
         item_ridge.leverage.float(),
         v,
         item_reliability,
+        exposure,
     )
     leverage = user_ridge.leverage.float()
-    u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, links, v)
+    u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, all_there, links, v)
     user_side = TrainedSide(
         user_propagation,
         user_w,
@@ -185,8 +196,10 @@ def train(
         leverage,
         u,
         user_reliability,
+        all_there,
     )
-    v = embed_warm(item_raws, item_side.tables, item_side.leverage, config.item_precision, back, u)
+    rho = config.item_precision
+    v = embed_warm(item_raws, item_side.tables, item_side.leverage, rho, exposure, back, u)
     return Trained(user_side, item_side, u, v)
 
 
@@ -202,6 +215,7 @@ def embed_warm(
     tables: list[torch.Tensor],
     leverage: torch.Tensor,
     precision: float,
+    exposure: torch.Tensor,
     links: Adjacency,
     other: torch.Tensor,
 ) -> torch.Tensor:
@@ -212,8 +226,7 @@ def embed_warm(
     prior phi W and precision rho / (1 - h): no trace of the node itself has to be kept.
     """
     precisions = warm_precision(precision, leverage)
-    ones = torch.ones_like(precisions)
-    return half_step(links, other, Spectrum.of(other), apply(raws, tables), precisions, ones)
+    return half_step(links, other, Spectrum.of(other), apply(raws, tables), precisions, exposure)
 
 
 def warm_precision(precision: float, leverage: torch.Tensor) -> torch.Tensor:

@@ -130,10 +130,30 @@ def test_lists_and_scores_are_the_same_numbers_bit_for_bit(engine):
         np.testing.assert_array_equal(found.scores, scores[found.user_rows, found.item_rows])
 
 
-def test_a_cold_item_is_lifted_by_the_cold_boost_and_a_warm_one_is_not(graph):
+def test_an_item_is_lifted_by_the_cold_boost_as_far_as_it_is_new(graph):
     engine = fitted(graph, config=EngineConfig(cold_boost=2.5))
-    assert engine.item_bias[:72].tolist() == [0.0] * 72
+    exposure = engine.items.exposure.numpy()
+    assert np.median(exposure) == 1
+    warm = engine.item_bias[:72].numpy()
+    assert (warm <= 2.5 * (1 - exposure) + 1e-6).all()  # less for what was seen and not liked
+    np.testing.assert_array_equal(warm > 0, exposure < 1)
     np.testing.assert_allclose(engine.item_bias[72:], 2.5)
+
+
+def test_an_item_that_came_just_before_training_is_hardly_charged_with_what_it_lacks(graph):
+    edges = graph.interactions
+    times = np.arange(len(edges))
+    item = int(np.bincount(graph.positives()[1], minlength=72)[:72].argmin())
+    times[edges.index[1] == item] = len(edges) + 1
+    late = replace(edges, time=times)
+    engine = fitted(replace(graph, edges=graph.edges | {graph.schema.interaction: late}))
+    count = int((edges.index[1] == item).sum())
+    place = int(np.flatnonzero(engine.items.warm == item)[0])
+    assert float(engine.items.exposure[place]) == pytest.approx(
+        min(1, count / len(edges) * 0.05 ** (-1 / count)), rel=1e-3
+    )
+    same = fitted(replace(graph, edges=graph.edges | {graph.schema.interaction: edges}))
+    assert engine.item_vectors[item].norm() > 1.02 * same.item_vectors[item].norm()
 
 
 def test_settings_that_make_no_sense_are_errors():

@@ -67,7 +67,7 @@ def test_arrays_with_a_row_per_node_are_numbers_of_nodes_or_can_be_worked_out_ag
     _, arrays = side_to_state(side)
     sizes = {len(side.warm), len(items)}
     per_node = {name.split(".")[-1] for name, a in arrays.items() if {*a.shape[:1]} & sizes}
-    assert per_node <= {"warm", "column", "idf", "table", "leverage", "reference"}
+    assert per_node <= {"warm", "column", "idf", "table", "leverage", "exposure", "reference"}
     # Leverage follows from features, tables from features and what the other side is embedded with.
     raws = side.propagation.raw(items, side.warm, CPU)
     ridge = DualRidge(raws, side.propagation.scales, side.weights)

@@ -54,11 +54,12 @@ def test_embed_warm_is_the_fixed_point_of_the_explicit_leave_one_out_prior():
     start = torch.from_numpy(rng.normal(size=(20, 4)).astype(np.float32))
     ridge = DualRidge(raws, (1.0,), np.array([0.5]))
     tables, h = ridge.fit(start).tables, ridge.leverage.float()
-    x = embed_warm(raws, tables, h, 7.0, links, other)
+    omega = torch.linspace(0.1, 1, 20)
+    x = embed_warm(raws, tables, h, 7.0, omega, links, other)
     # The leave-one-out prediction of a node from these tables, written out with its own embedding.
     left_out = (apply(raws, tables) - h[:, None] * x) / (1 - h[:, None])
     ones = torch.ones(20)
-    again = half_step(links, other, Spectrum.of(other), left_out, 7.0 * ones, ones)
+    again = half_step(links, other, Spectrum.of(other), left_out, 7.0 * ones, omega)
     np.testing.assert_allclose(x, again, atol=1e-5)
     assert (left_out - apply(raws, tables)).abs().max() > 0.01
 
@@ -74,11 +75,19 @@ def test_the_embeddings_of_warm_nodes_follow_from_features_edges_and_the_other_s
     )
     every = inputs(ITEMS, informative=informative, noise=noise)
     raws = items.propagation.raw(every, items.warm, CPU)
-    again = embed_warm(raws, items.tables, items.leverage, items.precision, links, users.reference)
+    again = embed_warm(
+        raws, items.tables, items.leverage, 100.0, torch.ones(ITEMS), links, users.reference
+    )
     np.testing.assert_allclose(again, result.item_embeddings, atol=1e-5)
     raws = users.propagation.raw(inputs(USERS), users.warm, CPU)
     again = embed_warm(
-        raws, users.tables, users.leverage, users.precision, links.transpose(), items.reference
+        raws,
+        users.tables,
+        users.leverage,
+        users.precision,
+        torch.ones(USERS),
+        links.transpose(),
+        items.reference,
     )
     np.testing.assert_allclose(again, result.user_embeddings, atol=1e-5)
 

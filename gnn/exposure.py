@@ -1,0 +1,31 @@
+"""For how much of the interactions an item was there, told by when its first one came."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CONFIDENCE = 0.95
+"""An item counts as young only as far as that is at least so certain."""
+
+
+def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np.ndarray:
+    """Exposure omega of every node, float64 ``[num_nodes]`` between 0 and 1.
+
+    Time is counted in interactions: x is the share of all interactions that came no earlier than
+    the node's first. Were its n interactions spread evenly over the share omega that it was there
+    for, the first would come within the last x of them with probability (x / omega)^n. The value is
+    the largest omega at which that is still 1 - CONFIDENCE: x (1 - CONFIDENCE)^(-1/n), at most 1.
+    So a single early interaction says nothing, a hundred within the last day say "new".
+
+    Args:
+        nodes: row of the node of every interaction, int64 ``[num_interactions]``.
+        times: when it happened, int64 ``[num_interactions]``, in any unit.
+        num_nodes: how many nodes there are; one without interactions has exposure 0.
+    """
+    counts = np.bincount(nodes, minlength=num_nodes)
+    first = np.full(num_nodes, np.iinfo(np.int64).max)
+    np.minimum.at(first, nodes, times)
+    earlier = np.searchsorted(np.sort(times), first, side="left")
+    share = 1 - earlier / max(len(times), 1)
+    wider = (1 - CONFIDENCE) ** (-1 / np.maximum(counts, 1))
+    return np.where(counts > 0, np.minimum(share * wider, 1.0), 0.0)
