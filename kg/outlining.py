@@ -113,7 +113,7 @@ def outline_store(store: CypherStore, schema: Schema) -> Outline:
         store._sample_nodes(node_type, 1)  # plans the query
         table, seconds = _timed(lambda t=node_type: store._sample_nodes(t, SAMPLE_NODES))
         gone = [n for n in table.column_names if n in WRITTEN_BACK]
-        tables[node_type] = table.drop_columns(gone)
+        tables[node_type] = _with_named(table.drop_columns(gone), node_type, schema)
         node_seconds[node_type] = seconds / max(table.num_rows, 1)
     sample = KnowledgeGraph.from_tables(tables, {}, schema)
     edges, columns, edge_seconds = {}, {}, {}
@@ -146,6 +146,16 @@ def outline_store(store: CypherStore, schema: Schema) -> Outline:
         resident_bytes(),
         Path(store.name).stat().st_size if Path(store.name).is_file() else 0,
     )
+
+
+def _with_named(table: pa.Table, node_type: str, schema: Schema) -> pa.Table:
+    """The sample with every property that the schema names: a rare one may be on other nodes."""
+    roles = (schema.text, schema.numeric, schema.categorical)
+    named = [name for role in roles for name in role.get(node_type, ())]
+    for name in dict.fromkeys(named):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    return table
 
 
 def outline_folder(folder: str | Path) -> Outline:

@@ -59,7 +59,8 @@ class LadybugStore(CypherStore):
     Names may hold spaces, quotes, backticks and so on. What the engine cannot hold is a
     :class:`StoreError` before anything is written: a full stop in a node type or relation, two
     names that differ in case only, a relation named like a node type, the properties ``_id``,
-    ``_label``, ``_src`` and ``_dst``.
+    ``_label``, ``_src`` and ``_dst``. Values of every type come as Arrow has them (timestamps,
+    intervals, structures, maps, decimals, nested lists), a missing one as null.
 
     Args:
         path: the file, made if absent; ``":memory:"`` for a store that is gone when closed.

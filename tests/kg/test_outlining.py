@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kg import Schema, outlining
 from kg.errors import SavedFileError
 from kg.files import write_graph
 from kg.outlining import outline_folder, outline_store, resident_bytes
@@ -31,6 +32,17 @@ def test_the_size_of_a_folder_is_told_from_samples_within_half(tmp_path):
     write_graph(graph, tmp_path / "g")
     size = sum(f.stat().st_size for f in (tmp_path / "g").glob("*.parquet"))
     assert 1 / 1.5 < told / size < 1.5
+
+
+@pytest.mark.neo4j
+def test_a_property_that_no_node_of_the_sample_has_is_null_there(neo4j_store, monkeypatch):
+    monkeypatch.setattr(outlining, "SAMPLE_NODES", 1)
+    neo4j_store.query("CREATE (:User {id: 1})-[:RATED]->(:Movie {id: 'a'}), (:Movie {id: 'b'})")
+    neo4j_store.query("MATCH (m:Movie {id: 'b'}) SET m.title = 'Solaris'")
+    schema = Schema("User", "Movie", ("User", "RATED", "Movie"), text={"Movie": ("title",)})
+    outline = outline_store(neo4j_store, schema)
+    assert outline.sample.attributes["Movie"]["title"].null_count == 1
+    assert outline.nodes["Movie"] == 2
 
 
 def test_a_folder_that_is_no_graph_has_no_outline(tmp_path):

@@ -24,7 +24,7 @@ import platformdirs
 VERSION = "5.26.30"
 PASSWORD = "for-tests-only"
 HERE = Path(__file__).parent
-START_SECONDS = 120
+START_SECONDS = 240
 QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """Compile little: many short queries that are planned once each are the most of what tests do."""
 

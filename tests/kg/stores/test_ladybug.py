@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime
+import decimal
 import subprocess
 import sys
 import time
@@ -11,6 +13,8 @@ import pytest
 
 from kg import KnowledgeGraph, Schema
 from kg.errors import DependencyError, GraphError, StoreError, StoreUnavailableError
+from kg.files import read_graph
+from kg.importing import import_graph
 from kg.stores import LadybugStore
 from kg.stores import ladybug as module
 from kg.toy import toy_graph
@@ -136,6 +140,43 @@ def test_a_number_too_large_for_the_engine_is_refused(store):
     column = pa.array([2**64 - 1], pa.uint64())
     with pytest.raises(StoreError, match="size: the embedded store cannot hold a value"):
         store.write(films(Genre={"id": ["sf"], "size": column}))
+
+
+TYPED = {
+    "TIMESTAMP": ("timestamp('2024-02-29 12:00:00')", datetime.datetime(2024, 2, 29, 12)),
+    "INTERVAL": ("interval('3 days')", datetime.timedelta(days=3)),
+    "STRUCT(x DOUBLE, y DOUBLE)": ("{x: 1.0, y: 2.0}", {"x": 1.0, "y": 2.0}),
+    "MAP(STRING, INT64)": ("map(['a'], [1])", [("a", 1)]),
+    "DECIMAL(10, 2)": ("cast(1.25 AS DECIMAL(10, 2))", decimal.Decimal("1.25")),
+    "INT64[][]": ("[[1], [2, 3]]", [[1], [2, 3]]),
+    "DATE[]": ("[date('2024-01-02')]", [datetime.date(2024, 1, 2)]),
+    "BLOB": ("blob('\\\\xAA\\\\x00')", b"\xaa\0"),
+    "STRING[2]": ("['a', '']", ["a", ""]),
+}
+
+
+def test_values_of_every_type_come_as_arrow_has_them_and_missing_ones_as_null(store, tmp_path):
+    columns = ", ".join(f"p{n} {kind}" for n, kind in enumerate(TYPED))
+    values = ", ".join(f"p{n}: {literal}" for n, (literal, _) in enumerate(TYPED.values()))
+    store.query("CREATE NODE TABLE User(id INT64 PRIMARY KEY)")
+    store.query(f"CREATE NODE TABLE Movie(id INT64 PRIMARY KEY, {columns})")
+    store.query("CREATE REL TABLE RATED(FROM User TO Movie)")
+    store.query(f"CREATE (:User {{id: 1}})-[:RATED]->(:Movie {{id: 2, {values}}})")
+    store.query("CREATE (:Movie {id: 3})")
+    import_graph(store, tmp_path / "g", Schema("User", "Movie", RATED))
+    full, empty = read_graph(tmp_path / "g").attributes["Movie"].to_pylist()
+    assert list(full.values()) == [value for _, value in TYPED.values()]
+    assert set(empty.values()) == {None}
+
+
+def test_a_union_that_no_folder_can_hold_is_an_error_and_leaves_none(store, tmp_path):
+    store.query("CREATE NODE TABLE User(id INT64 PRIMARY KEY)")
+    store.query("CREATE NODE TABLE Movie(id INT64 PRIMARY KEY, p UNION(a INT64, b STRING))")
+    store.query("CREATE REL TABLE RATED(FROM User TO Movie)")
+    store.query("CREATE (:User {id: 1})-[:RATED]->(:Movie {id: 2, p: union_value(a := 1)})")
+    with pytest.raises(GraphError, match="Movie: a property cannot be saved as Parquet"):
+        import_graph(store, tmp_path / "g", Schema("User", "Movie", RATED))
+    assert not (tmp_path / "g").exists()
 
 
 def test_edges_read_in_many_ranges_are_the_same(store, monkeypatch):
