@@ -42,6 +42,20 @@ def add_commands(commands: Any) -> None:
     cache.add_argument("--json", action="store_true", help="print JSON instead")
     cache.set_defaults(run=_cache)
 
+    adapt = commands.add_parser(
+        "adapt", help="teach a text encoder the facts and tastes of a graph (needs peft)"
+    )
+    adapt.add_argument("folder", help="where the adapter goes; run again, a stopped run goes on")
+    add_source(adapt, graph=True)
+    adapt.add_argument("--config", metavar="FILE", help="settings, as TOML")
+    adapt.add_argument("--model", help="instead of the model in the settings")
+    adapt.add_argument(
+        "--write-config", metavar="FILE", help="train nothing: write the settings to edit"
+    )
+    adapt.add_argument("--quiet", action="store_true", help="show no bar")
+    adapt.add_argument("--json", action="store_true", help="print the whole card as JSON instead")
+    adapt.set_defaults(run=_adapt)
+
 
 def _texts(arguments: argparse.Namespace) -> None:
     from encoders.texts import node_texts
@@ -128,6 +142,34 @@ def _cache(arguments: argparse.Namespace) -> None:
         print(f"{cache.prune(_bytes(arguments.prune))} vectors dropped", file=sys.stderr)
     stats = cache.stats()
     print(json.dumps(asdict(stats), indent=1, default=str) if arguments.json else stats.to_text())
+
+
+def _adapt(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from encoders.adaptation import AdaptationConfig, adapt
+
+    config = AdaptationConfig.read(arguments.config) if arguments.config else AdaptationConfig()
+    if arguments.model:
+        config = replace(config, model=arguments.model)
+    if arguments.write_config:
+        config.write(arguments.write_config)
+        print(f"settings written to {arguments.write_config}; edit them, then give --config")
+        return
+    graph = graph_from(arguments)
+    card = adapt(graph, arguments.folder, config, progress=not arguments.quiet)
+    if arguments.json:
+        print(json.dumps(card, indent=1))
+        return
+    for name, stage in card["stages"].items():
+        kept = f"the state of step {stage['best_step']} is kept"
+        if not stage["best_step"]:
+            kept = "no better than before, so nothing of it is kept"
+        print(
+            f"{name}: {stage['steps']} steps on {stage['examples']} examples, held-out items "
+            f"{stage['mark_before']:.4f} before, {stage['best_mark']:.4f} at best: {kept}"
+        )
+    print(f"adapter written to {arguments.folder}; use TransformerEncoder(adapter=...)")
 
 
 def _bytes(text: str) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 from encoders.base import EncoderError, NodeTexts, is_empty
 from encoders.texts import node_texts
 from encoders.weights import ADAPTER_CARD, ADAPTER_FILES, MINILM, find_model
-from kg.files import MANIFEST, write_folder
+from kg.files import MANIFEST, write_atomically, write_folder
 from kg.graph import KnowledgeGraph
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,12 @@ class AdaptationConfig:
                 default = getattr(cls(), name)
                 values[name] = replace(default, **_known(values[name], Stage, name))
         return cls(**values)
+
+    def write(self, path: str | Path) -> None:
+        """Write the settings as TOML, atomically."""
+        import tomli_w
+
+        write_atomically(Path(path), tomli_w.dumps(self.to_dict()).encode())
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as TOML and JSON hold them."""

@@ -7,6 +7,7 @@ from coldstart.cli import main
 from encoders import VectorCache
 from kg.files import write_graph
 from kg.toy import toy_graph
+from tests.encoders.conftest import tiny_bert  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -54,3 +55,20 @@ def test_the_cache_is_shown_pruned_and_cleared(tmp_path, capsys):
     assert ": 0 vectors, 0.0 MB" in capsys.readouterr().out
     assert main([*command, "--prune", "much"]) == 1
     assert "--prune 'much': expected a size like 500MB or 2GB" in capsys.readouterr().err
+
+
+def test_adapt_writes_settings_to_edit_then_an_adapter(folder, tiny_bert, tmp_path, capsys):  # noqa: F811
+    settings, place = tmp_path / "adapt.toml", str(tmp_path / "adapter")
+    command = ["adapt", place, "--graph", folder, "--model", str(tiny_bert), "--quiet"]
+    assert main([*command, "--write-config", str(settings)]) == 0
+    text = (
+        settings.read_text().replace("steps = 60", "steps = 2").replace("steps = 100", "steps = 2")
+    )
+    settings.write_text(text)
+    capsys.readouterr()
+    assert main([*command, "--config", str(settings)]) == 0
+    told = capsys.readouterr().out
+    assert "triples: 2 steps on " in told
+    assert f"adapter written to {place}" in told
+    assert main([*command, "--config", str(settings), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["tastes"]["steps"] == 2
