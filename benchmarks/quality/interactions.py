@@ -7,7 +7,8 @@
 From every test-cold item (then: user) with enough positives (5 more than the last step) so many are
 revealed in a fixed random order; quality is always measured on the same other pairs, all revealed
 ones being masked for every n. So the lines differ in what the engine knows and in nothing else.
-`update` takes them into an engine that was trained without them; refit trains a new one with them.
+`update` takes them into an engine that was trained without them; refit trains a new one with them,
+dated after everything else, as they come last.
 Users rank all cold items, those that get no interactions among them; "of users for an item" is the
 other direction: each item ranks the users, and need not compete with items that stay cold.
 
@@ -207,8 +208,12 @@ def _refitted(
     edges, width = graph.interactions, len(graph.items)
     pairs = np.hstack([split.train, known])
     keep = np.isin(edges.index[0] * width + edges.index[1], pairs[0] * width + pairs[1])
-    training = graph.with_edges(graph.schema.interaction, edges.select(keep))
-    return ColdStartEngine.fit(training, texts=texts)
+    kept = edges.select(keep)
+    if kept.time is not None:  # the revealed pairs came just now, as they did for `update`
+        of_pair = kept.index[0] * width + kept.index[1]
+        new = np.isin(of_pair, known[0] * width + known[1])
+        kept = replace(kept, time=np.where(new, kept.time.max() + 1, kept.time))
+    return ColdStartEngine.fit(graph.with_edges(graph.schema.interaction, kept), texts=texts)
 
 
 def _vectors(engine: ColdStartEngine, of_items: bool) -> np.ndarray:
