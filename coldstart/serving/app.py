@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +19,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from starlette.exceptions import HTTPException
 
+from coldstart.engine import ColdStartEngine
 from coldstart.journal import JournalError
 from coldstart.ranking import Recommendations
+from coldstart.refitting import Refit
+from coldstart.refitting import refit as refitted
 from coldstart.serving import messages as m
 from coldstart.serving.batching import Batcher
 from coldstart.serving.durable import DurableEngine, Version
@@ -207,6 +211,20 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
         """Take the engine that is now in the model folder; requests go on meanwhile."""
         found = await heavy(durable.reload)
         return JSONResponse({"version": found.number, "result": {"model": str(durable.model)}})
+
+    @app.post("/refit", response_model=m.Changed)
+    async def refit(asked: m.RefitRequest) -> Response:
+        """Train anew on what was heard, and take that if it is no worse on the last days."""
+        told: list[Refit] = []
+
+        def make(engine: ColdStartEngine) -> ColdStartEngine:
+            device = str(engine.item_vectors.device)
+            told.append(refitted(engine, days=asked.days, tolerance=asked.tolerance, device=device))
+            return told[0].engine
+
+        found = await heavy(lambda: durable.replace(make))
+        clean = json.loads(json.dumps(told[0].to_dict()), parse_constant=lambda _: None)
+        return JSONResponse({"version": found.number, "result": clean})
 
 
 def _watching(app: FastAPI, durable: DurableEngine, registry: CollectorRegistry) -> None:

@@ -159,6 +159,13 @@ class Named(BaseModel):
     nodes: list[dict[str, Any]]
 
 
+class RefitRequest(Message):
+    """How a new engine is compared with the old one."""
+
+    days: Annotated[Number, Field(gt=0, le=3650)] = 7.0
+    tolerance: Annotated[Number, Field(ge=0, le=1)] = 0.0
+
+
 class Ranked(BaseModel):
     """A list, best first."""
 
