@@ -521,9 +521,10 @@ class ColdStartEngine:
         if prior is None:
             inputs = self._inputs_of(node_type, rows)
             prior = priors(side, inputs, np.arange(len(rows)), self.item_vectors.device)
-        links, other = self._seen_through(
-            node_type, self._links(node_type, rows), user_vectors, item_vectors
-        )
+        links = self._links(node_type, rows)
+        if not len(links.indices):
+            return prior
+        links, other = self._seen_through(node_type, links, user_vectors, item_vectors)
         is_user = node_type == self.graph.schema.user
         spectrum = (self.items if is_user else self.users).spectrum
         return posteriors(side, rows, prior, links, other, spectrum)
