@@ -27,6 +27,9 @@ def add_commands(commands: Any) -> None:
     )
     serving.add_argument("--max-bytes", type=int, default=2_000_000, help="of a request's body")
     serving.add_argument("--snapshot-every", type=int, default=1000, help="changes")
+    serving.add_argument(
+        "--report", help="what `coldstart evaluate --json` printed, to be shown on the page"
+    )
     serving.set_defaults(run=_serve)
 
     refitting = commands.add_parser(
@@ -54,6 +57,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
     try:
         from coldstart.serving.app import create_app
+        from coldstart.serving.looking import read_report
         from coldstart.serving.running import run
     except ImportError as error:
         raise DependencyError(
@@ -61,7 +65,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         ) from error
     state = arguments.state or f"{arguments.model.rstrip('/')}.state"
     durable = DurableEngine(arguments.model, state, snapshot_every=arguments.snapshot_every)
-    app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes)
+    report = read_report(arguments.report) if arguments.report else None
+    app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes, report=report)
     graph = durable.current.engine.graph
 
     def say(address: str) -> None:

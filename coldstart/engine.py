@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -520,9 +521,10 @@ class ColdStartEngine:
         if prior is None:
             inputs = self._inputs_of(node_type, rows)
             prior = priors(side, inputs, np.arange(len(rows)), self.item_vectors.device)
-        links, other = self._seen_through(
-            node_type, self._links(node_type, rows), user_vectors, item_vectors
-        )
+        links = self._links(node_type, rows)
+        if not len(links.indices):
+            return prior
+        links, other = self._seen_through(node_type, links, user_vectors, item_vectors)
         is_user = node_type == self.graph.schema.user
         spectrum = (self.items if is_user else self.users).spectrum
         return posteriors(side, rows, prior, links, other, spectrum)
@@ -554,12 +556,15 @@ class ColdStartEngine:
 
     def _seen(self, rows: np.ndarray, axis: int) -> list[np.ndarray]:
         edges = self.graph.interactions.index
-        wanted = np.isin(edges[axis], rows)
-        here, there = edges[axis][wanted], edges[1 - axis][wanted]
+        distinct, back = np.unique(rows, return_inverse=True)
+        role = self.graph.schema.user if axis == 0 else self.graph.schema.item
+        at, here = touching(edges[axis], distinct, self.graph.num_nodes(role))
+        there = edges[1 - axis][at]
         order = np.lexsort((there, here))
         here, there = here[order], there[order]
-        starts, ends = np.searchsorted(here, rows), np.searchsorted(here, rows, side="right")
-        seen = [np.unique(there[s:e]) for s, e in zip(starts, ends, strict=True)]
+        bounds = np.searchsorted(here, np.arange(len(distinct) + 1))
+        every = [np.unique(there[s:e]) for s, e in pairwise(bounds)]
+        seen = [every[place] for place in back.tolist()]
         if not self.heard.unwanted:
             return seen
         unwanted = self._unwanted

@@ -8,12 +8,16 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from kg.growing import grown
+
 _BLOCK_ITEMS = 65_536
 _BLOCK_SCORES, _MOST_SCORES = 2**22, 2**24
 """Scores that are held at once: so many fit a cache; more, where long rows are to be read less
 often."""
 
 _BLOCK_FLOATS = 2**18
+_MADE_OF = "kg_coldstart_array"
+
 _SPARE = 32
 """So many more than k are looked at twice, for those whose order float32 cannot tell."""
 
@@ -38,6 +42,16 @@ class ExactIndex:
     def of(cls, vectors: torch.Tensor, bias: torch.Tensor) -> ExactIndex:
         """The index of embeddings whose length is their gain, and their biases."""
         return cls(torch.cat([vectors, bias[:, None]], dim=1))
+
+    def followed_by(self, vectors: torch.Tensor, bias: torch.Tensor) -> ExactIndex:
+        """This index with further items behind; on a CPU, nothing of it is copied."""
+        more = torch.cat([vectors, bias[:, None]], dim=1)
+        out = ExactIndex(grown_tensor(self.rows, more) if len(more) else self.rows)
+        if "longest" in self.__dict__:
+            lengths = torch.linalg.vector_norm(more, dim=1)
+            longest = torch.cat([self.longest[None], lengths]).max()
+            out.__dict__["longest"] = longest  # a cached property
+        return out
 
     @cached_property
     def longest(self) -> torch.Tensor:
@@ -175,6 +189,15 @@ def _largest(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tens
         places = torch.cat([places, rest], dim=1)
     top = scores.gather(1, places).topk(width, dim=1)
     return top.values, places.gather(1, top.indices)
+
+
+def grown_tensor(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """A tensor on a CPU followed by further rows; see :func:`kg.growing.grown`."""
+    array = getattr(tensor, _MADE_OF, None)  # of which it is a view, and which can be continued
+    array = grown(tensor.numpy() if array is None else array, rows.numpy())
+    out = torch.from_numpy(array)
+    setattr(out, _MADE_OF, array)
+    return out
 
 
 def _exclude(scores: torch.Tensor, pool: np.ndarray | None, excluded: list[np.ndarray]) -> None:

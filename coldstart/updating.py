@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from coldstart.calibration import lift
+from coldstart.index import ExactIndex, grown_tensor
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, reference_rows
 from gnn.single import embed_single, single_prior
@@ -27,9 +28,6 @@ from kg.vectors import Key, NodeEmbeddings, Vocabulary
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
     from encoders.base import TextEncoder
-
-_MADE_OF = "kg_coldstart_array"
-"""Attribute of a tensor that holds the array it is a view of."""
 
 
 def updated(
@@ -104,7 +102,31 @@ def updated(
             bias = bias.clone()
         at = torch.from_numpy(touched[item]).to(bias.device)
         bias[at] = lift(graph, moved.items, engine.cold_boost, touched[item])
-    return replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
+    found = replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
+    _continue_index(engine, found, "_item_index", touched[item], fresh[item], kept.get(item))
+    _continue_index(engine, found, "_user_index", touched[user], fresh[user], kept.get(user))
+    return found
+
+
+def _continue_index(
+    before: ColdStartEngine,
+    after: ColdStartEngine,
+    name: str,
+    touched: np.ndarray,
+    num_before: int,
+    kept: np.ndarray | None,
+) -> None:
+    """Give the new engine the old one's index, with new rows behind, where only such came."""
+    index: ExactIndex | None = before.__dict__.get(name)
+    if index is None or kept is not None or index.rows.device.type != "cpu":
+        return
+    if len(touched) and touched[0] < num_before:
+        return  # rows inside changed; the index is made anew when it is needed
+    is_item = name == "_item_index"
+    vectors = after.item_vectors if is_item else after.user_vectors
+    more = vectors[num_before:]
+    bias = after.item_bias[num_before:] if is_item else more.new_zeros(len(more))
+    after.__dict__[name] = index.followed_by(more, bias)
 
 
 def _priors(side: TrainedSide, inputs: NodeInputs, device: torch.device) -> torch.Tensor:
@@ -235,20 +257,8 @@ def _grown(vectors: torch.Tensor, num_rows: int, kept: np.ndarray | None) -> tor
         return vectors
     shape = (num_rows - len(vectors), *vectors.shape[1:])
     if vectors.device.type == "cpu":
-        return _tensor_of(grown(_array_of(vectors), np.zeros(shape, np.float32)))
+        return grown_tensor(vectors, vectors.new_zeros(shape))
     return torch.cat([vectors, vectors.new_zeros(shape)])
-
-
-def _array_of(vectors: torch.Tensor) -> np.ndarray:
-    """The array that a tensor was made of, which can be continued in place."""
-    array = getattr(vectors, _MADE_OF, None)
-    return vectors.numpy() if array is None else array
-
-
-def _tensor_of(array: np.ndarray) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
-    setattr(tensor, _MADE_OF, array)
-    return tensor
 
 
 def _reworded(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -19,12 +19,22 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from starlette.exceptions import HTTPException
 
+from coldstart.engine import ColdStartEngine
 from coldstart.journal import JournalError
 from coldstart.ranking import Recommendations
+from coldstart.refitting import Refit
+from coldstart.refitting import refit as refitted
 from coldstart.serving import messages as m
 from coldstart.serving.batching import Batcher
 from coldstart.serving.durable import DurableEngine, Version
 from coldstart.serving.guard import Guard, noted
+from coldstart.serving.looking import (
+    found_nodes,
+    names_of,
+    next_key,
+    page,
+    title_property,
+)
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
 MAX_BYTES = 2_000_000
@@ -55,7 +65,11 @@ class Busy(Exception):
 
 
 def create_app(
-    durable: DurableEngine, *, api_keys: tuple[str, ...] = (), max_bytes: int = MAX_BYTES
+    durable: DurableEngine,
+    *,
+    api_keys: tuple[str, ...] = (),
+    max_bytes: int = MAX_BYTES,
+    report: dict[str, Any] | None = None,
 ) -> Guard:
     """The application over an engine.
 
@@ -63,6 +77,7 @@ def create_app(
         durable: the engine; closed when the application shuts down.
         api_keys: any of which a request must carry; none: everybody may ask.
         max_bytes: of a body.
+        report: the table of the nine segments, for the page.
     """
     batcher, heavy = Batcher(durable), _Heavy()
 
@@ -87,6 +102,7 @@ def create_app(
     _reading(app, durable, batcher, heavy)
     _changing(app, durable, heavy)
     _watching(app, durable, registry)
+    _looking(app, durable, heavy, report)
     return Guard(app, api_keys, max_bytes, registry)
 
 
@@ -196,14 +212,22 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
         found = await heavy(durable.reload)
         return JSONResponse({"version": found.number, "result": {"model": str(durable.model)}})
 
+    @app.post("/refit", response_model=m.Changed)
+    async def refit(asked: m.RefitRequest) -> Response:
+        """Train anew on what was heard, and take that if it is no worse on the last days."""
+        told: list[Refit] = []
+
+        def make(engine: ColdStartEngine) -> ColdStartEngine:
+            device = str(engine.item_vectors.device)
+            told.append(refitted(engine, days=asked.days, tolerance=asked.tolerance, device=device))
+            return told[0].engine
+
+        found = await heavy(lambda: durable.replace(make))
+        clean = json.loads(json.dumps(told[0].to_dict()), parse_constant=lambda _: None)
+        return JSONResponse({"version": found.number, "result": clean})
+
 
 def _watching(app: FastAPI, durable: DurableEngine, registry: CollectorRegistry) -> None:
-    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-
-    @app.get("/", include_in_schema=False)
-    async def look() -> Response:
-        return HTMLResponse(page)
-
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process answers."""
@@ -213,6 +237,21 @@ def _watching(app: FastAPI, durable: DurableEngine, registry: CollectorRegistry)
     async def ready() -> dict[str, Any]:
         """Whether an engine is there to answer, and which."""
         return {"status": "ready", "version": durable.current.number}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counts and times for Prometheus."""
+        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+
+def _looking(
+    app: FastAPI, durable: DurableEngine, heavy: _Heavy, report: dict[str, Any] | None
+) -> None:
+    html, headers = page()
+
+    @app.get("/", include_in_schema=False)
+    async def look() -> Response:
+        return HTMLResponse(html, headers=headers)
 
     @app.get("/graph")
     async def graph() -> dict[str, Any]:
@@ -230,16 +269,32 @@ def _watching(app: FastAPI, durable: DurableEngine, registry: CollectorRegistry)
                     "key": known.schema.key_of(t),
                     "properties": known.attributes[t].column_names,
                     "keys_are": "whole numbers" if known.vocabularies[t].is_int else "strings",
+                    "next": next_key(known, t),
+                    "title": title_property(known, t),
                 }
                 for t in known.node_types
             },
             "edges": [{"type": list(e), "count": known.num_edges(e)} for e in known.edge_types],
         }
 
-    @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Counts and times for Prometheus."""
-        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+    @app.get("/report")
+    async def nine() -> dict[str, Any]:
+        """The table of the nine segments, if the server was given one."""
+        return report or {}
+
+    @app.post("/find", response_model=m.Named)
+    async def find(asked: m.FindRequest) -> Response:
+        """Nodes whose name or key has a part in it."""
+        engine, number = durable.current
+        found = await heavy(lambda: found_nodes(engine.graph, asked.type, asked.part, asked.most))
+        return JSONResponse({"version": number, "nodes": found})
+
+    @app.post("/names", response_model=m.Named)
+    async def names(asked: m.NamesRequest) -> Response:
+        """What nodes are called."""
+        engine, number = durable.current
+        found = await heavy(lambda: names_of(engine.graph, asked.type, asked.keys))
+        return JSONResponse({"version": number, "nodes": found})
 
 
 def listed(found: Recommendations, asked: list[Any], of: str) -> list[dict[str, Any]]:

@@ -73,6 +73,8 @@ class Batcher:
                 together.append(another)
             alike: dict[tuple[int, bool], list[_Request]] = {}
             for request in together:
+                if not request.future.set_running_or_notify_cancel():
+                    continue  # whoever asked has gone
                 alike.setdefault((request.k, request.exclude_seen), []).append(request)
             for requests in alike.values():
                 _answer(self.durable.current, requests)

@@ -221,10 +221,12 @@ class DurableEngine:
         records, fine = [], []
         for ticket in tickets:
             try:
+                record = {"seq": number + 1, **ticket.operation}
+                journal_content([record])  # what cannot be written is this one's own error
                 engine, said = applied(engine, ticket.operation)
                 number += 1
                 ticket.result = said, number
-                records.append({"seq": number, **ticket.operation})
+                records.append(record)
                 fine.append(ticket)
             except Exception as error:
                 ticket.error = error
@@ -239,7 +241,13 @@ class DurableEngine:
             ticket.done = True
         if number - self._last >= self.snapshot_every and not self._scheduled:
             self._scheduled = True
-            threading.Thread(target=self.snapshot, name="snapshot").start()
+            threading.Thread(target=self._snapshot_aside, name="snapshot").start()
+
+    def _snapshot_aside(self) -> None:
+        try:
+            self.snapshot()
+        except OSError as error:
+            log.error("no snapshot was written, the journal goes on: %s", error)
 
     def _forget(self, node_type: str, key: Key, texts: Sequence[str] = ()) -> list[str]:
         """Everything an erasure does after the engine no longer has the node."""

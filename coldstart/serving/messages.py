@@ -137,6 +137,35 @@ class EraseRequest(Message):
     key: KeyValue
 
 
+class FindRequest(Message):
+    """Nodes by a part of their name or key."""
+
+    type: Name
+    part: Annotated[StrictStr, Field(max_length=200)] = ""
+    most: Annotated[int, Field(ge=1, le=1000, strict=True)] = 20
+
+
+class NamesRequest(Message):
+    """Names of nodes."""
+
+    type: Name
+    keys: Keys
+
+
+class Named(BaseModel):
+    """Nodes with their names."""
+
+    version: int
+    nodes: list[dict[str, Any]]
+
+
+class RefitRequest(Message):
+    """How a new engine is compared with the old one."""
+
+    days: Annotated[Number, Field(gt=0, le=3650)] = 7.0
+    tolerance: Annotated[Number, Field(ge=0, le=1)] = 0.0
+
+
 class Ranked(BaseModel):
     """A list, best first."""
 

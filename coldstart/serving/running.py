@@ -60,6 +60,7 @@ def run(
                 signal.SIGHUP, lambda: threading.Thread(target=_reload, args=[durable]).start()
             )
         listening = config.bind_socket()
+        listening.listen(config.backlog)  # whoever is told the address may connect at once
         say(f"http://{host}:{listening.getsockname()[1]}")
         await uvicorn.Server(config).serve(sockets=[listening])
 

@@ -516,3 +516,21 @@ def test_embed_new_refuses_what_it_cannot_use():
     edge_type = next(e for e in graph.edge_types if e[0] == item and e[2] != item)
     with pytest.raises(TypeError, match="expected a list of"):
         engine.embed_new(item, links={edge_type: "drama"})
+
+
+def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
+    engine.recommend(["u1"], 1)
+    film = {"id": ["x", "y"], "title": ["The orbit", "The heist"]}
+    delta = GraphDelta(nodes={"Movie": film}, edges={GENRE: {"source": ["x"], "target": ["space"]}})
+    vectors = NodeEmbeddings(Vocabulary("Movie", ["x", "y"]), np.eye(2, 24))
+    after = engine.update(delta, texts={"Movie": vectors})
+    continued = after.__dict__["_item_index"]
+    anew = type(continued).of(after.item_vectors, after.item_bias)
+    np.testing.assert_array_equal(continued.rows, anew.rows)
+    assert continued.longest == anew.longest
+    old = engine.__dict__["_item_index"]
+    np.testing.assert_array_equal(old.rows, anew.rows[:80])
+    person = after.update(GraphDelta(nodes={"User": {"id": ["v"]}}))
+    assert person.__dict__["_item_index"].rows is continued.rows  # no film came
+    liked = after.update(GraphDelta(edges={RATED: ratings(("u1", "m3"))}))
+    assert "_item_index" not in liked.__dict__  # a row inside changed

@@ -12,13 +12,13 @@ from pathlib import Path
 
 
 @contextmanager
-def running(model: Path, state: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+def running(model: Path, state: Path, *more: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """The process and its address; killed at the end if it is still there."""
     environment = os.environ | {"COLDSTART_API_KEY": "secret", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "coldstart.cli", "serve", str(model), "--port", "0"]
     root = Path(__file__).parents[3]
     process = subprocess.Popen(
-        [*command, "--state", str(state)],
+        [*command, "--state", str(state), *more],
         env=environment | {"PYTHONPATH": str(root)},
         stderr=subprocess.PIPE,
         text=True,
@@ -39,7 +39,7 @@ def running(model: Path, state: Path) -> Iterator[tuple[subprocess.Popen, str]]:
 
 
 @contextmanager
-def running_server(model: Path, state: Path) -> Iterator[str]:
+def running_server(model: Path, state: Path, *more: str) -> Iterator[str]:
     """The address of a server."""
-    with running(model, state) as (_, address):
+    with running(model, state, *more) as (_, address):
         yield address

@@ -77,6 +77,20 @@ def test_a_new_model_is_taken_on_request(client, engine, model):
     assert "save it again" in found.json()["error"]
 
 
+def test_a_refit_is_taken_if_it_is_no_worse_on_the_last_days(client):
+    event = {"kind": "like", "time": 2e9}
+    events = [event | {"user": f"u{n}", "item": f"m{72 + n % 8}"} for n in range(40)]
+    found = ask(client, "/refit")["result"]
+    assert (found["promoted"], found["held_out"], found["old_ndcg"]) == (False, 0, None)
+    ask(client, "/feedback", events=events)
+    found = ask(client, "/refit", tolerance=1)
+    assert found["result"]["promoted"]
+    assert found["result"]["changes"]["warm items"] == [72, 80]
+    assert found["version"] == 1
+    after = ask(client, "/recommend", users=["u0"], k=80)["lists"][0]["keys"]
+    assert "m72" not in after
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [

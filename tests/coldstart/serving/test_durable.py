@@ -78,6 +78,22 @@ def test_a_change_that_does_not_fit_changes_nothing(durable):
     assert list(durable._records()) == []
 
 
+def test_what_cannot_be_written_is_the_error_of_its_own_sender(durable):
+    event = {"user": "u1", "item": "m1", "kind": "like", "time": float("nan")}
+    with pytest.raises(ValueError, match="JSON"):
+        durable.submit({"op": "feedback", "events": [event]})
+    assert durable.current.number == 0
+
+
+def test_who_asked_and_went_away_harms_nobody(durable):
+    batcher = Batcher(durable)
+    futures = [batcher.recommend(["u1"], 3, True) for _ in range(50)]
+    for future in futures[::2]:
+        future.cancel()
+    assert all(len(future.result()[0].keys) == 3 for future in futures[1::2])
+    batcher.close()
+
+
 def test_on_a_full_disk_nothing_changes_and_later_it_goes_on(durable, monkeypatch):
     def full(handle, content):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,6 +13,7 @@ from coldstart.serving.durable import DurableEngine
 from tests.coldstart.serving.conftest import KEY
 
 ROUTES = ["recommend", "audience", "score", "rate", "explain", "upsert", "feedback", "erase"]
+ROUTES += ["find", "names"]
 
 
 @pytest.fixture(scope="module")
