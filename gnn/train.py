@@ -15,7 +15,7 @@ from gnn.groups import Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.propagate import Propagation, fit_propagation
 from gnn.ridge import gram, ridge, select_rows
-from gnn.weighting import FOLD_DIM, cold_folds, learn_weights
+from gnn.weighting import cold_folds, learn_weights, one_fold
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class TrainConfig:
         sweeps: joint sweeps of ridge and ALS.
         item_precision: rho of the items' prior.
         user_precision: rho of the users' prior; ``None``: mean interactions of a warm item.
-        weight_steps: Adam steps on the weights of feature groups, of which the best is kept.
+        item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
+        user_weight_steps: on those of user groups.
         weight_rate: their learning rate.
         weight_nodes: at most so many random warm nodes simulate the cold in those steps.
         weight_contexts: and at most so many nodes of the other side look at them.
@@ -39,7 +40,8 @@ class TrainConfig:
     sweeps: int = 3
     item_precision: float = 100.0
     user_precision: float | None = None
-    weight_steps: int = 24
+    item_weight_steps: int = 24
+    user_weight_steps: int = 12
     weight_rate: float = 0.3
     weight_nodes: int = 1200
     weight_contexts: int = 20_000
@@ -155,11 +157,9 @@ def train(
     u, v = implicit_als(links, k, mean_degree, rng, device)
 
     progress("weights of item groups")
-    item_w = group_weights(item_raws, item_propagation.scales, back, k, config, rng, device)
+    item_w = item_weights(item_raws, item_propagation.scales, v, links, mean_degree, config, rng)
     progress("weights of user groups")
-    user_w = group_weights(
-        user_raws, user_propagation.scales, links, k, config, rng, device, users=True
-    )
+    user_w = user_weights(user_raws, user_propagation.scales, u, v, links, config, rng)
 
     user_precision = mean_degree if config.user_precision is None else config.user_precision
     item_ridge = ridge(item_raws, item_propagation.scales, item_w)
@@ -246,45 +246,52 @@ def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
     return out
 
 
-def group_weights(
+def item_weights(
     raws: list[Raw],
     scales: tuple[float, ...],
+    items: torch.Tensor,
     links: Adjacency,
-    k: int,
+    precision: float,
     config: TrainConfig,
     rng: np.random.Generator,
-    device: torch.device,
-    *,
-    users: bool = False,
 ) -> np.ndarray:
-    """Weights of the groups of one side, from random warm nodes of it that play cold.
-
-    Args:
-        raws: raw features of the warm nodes.
-        scales: of the groups.
-        links: each warm node's positives on the other side.
-        k: size of the embeddings.
-        config: settings.
-        rng: draws nodes, folds and starts.
-        device: where the arithmetic happens.
-        users: whether the nodes are users.
-    """
-    rows = _some(len(links), config.weight_nodes, rng)
-    folds = cold_folds(
-        links,
-        rows,
-        min(k, FOLD_DIM),
-        rng,
-        device,
-        users=users,
-        most_contexts=config.weight_contexts,
-    )
+    """Weights of the item groups, from random warm items and the users who look at them."""
+    rows = _some(len(items), config.weight_nodes, rng)
+    links = links.take(_some(len(links), config.weight_contexts, rng))
+    at = torch.from_numpy(rows).to(items.device)
     return learn_weights(
         _grams(raws, scales, rows),
-        folds,
-        steps=config.weight_steps,
+        items[at],
+        cold_folds(links, rows, items, precision, rng),
+        steps=config.item_weight_steps,
         rate=config.weight_rate,
         judged_every=6,
+    )
+
+
+def user_weights(
+    raws: list[Raw],
+    scales: tuple[float, ...],
+    users: torch.Tensor,
+    items: torch.Tensor,
+    links: Adjacency,
+    config: TrainConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Weights of the user groups, from random warm users and the items they choose among."""
+    rows = _some(len(users), config.weight_nodes, rng)
+    links = links.take(rows)
+    if len(items) > config.weight_contexts:
+        chosen = np.zeros(len(items), bool)
+        chosen[_some(len(items), config.weight_contexts, rng)] = True
+        links = links.only(chosen)
+    return learn_weights(
+        _grams(raws, scales, rows),
+        users[torch.from_numpy(rows).to(users.device)],
+        one_fold(links, items),
+        steps=config.user_weight_steps,
+        rate=config.weight_rate,
+        among_contexts=True,
     )
 
 

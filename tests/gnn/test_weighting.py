@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from gnn.data import Adjacency
-from gnn.ridge import gram
-from gnn.weighting import cold_folds, cold_loss, cold_ndcg, learn_weights, make_fold
+from gnn.heads import warm_half_step
+from gnn.ridge import DualRidge, gram
+from gnn.weighting import cold_folds, cold_loss, learn_weights, left_out_ndcg, one_fold
 
 USERS, ITEMS, KINDS = 60, 90, 6
-CPU = torch.device("cpu")
 
 
 def kinds(num_nodes):
@@ -17,37 +17,41 @@ def kinds(num_nodes):
 
 @pytest.fixture(scope="module")
 def problem():
-    """Grams of a group that tells the kind of an item and of one that is noise; each's users."""
+    """A group that tells the kind of an item, one that is noise, item vectors, positives."""
     rng = np.random.default_rng(0)
     chance = np.where(kinds(USERS) @ kinds(ITEMS).T > 0, 0.5, 0.01)
     user, item = np.nonzero(rng.random((USERS, ITEMS)) < chance)
     informative = kinds(ITEMS) + rng.normal(0, 0.05, (ITEMS, KINDS))
-    raws = [
-        torch.from_numpy(g.astype(np.float32)) for g in (informative, rng.normal(size=(90, 40)))
-    ]
-    grams = torch.stack([gram(raw / raw.norm() * ITEMS**0.5) for raw in raws])
-    return grams, Adjacency.from_pairs(item, user, ITEMS, USERS)
+    groups = informative, rng.normal(size=(ITEMS, 40))
+    raws = [torch.from_numpy(g.astype(np.float32)) for g in groups]
+    raws = [raw / raw.norm() * ITEMS**0.5 for raw in raws]
+    links = Adjacency.from_pairs(user, item, USERS, ITEMS)
+    return raws, torch.from_numpy(kinds(ITEMS)), links
 
 
-def folds_of(problem, **options):
-    _, links = problem
-    return cold_folds(links, np.arange(ITEMS), 6, np.random.default_rng(0), CPU, **options)
+def grams_of(problem):
+    return torch.stack([gram(raw) for raw in problem[0]])
 
 
-def learnt(problem, steps, judged_every=100):
-    folds = folds_of(problem)
-    return learn_weights(problem[0], folds, steps=steps, rate=0.3, judged_every=judged_every)
+def folds_of(problem, seed=0):
+    _, items, links = problem
+    return cold_folds(links, np.arange(ITEMS), items, 1.0, np.random.default_rng(seed))
 
 
-def loss_of(weights, problem, folds):
-    """The same loss with predictions by a plain ridge on the others alone, and sharpness e."""
-    kernel = torch.tensordot(torch.from_numpy(weights).float(), problem[0], dims=1)
+def learnt(problem, steps, **options):
+    _, items, _ = problem
+    return learn_weights(
+        grams_of(problem), items, folds_of(problem), steps=steps, rate=0.3, **options
+    )
+
+
+def loss_of(weights, problem):
+    """The same loss from the leave-one-out predictions of :mod:`gnn.ridge`, with sharpness e."""
+    raws, items, _ = problem
+    left_out = DualRidge(raws, (1.0, 1.0), weights).fit(items).left_out
     losses = []
-    for fold in folds:
-        system = kernel[fold.others][:, fold.others] + torch.eye(len(fold.others))
-        cross = kernel[fold.nodes][:, fold.others]
-        predicted = cross @ torch.linalg.solve(system, fold.targets)
-        log_chance = (np.e * fold.contexts @ predicted.T).log_softmax(dim=1)
+    for fold in folds_of(problem):
+        log_chance = (np.e * fold.contexts @ left_out[fold.nodes].T).log_softmax(dim=1)
         losses.append(-log_chance[fold.context, fold.node])
     return torch.cat(losses).mean().item()
 
@@ -56,98 +60,79 @@ def test_an_informative_group_gets_more_weight_than_noise_and_the_loss_falls(pro
     start, found = learnt(problem, 0), learnt(problem, 12)
     np.testing.assert_allclose(start, np.exp(-3), rtol=1e-6)
     assert found[0] > 10 * found[1]
-    folds = folds_of(problem)
-    assert loss_of(found, problem, folds) < loss_of(start, problem, folds) - 0.2
+    assert loss_of(found, problem) < loss_of(start, problem) - 0.2
 
 
-def test_the_loss_is_that_of_ridge_on_the_other_nodes(problem):
-    weights, folds = np.array([0.3, 0.1]), folds_of(problem)
+def test_the_loss_is_that_of_ridge_without_the_node(problem):
+    _, items, _ = problem
+    weights = np.array([0.3, 0.1])
     log_weights = torch.from_numpy(np.log(weights)).float()
-    loss, *_ = cold_loss(log_weights, torch.ones(()), problem[0], folds)
-    assert loss == pytest.approx(loss_of(weights, problem, folds), rel=1e-4)
+    loss, *_ = cold_loss(log_weights, torch.ones(()), grams_of(problem), items, folds_of(problem))
+    assert loss == pytest.approx(loss_of(weights, problem), rel=1e-4)
 
 
-def test_every_node_and_every_positive_is_hidden_once(problem):
-    _, links = problem
-    folds = folds_of(problem)
-    assert sorted(torch.cat([f.nodes for f in folds]).tolist()) == list(range(ITEMS))
-    assert sum(len(f.context) for f in folds) == len(links.indices)
-    for fold in folds:
-        assert not set(fold.nodes.tolist()) & set(fold.others.tolist())
-
-
-@pytest.mark.parametrize("users", [False, True])
-def test_nothing_in_a_fold_depends_on_the_interactions_of_its_hidden_nodes(problem, users):
-    _, links = problem
-    fold = folds_of(problem, users=users)[0]
-    hidden = np.isin(np.arange(ITEMS), fold.nodes.numpy())
-    # The hidden nodes' interactions are replaced by others: targets and contexts stay.
-    rng = np.random.default_rng(1)
-    sources = np.concatenate([links.sources[~hidden[links.sources]], rng.choice(fold.nodes, 300)])
-    targets = np.concatenate([links.indices[~hidden[links.sources]], rng.integers(0, USERS, 300)])
-    other = Adjacency.from_pairs(sources, targets, ITEMS, USERS)
-    again = folds_of((problem[0], other), users=users)[0]
-    torch.testing.assert_close(again.targets, fold.targets)
-    # Of users, only those with a positive in the fold are kept; the new ones reach all of them.
-    exact = "donot_use_mm_for_euclid_dist"
-    gap = torch.cdist(fold.contexts, again.contexts, compute_mode=exact).min(dim=1).values
-    assert gap.max() < 1e-6
-    assert len(again.contexts) == USERS
+def test_a_fold_shows_users_who_never_saw_its_items(problem):
+    _, items, links = problem
+    fold = folds_of(problem)[0]
+    hidden = np.zeros(ITEMS, bool)
+    hidden[fold.nodes.numpy()] = True
+    users = np.unique(links.take(np.arange(USERS)).only(hidden).sources)
+    without = items * torch.from_numpy(~hidden).float()[:, None]
+    expected = warm_half_step(links.only(~hidden), without, None, 1.0)[torch.from_numpy(users)]
+    torch.testing.assert_close(fold.contexts, expected)
+    assert sum(len(f.nodes) for f in folds_of(problem)) == ITEMS
+    assert sum(len(f.context) for f in folds_of(problem)) == len(links.indices)
 
 
 def test_the_best_judged_step_is_kept(problem):
-    folds = folds_of(problem)
+    _, items, _ = problem
+    grams, folds = grams_of(problem), folds_of(problem)
 
     def quality(weights):
-        return cold_ndcg(torch.from_numpy(np.log(weights)).float(), problem[0], folds)
+        system = torch.tensordot(torch.from_numpy(weights).float(), grams, dims=1)
+        inverse = torch.linalg.inv(system + torch.eye(ITEMS))
+        return left_out_ndcg(items - (inverse @ items) / inverse.diagonal()[:, None], folds)
 
     every = [quality(learnt(problem, steps)) for steps in (2, 4, 6, 8)]
-    assert quality(learnt(problem, 8, judged_every=2)) == pytest.approx(max(every), abs=1e-6)
+    kept = quality(learnt(problem, 8, judged_every=2))
+    assert kept == pytest.approx(max(every), abs=1e-6)
 
 
-def test_ndcg_is_the_one_worked_out_by_hand():
-    # Items 0, 1, 2 are hidden; what they are predicted to be is what items 3, 4, 5 are.
-    same = torch.eye(3).repeat(2, 2)[None] * 1e6
-    predicted = torch.tensor([[0.9, 0.5], [0.1, 0.4], [0.3, 0.6]])
-    likes = Adjacency.from_pairs(np.array([0, 2, 1]), np.array([0, 0, 1]), 3, 2)
-    fold = make_fold(np.arange(3), np.arange(3, 6), predicted, torch.eye(2), likes)
+def test_left_out_ndcg_is_the_one_worked_out_by_hand():
+    links = Adjacency.from_pairs(np.array([0, 2, 1]), np.array([0, 0, 1]), 3, 2)
+    contexts = torch.eye(2)
+    left_out = torch.tensor([[0.9, 0.5], [0.1, 0.4], [0.3, 0.6]])
     # Context 0 ranks 0, 2, 1 and likes 0 and 2; context 1 ranks 2, 0, 1 and likes 1.
-    assert cold_ndcg(torch.zeros(1), same, [fold]) == pytest.approx((1 + 1 / np.log2(4)) / 2)
+    expected = (1 + 1 / np.log2(4)) / 2
+    assert left_out_ndcg(left_out, one_fold(links, contexts)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("nodes_choose", [False, True])
-def test_the_gradient_of_the_cold_loss_is_that_of_autograd(nodes_choose):
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_gradient_of_the_cold_loss_is_that_of_autograd(over):
     rng = np.random.default_rng(0)
     features = [torch.from_numpy(rng.normal(size=(12, width))) for width in (2, 5, 1)]
     grams = torch.stack([x @ x.T for x in features])
-    targets, contexts = (torch.from_numpy(rng.normal(size=(n, 3))) for n in (7, 8))
-    node, context = np.nonzero(rng.random((5, 8)) < 0.4)
-    links = Adjacency.from_pairs(node, context, 5, 8)
-    inside, outside = np.arange(5) * 2, np.setdiff1d(np.arange(12), np.arange(5) * 2)
-    fold = make_fold(inside, outside, targets, contexts, links, nodes_choose=nodes_choose)
+    targets, contexts = (torch.from_numpy(rng.normal(size=(n, 3))) for n in (12, 8))
+    context, node = np.nonzero(rng.random((8, 12)) < 0.3)
+    (fold,) = one_fold(Adjacency.from_pairs(node, context, 12, 8), contexts)
     log_weights = torch.tensor([-1.0, 0.3, -2.0], dtype=torch.float64, requires_grad=True)
     sharpness = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-    kernel = torch.tensordot(log_weights.exp(), grams, dims=1)
-    system = kernel[outside][:, outside] + torch.eye(7, dtype=torch.float64)
-    predicted = kernel[inside][:, outside] @ torch.linalg.solve(system, targets)
-    log_chance = (sharpness.exp() * fold.scores(predicted)).log_softmax(dim=1)
-    loss = -log_chance[fold.pairs].mean()
+    inverse = torch.linalg.inv(
+        torch.tensordot(log_weights.exp(), grams, dims=1) + torch.eye(12, dtype=torch.float64)
+    )
+    left_out = targets - (inverse @ targets) / inverse.diagonal()[:, None]
+    log_chance = (sharpness.exp() * fold.contexts @ left_out.T).log_softmax(dim=over)
+    loss = -log_chance[fold.context, fold.node].mean()
     loss.backward()
-    found = cold_loss(log_weights.detach(), sharpness.detach(), grams, [fold])
+    problem = grams, targets, [fold]
+    found = cold_loss(log_weights.detach(), sharpness.detach(), *problem, over=over)
     assert found[0] == pytest.approx(loss.item())
     np.testing.assert_allclose(found[1], log_weights.grad, rtol=1e-6)
     np.testing.assert_allclose(found[2], sharpness.grad, rtol=1e-6)
 
 
-def test_a_single_node_cannot_be_hidden_and_leaves_the_weights_equal():
-    links = Adjacency.from_pairs(np.zeros(3, np.int64), np.arange(3), 1, 3)
-    folds = cold_folds(links, np.arange(1), 2, np.random.default_rng(0), CPU)
-    found = learn_weights(torch.ones(2, 1, 1), folds, steps=4, rate=0.3, judged_every=2)
-    np.testing.assert_allclose(found, np.exp(-3), rtol=1e-6)
-
-
 def test_embeddings_that_are_not_numbers_stop_the_training():
     links = Adjacency.from_pairs(np.arange(4), np.arange(4), 4, 4)
-    fold = make_fold(np.arange(4), np.arange(4), torch.full((4, 4), torch.nan), torch.eye(4), links)
+    grams, nan = torch.eye(4)[None], torch.full((4, 4), torch.nan)
     with pytest.raises(FloatingPointError, match="loss of the group weights is nan at step 1"):
-        learn_weights(torch.eye(4)[None], [fold], steps=3, rate=0.3, judged_every=2)
+        learn_weights(grams, nan, one_fold(links, torch.eye(4)), steps=3, rate=0.3)
