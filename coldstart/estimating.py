@@ -22,7 +22,6 @@ from coldstart.probing import Machine, fastest
 from gnn.groups import NUM_FREQUENCIES
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
-from gnn.weighting import FOLD_DIM, NUM_FOLDS
 from gnn.words import MAX_WORDS, words_of
 from kg.files import write_folder
 from kg.outlining import Outline, resident_bytes
@@ -41,9 +40,6 @@ _RIDGE_FITS = 5
 """Of each side: reliability, three sweeps, the last tables."""
 _HALF_STEPS = 10
 """Of each side: five of plain ALS, three sweeps, the last one, and one to find the cold boost."""
-_FOLD_HALF_STEPS = 2 * NUM_FOLDS * 5.5 * 3 / 4
-"""Of each side, with small factors: plain ALS and a last one for each fold of items and of users,
-where three quarters of the nodes are left."""
 _BLOCK = 8192
 _WRITTEN = 2**25
 
@@ -324,21 +320,26 @@ def _training(outline: Outline, sides: list[_Side], machine: Machine, config: Tr
     k = _dim(items, config)
     seconds = machine.loading
     memory = resident_bytes() + outline.graph_bytes
-    for side, other in ((items, users), (users, items)):
+    for side, other, steps in (
+        (items, users, config.item_weight_steps * 1.2),  # every sixth step is judged, too
+        (users, items, config.user_weight_steps),
+    ):
         some = min(side.warm, config.weight_nodes)
         contexts = min(other.warm, config.weight_contexts)
         seconds += _feature_seconds(side, machine) + _ridge_seconds(side, k, machine)
-        seconds += _gram_seconds(side, some, machine) + _prior_seconds(side, k, machine)
-        step = machine.weight_seconds(side.num_groups, some, contexts, min(k, FOLD_DIM))
-        seconds += config.weight_steps * step
+        seconds += _gram_seconds(side, some, machine)
+        seconds += steps * machine.weight_seconds(side.num_groups, some, contexts, k)
         half = machine.half_step_seconds(side.degrees, side.warm, other.warm, k)
-        in_folds = machine.half_step_seconds(side.degrees, side.warm, other.warm, min(k, FOLD_DIM))
-        seconds += _HALF_STEPS * half + _FOLD_HALF_STEPS * in_folds
+        seconds += _HALF_STEPS * half
+        seconds += _prior_seconds(side, k, machine)
         memory += side.feature_bytes() + 4 * side.width * k
         memory += 4 * (side.nodes * (side.text_dim + k) + 4 * side.warm * k)
         memory += _ridge_bytes(side)
         weights = 8 * side.num_groups * some**2 + 8 * contexts * some
         memory += weights if side is items else 0  # one side after the other
+    # Four folds of items play cold, each with the users as they are without it.
+    contexts = min(users.warm, config.weight_contexts)
+    seconds += 4 * machine.half_step_seconds(users.degrees, contexts, items.warm, k)
     return Stage("train", seconds, memory, 0)
 
 

@@ -15,7 +15,7 @@ from gnn.data import Adjacency
 from gnn.groups import unit_rows
 from gnn.heads import Spectrum, half_step
 from gnn.ridge import gram
-from gnn.weighting import NUM_FOLDS, learn_weights, make_fold
+from gnn.weighting import learn_weights, one_fold
 from gnn.words import words_of
 
 _SIZE = 1024
@@ -152,20 +152,16 @@ class Machine:
         return seconds + max(each, 0.0) * (contexts - few)
 
     def _weight_step(
-        self, groups: int, nodes: int, contexts: int, k: int, rounds: int = 1
+        self, groups: int, nodes: int, contexts: int, k: int, rounds: int = 2
     ) -> float:
         grams = 0.01 * torch.rand(groups, nodes, nodes, device=self.device)
         grams += torch.eye(nodes, device=self.device)
-        rng, everyone = np.random.default_rng(0), np.arange(nodes)
+        rng = np.random.default_rng(0)
         pairs = rng.integers(0, (nodes, contexts), (10 * contexts, 2)).T
-        links = Adjacency.from_pairs(pairs[0], pairs[1], nodes, contexts)
-        seen_from = 0.1 * torch.randn(contexts, k, device=self.device)
-        folds = []
-        for part in np.array_split(everyone, NUM_FOLDS):
-            others = np.setdiff1d(everyone, part)
-            targets = 0.1 * torch.randn(len(others), k, device=self.device)
-            folds.append(make_fold(part, others, targets, seen_from, links.take(part)))
-        work = lambda: learn_weights(grams, folds, steps=2, rate=0.3, judged_every=2)  # noqa: E731
+        chosen = Adjacency.from_pairs(pairs[0], pairs[1], nodes, contexts)
+        targets = 0.1 * torch.randn(nodes, k, device=self.device)
+        folds = one_fold(chosen, 0.1 * torch.randn(contexts, k, device=self.device))
+        work = lambda: learn_weights(grams, targets, folds, steps=2, rate=0.3)  # noqa: E731
         return fastest(rounds, work) / 2
 
 
