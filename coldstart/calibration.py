@@ -10,7 +10,7 @@ from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency, touching
 from gnn.heads import Spectrum, half_step
-from gnn.infer import precisions
+from gnn.infer import precisions, warm_positions
 from gnn.train import Trained, TrainedSide, warm_precision
 from kg.graph import KnowledgeGraph
 
@@ -68,7 +68,8 @@ def lift(
 ) -> torch.Tensor:
     """b_i = cold_boost (1 - omega_i) / (1 + m_i) of some items, float32 ``[len(rows)]``.
 
-    omega_i is the exposure of the item: of its n positives, or what it was at training. m_i
+    omega_i is the exposure of the item's n positives, n / (n + rho). For an item that was there at
+    training 1 - omega_i has its exposure of then as a further factor: 0 unless it came late. m_i
     counts its interactions that are not positive: an item that was only ever disliked is not new.
 
     Args:
@@ -85,7 +86,10 @@ def lift(
     liked = np.bincount(here[positive], minlength=len(rows))
     not_liked = np.bincount(here[~positive], minlength=len(rows))
     omega = precisions(side, rows, liked)[1]
-    return cold_boost * (1 - omega) / (1 + torch.from_numpy(not_liked).to(omega))
+    there = torch.from_numpy(warm_positions(side, rows) >= 0).to(omega.device)
+    n = torch.from_numpy(liked).to(omega)
+    known = torch.where(there, n / (n + side.precision), torch.zeros_like(omega))
+    return cold_boost * (1 - omega) * (1 - known) / (1 + torch.from_numpy(not_liked).to(omega))
 
 
 def _rows(vectors: torch.Tensor, side: TrainedSide) -> torch.Tensor:

@@ -166,7 +166,9 @@ def warm_half_step(
     prior: torch.Tensor | None,
     precision: float,
     alpha: float = ALPHA,
+    exposure: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A half step for nodes that were there all along: exposure 1 and one precision for all."""
+    """A half step with one precision for all nodes, and exposure 1 where none is given."""
     ones = torch.ones(len(links), dtype=other.dtype, device=other.device)
-    return half_step(links, other, Spectrum.of(other), prior, precision * ones, ones, alpha)
+    omega = ones if exposure is None else exposure
+    return half_step(links, other, Spectrum.of(other), prior, precision * ones, omega, alpha)

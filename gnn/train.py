@@ -124,7 +124,7 @@ def train(
         config: settings.
         item_exposure: omega of all items, 0 to 1, ``[num_items]``; ``None``: 1. An item that came
             when most interactions had been made is charged with less of those that it does not
-            have. Counts in the last half step only: in the sweeps as well it gained nothing.
+            have.
         rng: of the ALS start and the nodes that the weights are learnt on.
         device: where the arithmetic happens.
         progress: called with a sentence at every step.
@@ -169,7 +169,8 @@ def train(
     user_reliability = explained(u, user_ridge.fit(u).left_out)
     for sweep in range(config.sweeps):
         progress(f"joint sweep {sweep + 1} of {config.sweeps}")
-        v = warm_half_step(back, u, item_ridge.fit(v).left_out, config.item_precision)
+        left_out = item_ridge.fit(v).left_out
+        v = warm_half_step(back, u, left_out, config.item_precision, exposure=exposure)
         u = warm_half_step(links, v, user_ridge.fit(u).left_out, user_precision)
 
     progress("last half steps")
