@@ -196,7 +196,7 @@ def adapt(
         learner = Learner(config, find_model(config.model), device, start)
     held_out = _held_out(texts[item], config)
     checkpoint = folder.with_name(f"{folder.name}.checkpoint.safetensors")
-    began, stages = time.perf_counter(), learner.resume(checkpoint, mark)
+    began, stages = (time.perf_counter(), time.process_time()), learner.resume(checkpoint, mark)
     for name, stage in (("triples", config.triples), ("tastes", config.tastes)):
         if stage.steps:
             lesson = _lesson(name, graph, texts, held_out, stage)
@@ -213,7 +213,8 @@ def adapt(
             "held_out_items": len(held_out),
         },
         "stages": stages,
-        "seconds_of_last_run": round(time.perf_counter() - began, 1),
+        "seconds_of_last_run": round(time.perf_counter() - began[0], 1),
+        "cpu_seconds_of_last_run": round(time.process_time() - began[1], 1),
     }
     _write(learner, card, folder)
     checkpoint.unlink(missing_ok=True)
