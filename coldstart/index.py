@@ -103,7 +103,7 @@ class ExactIndex:
 
     def _products(self, queries: torch.Tensor, pool: np.ndarray | None) -> torch.Tensor:
         """Scores without offsets as float32 products have them, ``[n, num_candidates]``."""
-        # A 1 for the bias: its column, whose floats lie far apart, takes as long to add as the rest.
+        # A 1 for the bias: its column, whose floats lie far apart, is slow to add by itself.
         longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
         if pool is None:
             return (self.rows @ longer[0])[None] if len(longer) == 1 else longer @ self.rows.T
