@@ -1,7 +1,7 @@
 """Exact search against reading the matrix once and against the bare product.
 
     OMP_NUM_THREADS=1 python -m benchmarks.search              # a million items, 64 and 512 floats
-    OMP_NUM_THREADS=1 python -m benchmarks.search --users 10000
+    OMP_NUM_THREADS=1 python -m benchmarks.search --users 4000 --rounds 6
 
 Targets: the best 100 of a million items for one user within 1.3 x of reading the matrix once (a
 matrix times a vector, in one piece); the best 100 of 100,000 items for 10,000 users within 1.5 x of

@@ -103,6 +103,7 @@ class ExactIndex:
 
     def _products(self, queries: torch.Tensor, pool: np.ndarray | None) -> torch.Tensor:
         """Scores without offsets as float32 products have them, ``[n, num_candidates]``."""
+        # A 1 for the bias: its column, whose floats lie far apart, is slow to add by itself.
         longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
         if pool is None:
             return (self.rows @ longer[0])[None] if len(longer) == 1 else longer @ self.rows.T
@@ -181,14 +182,14 @@ def _largest(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tens
         return top.values, top.indices
     whole = groups * size
     maxima = scores[:, :whole].view(n, size, groups).amax(dim=1)
-    chosen = maxima.topk(width, dim=1).indices  # [n, width]
+    chosen = _largest(maxima, width)[1]  # [n, width]
     steps = torch.arange(size, device=scores.device) * groups
     places = (chosen[:, :, None] + steps).flatten(1)  # [n, width * size]
     if whole < num:
         rest = torch.arange(whole, num, device=scores.device).expand(n, -1)
         places = torch.cat([places, rest], dim=1)
-    top = scores.gather(1, places).topk(width, dim=1)
-    return top.values, places.gather(1, top.indices)
+    values, at = _largest(scores.gather(1, places), width)
+    return values, places.gather(1, at)
 
 
 def grown_tensor(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
