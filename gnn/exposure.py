@@ -7,6 +7,9 @@ import numpy as np
 CONFIDENCE = 0.95
 """An item counts as young only as far as that is at least so certain."""
 
+ENOUGH = 0.5
+"""Who was there for this share of all interactions is fully exposed."""
+
 
 def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np.ndarray:
     """Exposure omega of every node, float64 ``[num_nodes]`` between 0 and 1.
@@ -14,8 +17,9 @@ def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np
     Time is counted in interactions: x is the share of all interactions that came no earlier than
     the node's first. Were its n interactions spread evenly over the share omega that it was there
     for, the first would come within the last x of them with probability (x / omega)^n. The value is
-    the largest omega at which that is still 1 - CONFIDENCE: x (1 - CONFIDENCE)^(-1/n), at most 1.
-    So a single early interaction says nothing, a hundred within the last day say "new".
+    the largest omega at which that is still 1 - CONFIDENCE, x (1 - CONFIDENCE)^(-1/n), over ENOUGH
+    and at most 1. So a single early interaction says nothing, a hundred within the last day say
+    "new". Most items have exposure 1.
 
     Args:
         nodes: row of the node of every interaction, int64 ``[num_interactions]``.
@@ -28,4 +32,4 @@ def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np
     earlier = np.searchsorted(np.sort(times), first, side="left")
     share = 1 - earlier / max(len(times), 1)
     wider = (1 - CONFIDENCE) ** (-1 / np.maximum(counts, 1))
-    return np.where(counts > 0, np.minimum(share * wider, 1.0), 0.0)
+    return np.where(counts > 0, np.minimum(share * wider / ENOUGH, 1.0), 0.0)

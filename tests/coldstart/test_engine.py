@@ -150,7 +150,7 @@ def test_an_item_that_came_just_before_training_is_hardly_charged_with_what_it_l
     count = int((edges.index[1] == item).sum())
     place = int(np.flatnonzero(engine.items.warm == item)[0])
     assert float(engine.items.exposure[place]) == pytest.approx(
-        min(1, count / len(edges) * 0.05 ** (-1 / count)), rel=1e-3
+        min(1, 2 * count / len(edges) * 0.05 ** (-1 / count)), rel=1e-3
     )
     same = fitted(replace(graph, edges=graph.edges | {graph.schema.interaction: edges}))
     assert engine.item_vectors[item].norm() > 1.02 * same.item_vectors[item].norm()
