@@ -69,6 +69,10 @@ _GELU_LEAST = -0.17005  # just below the least value of GELU
 _TRIED = (0.75, 0.85, 0.92, 1.0)  # parts of the full range tried as a weight's grid
 _LINEAR = torch.ops.onednn
 
+with warnings.catch_warnings():  # torch warns once a process that this may move to another package
+    warnings.simplefilter("ignore")
+    torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
+
 
 def quantise(packed: PackedBert, calibration: Sequence[np.ndarray]) -> PackedBert:
     """Replace a model's linear layers by 8-bit ones, in place.
@@ -228,9 +232,7 @@ def _check_processor() -> None:
     rows = torch.full((4, 64), 255.0)
     try:
         packed = _Packed(weight, torch.ones(len(weight)))
-        with warnings.catch_warnings():  # torch warns once that this may move to another package
-            warnings.simplefilter("ignore")
-            got = packed(_bytes(rows, 0), 0, None, "none")
+        got = packed(_bytes(rows, 0), 0, None, "none")
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0][:200]
         raise EncoderError(

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.quality import data as sets
-from benchmarks.quality.run import engines
 from coldstart.baselines import BASELINES
-from coldstart.evaluation import evaluate
+from coldstart.evaluation import engine_maker, evaluate
 from coldstart.report import paired
 from coldstart.splits import Split, read_splits
 from encoders import TransformerEncoder, embed_nodes
@@ -94,7 +93,7 @@ def marks(graph: KnowledgeGraph, split: Split, adapter: Path | None) -> dict[str
     """NDCG@20 on cold items with the vectors of an encoder."""
     encoder = TransformerEncoder(adapter=adapter)
     texts = embed_nodes(graph, encoder, [graph.schema.item])
-    scorers = {"engine": engines()["engine"], "text kNN": BASELINES["text kNN"]}
+    scorers = {"engine": engine_maker(), "text kNN": BASELINES["text kNN"]}
     report = evaluate(graph, scorers, [split], texts=texts, segments={"cold_items": list(scorers)})
     return {name: report.values("cold_items", name)[split.name] for name in scorers}
 
