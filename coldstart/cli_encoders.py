@@ -99,7 +99,7 @@ def _summary(graph: KnowledgeGraph, found: NodeTexts, arguments: argparse.Namesp
         if len(found)
         else {},
     }
-    if arguments.model:
+    if arguments.model and len(found):
         from encoders.transformer import TransformerEncoder
 
         encoder = TransformerEncoder(arguments.model)

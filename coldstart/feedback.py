@@ -31,6 +31,9 @@ EXPLICIT = ("rating", "like", "dislike")
 IMPLICIT = ("click", "impression")
 KINDS = (*EXPLICIT, *IMPLICIT, "undo")
 
+_LARGEST = 1e9
+"""Ratings are worked with in single precision, squared."""
+
 Edge = tuple[float | None, int | None]
 """Weight and time of an interaction."""
 
@@ -89,8 +92,11 @@ class FeedbackEvent:
             raise ValueError(f"{what}: time must be a finite number, got {self.time!r}")
         if (self.kind == "rating") != (self.value is not None):
             raise ValueError(f"{what}: a rating, and nothing else, has a value; got {self.value!r}")
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"{what}: a rating must be a finite number, got {self.value!r}")
+        if self.value is not None and not abs(self.value) <= _LARGEST:
+            raise ValueError(
+                f"{what}: a rating must be a finite number between -{_LARGEST:g} and {_LARGEST:g}, "
+                f"got {self.value!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -343,7 +349,8 @@ def _refused(
     """Why an event does not count; ``None`` if it does."""
     if event in pair.events:
         return "it came before"
-    if event.kind == "undo" and not Pair(pair.events).live():
+    earlier = tuple(e for e in pair.events if e.time <= event.time)
+    if event.kind == "undo" and not Pair(earlier).live():
         return "there is nothing to undo"
     hour = config.day / 24
     lately = sum(

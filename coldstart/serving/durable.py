@@ -232,8 +232,9 @@ class DurableEngine:
                 ticket.error = error
         try:
             if records:
+                after = warmed(Version(engine, number))  # what may fail comes before the write
                 self._journal.append(records)
-                self._state.current = warmed(Version(engine, number))
+                self._state.current = after
         except Exception as error:
             for ticket in fine:
                 ticket.error = error

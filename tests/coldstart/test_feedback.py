@@ -159,3 +159,16 @@ def test_feedback_of_an_unknown_user_is_an_error_and_changes_nothing(engine):
     with pytest.raises(UnknownNodeError, match="nobody"):
         engine.feedback([event("like"), event("like", "nobody")])
     assert FeedbackConfig() == engine.config.feedback
+
+
+def test_an_undo_dated_before_the_like_takes_nothing_back(engine):
+    liked = engine.feedback([event("like", days=2)]).engine
+    late = liked.feedback([event("undo", days=1)])
+    assert (late.counted, late.ignored[0][1]) == (0, "there is nothing to undo")
+    assert weight_of(late.engine) == weight_of(liked)
+
+
+@pytest.mark.parametrize("value", [1e300, -1e10, float("nan"), float("inf")])
+def test_a_rating_that_single_precision_cannot_work_with_is_an_error(value):
+    with pytest.raises(ValueError, match="'m76': a rating must be a finite number between"):
+        event("rating", value=value)

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.kill import film, rounds_survived
 from coldstart.journal import JournalError, read_journal
@@ -30,7 +31,16 @@ def test_a_change_is_there_after_a_restart_without_a_goodbye(durable, model, tmp
     again.close()
 
 
+@pytest.fixture
+def threads_as_before():
+    """A process that is forked needs torch in one thread; other tests get back what there was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("threads_as_before")
 def test_no_kill_loses_what_was_acknowledged(saved, tmp_path):
     assert rounds_survived(saved, tmp_path, rounds=3, at_least=50, seed=1) == 3
 
@@ -193,4 +203,21 @@ def test_an_erasure_that_was_killed_is_finished_at_the_next_start(durable, model
     again = DurableEngine(model, shutil.copytree(durable.folder, tmp_path / "copy"))
     for file in again.folder.rglob("*"):
         assert file.is_dir() or b"someone-special" not in file.read_bytes(), file
+    again.close()
+
+
+def test_a_change_that_fails_before_the_write_is_not_there_after_a_restart(
+    durable, model, tmp_path, monkeypatch
+):
+    def no_memory(version):
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("coldstart.serving.durable.warmed", no_memory)
+        with pytest.raises(MemoryError):
+            durable.submit(film("refused"))
+    assert durable.submit(film("kept"))[1] == 1
+    again = DurableEngine(model, shutil.copytree(durable.folder, tmp_path / "copy"))
+    assert "kept" in items(again)
+    assert "refused" not in items(again)
     again.close()
