@@ -32,6 +32,7 @@ from scipy.stats import rankdata
 from coldstart.leaks import NUM_EXAMPLES, Leak, names_of, plain_words
 from coldstart.metrics import auc
 from coldstart.splits import Split
+from gnn.data import category_values
 from kg.graph import KnowledgeGraph
 from kg.tables import text_column
 
@@ -130,12 +131,14 @@ def _claims_in_properties(side: _Side) -> Iterator[tuple[float, Leak]]:
             for name in role.get(side.node_type, ()):
                 if name not in table.column_names:
                     continue
-                column = table[name].take(pa.array(side.nodes))
-                texts = [plain_words(text or "") for text in text_column(column)]
+                here = table.select([name]).take(pa.array(side.nodes))
                 if role is schema.text:
+                    texts = [plain_words(text or "") for text in text_column(here[name])]
                     found = [[n for n, phrase in enumerate(phrases) if phrase in t] for t in texts]
                 else:
-                    found = [[place[t]] if t in place else [] for t in texts]
+                    values = category_values(here, name, side.node_type)
+                    worded = [map(plain_words, own) for own in values]
+                    found = [[place[w] for w in own if w in place] for own in worded]
                 claims = _one_hot(found, len(phrases))
                 words = [phrase.strip() for phrase in phrases]
                 yield from _judged(side, f"{side.node_type}.{name}", claims, partners, words)
@@ -398,11 +401,14 @@ def _phrases(
     table = graph.attributes[node_type]
     for name in graph.schema.categorical.get(node_type, ()):
         if name in table.column_names:
-            values = np.array([plain_words(v or "") for v in text_column(table[name])])
-            known, place = np.unique(values, return_inverse=True)
-            matrix = _ones(np.arange(len(values)), place, (len(values), len(known)))
+            values = category_values(table, name, node_type)
+            worded = [[plain_words(v) for v in own] for own in values]
+            known = sorted({w for own in worded for w in own})
+            place = {w: n for n, w in enumerate(known)}
+            matrix = _one_hot([[place[w] for w in own] for own in worded], len(known))
             found = _frequent(matrix, most)
-            names = [(phrase,) if phrase.strip() else () for phrase in known[found.things].tolist()]
+            phrases = (known[thing] for thing in found.things.tolist())
+            names = [(phrase,) if phrase.strip() else () for phrase in phrases]
             if (phrased := found.by_phrase(names)) is not None:
                 yield phrased
 

@@ -172,7 +172,7 @@ def node_inputs(
         relations,
         same_type,
         {p: _numbers(table, p, node_type) for p in schema.numeric.get(node_type, ())},
-        {p: _values(table, p, node_type) for p in schema.categorical.get(node_type, ())},
+        {p: category_values(table, p, node_type) for p in schema.categorical.get(node_type, ())},
         {name: matrix[rows] for name, matrix in (vectors or {}).items()},
         None if text is None else text.__getitem__,
         peer_history,
@@ -315,7 +315,8 @@ def _numbers(table: pa.Table, name: str, node_type: str) -> np.ndarray:
     return values
 
 
-def _values(table: pa.Table, name: str, node_type: str) -> list[list[str]]:
+def category_values(table: pa.Table, name: str, node_type: str) -> list[list[str]]:
+    """The values (none, one or several) that every node has of a categorical property."""
     if name not in table.column_names:
         raise _no_property(table, name, node_type)
     kind = table[name].type

@@ -63,6 +63,11 @@ def favourite(pairs):
     return with_property(GRAPH, "User", "favourite", best, "categorical")
 
 
+def favourites(pairs):
+    best = [[GENRE_KEYS[g] for g in row[:2]] for row in ranked(liked_genres(pairs))]
+    return with_property(GRAPH, "User", "favourites", best, "categorical")
+
+
 def biography(pairs):
     best = ranked(liked_genres(pairs))
     texts = [f"Enjoys {' and '.join(GENRE_KEYS[g] for g in row[:2])} films." for row in best]
@@ -96,6 +101,7 @@ def fans(pairs):
 
 PLANTS = {
     favourite: "User.favourite",
+    favourites: "User.favourites",
     biography: "User.biography",
     likes: "User-LIKES-Genre",
     also_liked: "Movie-ALSO_LIKED-Movie",
