@@ -45,7 +45,8 @@ def temporal_split(
     if until is not None:
         pairs, times = pairs[:, times < until], times[times < until]
     if validation_from is None or test_from is None:
-        chosen = _points(times, validation, test)
+        after = 0.0 if test_from is None else float((times >= test_from).mean())
+        chosen = _points(times, validation, test if test_from is None else 0.0, after)
         validation_from = chosen[0] if validation_from is None else validation_from
         test_from = chosen[1] if test_from is None else test_from
     span = np.digitize(times, [validation_from, test_from]) if validation_from < test_from else None

@@ -101,3 +101,17 @@ def test_points_that_leave_a_part_empty_are_an_error(points):
 def test_a_share_that_is_none_is_an_error():
     with pytest.raises(ValueError, match=r"validation must be a share .* got 1"):
         temporal_split(graph_of(*ROWS), validation=1)
+
+
+def test_validation_lies_just_before_a_test_that_is_given():
+    graph = toy_graph()
+    times = np.sort(graph.interactions.time[graph.interactions.weight >= 4])
+    for share in (0.5, 0.99):
+        test_from = int(times[int(share * len(times))])
+        split = temporal_split(graph, test_from=test_from, validation=0.1)
+        again = temporal_split(
+            graph,
+            test_from=test_from,
+            validation_from=int(times[round(len(times) * (share - 0.1))]),
+        )
+        assert abs(split.train.shape[1] - again.train.shape[1]) <= 2
