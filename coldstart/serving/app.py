@@ -192,11 +192,18 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
     @app.post("/feedback", response_model=m.Changed)
     async def feedback(asked: m.FeedbackRequest) -> Response:
         """Tell what people did; it counts at once for them and for the items."""
-        now = time.time()
+        day = durable.current.engine.config.feedback.day
+        now = time.time() / 86_400 * day
         events = [event.model_dump() for event in asked.events]
-        for event in events:
+        for at, event in enumerate(events):
             event["time"] = now if event["time"] is None else event["time"]
-        operation = {"op": "feedback", "events": events}
+            if event["time"] > now + day:  # all that was heard before would fade at once
+                raise ValueError(
+                    f"event {at}: its time {event['time']:g} is more than a day after now, "
+                    f"{now:g}; give times in the graph's unit, of which a day has {day:g}, or "
+                    "leave them out"
+                )
+        operation = {"op": "feedback", "events": events, "now": now}
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
 

@@ -60,7 +60,8 @@ def upsert_of(
     """Nodes, edges and text vectors of an ``upsert``.
 
     Raises:
-        GraphError: rows of one type do not have the same properties, or vectors differ in length.
+        GraphError: rows of one type do not have the same properties, vectors differ in length or
+            are of no node that comes with them.
     """
     nodes = {
         node_type: columns_of(rows, f"{node_type} nodes")
@@ -77,6 +78,12 @@ def upsert_of(
                 f"all of one length, got {len(vectors['matrix'])} of lengths {sorted(lengths)}"
             )
         matrix = np.asarray(vectors["matrix"], np.float32).reshape(len(vectors["keys"]), -1)
+        rows = nodes.get(node_type, {}).get(schema.key_of(node_type), ())
+        if lost := [key for key in vectors["keys"] if key not in set(rows)]:
+            raise GraphError(
+                f"vectors of {node_type}: {lost[0]!r} is not among the nodes of this request; send "
+                "the node, with its texts, beside its vector"
+            )
         given[node_type] = NodeEmbeddings(Vocabulary(node_type, vectors["keys"]), matrix)
     delta = GraphDelta(nodes=nodes, edges=edges, removed_edges=removed)
     return delta, given or None
@@ -86,9 +93,11 @@ def columns_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[A
     """Rows as columns.
 
     Raises:
-        GraphError: the rows do not all have the same properties. Empty ones would overwrite.
+        GraphError: rows have no properties, or not all the same. Empty ones would overwrite.
     """
     names = list(rows[0]) if rows else []
+    if rows and not names:
+        raise GraphError(f"{what}: row 0 has no properties; give its key at least")
     for at, row in enumerate(rows):
         if row.keys() != rows[0].keys():
             raise GraphError(
@@ -136,6 +145,8 @@ def redacted(operation: Operation, node_type: str, key: Key, schema: Schema) -> 
         role = "user" if node_type == schema.user else "item"
         named = node_type in (schema.user, schema.item)
         out["events"] = [e for e in out["events"] if not (named and e[role] == key)]
+        if operation["events"] and not out["events"]:  # feedback of nothing lets time pass
+            out = {"seq": out["seq"], "op": "redacted"}
     elif out["op"] == "erase" and (out["type"], out["key"]) == (node_type, key):
         out = {"seq": out["seq"], "op": "redacted"}
     return out

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_a_new_model_is_taken_on_request(client, engine, model):
 
 
 def test_a_refit_is_taken_if_it_is_no_worse_on_the_last_days(client):
-    event = {"kind": "like", "time": 2e9}
+    event = {"kind": "like", "time": time.time()}
     events = [event | {"user": f"u{n}", "item": f"m{72 + n % 8}"} for n in range(40)]
     found = ask(client, "/refit")["result"]
     assert (found["promoted"], found["held_out"], found["old_ndcg"]) == (False, 0, None)
@@ -91,9 +92,26 @@ def test_a_refit_is_taken_if_it_is_no_worse_on_the_last_days(client):
     assert "m72" not in after
 
 
+def test_an_event_in_milliseconds_is_refused_and_nobody_else_is_forgotten(client):
+    now = time.time()
+    click = {"user": "u0", "item": "m1", "kind": "click"}
+    wrong = {"user": "u1", "item": "m2", "kind": "click", "time": now * 1000}
+    found = client.post("/feedback", json={"events": [click, wrong]})
+    assert found.status_code == 422
+    assert "event 1: its time" in found.json()["error"]
+    assert ask(client, "/feedback", events=[click])["result"]["counted"] == 1
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
+        ("/upsert", {"nodes": {"Movie": [{}]}}, 422, "row 0 has no properties"),
+        (
+            "/upsert",
+            {"vectors": {"Movie": {"keys": ["m0"], "matrix": [[0.0] * 24]}}},
+            422,
+            "'m0' is not among the nodes of this request",
+        ),
         ("/recommend", {"users": ["nobody"]}, 404, "'nobody' is not among the 60 known"),
         ("/recommend", {"users": ["u1", 5]}, 404, "keys of User are str"),
         ("/recommend", {"users": []}, 422, "users: List should have at least 1"),

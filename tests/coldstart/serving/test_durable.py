@@ -221,3 +221,18 @@ def test_a_change_that_fails_before_the_write_is_not_there_after_a_restart(
     assert "kept" in items(again)
     assert "refused" not in items(again)
     again.close()
+
+
+def test_an_erasure_leaves_what_others_said_as_it_was(durable):
+    def click(user, days):
+        time = 2e9 + days * 86_400
+        event = {"user": user, "item": "m76", "kind": "click", "time": time}
+        durable.submit({"op": "feedback", "events": [event]})
+
+    click("u58", 0)
+    click("u1", 400)
+    click("u2", 400)
+    before = durable.current.engine.heard.users["u58"]
+    durable.erase("User", "u2")
+    durable.reload()
+    assert durable.current.engine.heard.users["u58"] == before
