@@ -8,7 +8,7 @@ From every test-cold item (then: user) with enough positives (5 more than the la
 revealed in a fixed random order; quality is always measured on the same other pairs, all revealed
 ones being masked for every n. So the lines differ in what the engine knows and in nothing else.
 `update` takes them into an engine that was trained without them; refit trains a new one with them,
-dated after everything else, as they come last.
+dated after everything else, as they come last; with --undated nothing tells when they came.
 Users rank all cold items, those that get no interactions among them; "of users for an item" is the
 other direction: each item ranks the users, and need not compete with items that stay cold.
 
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--steps", default="0,1,2,5,10")
     parser.add_argument("--refit", action="store_true", help="also train anew at every step")
+    parser.add_argument("--undated", action="store_true", help="interactions have no times")
     parser.add_argument("--plot", help="draw it, as PNG")
     parser.add_argument("--out", help="write every figure as JSON")
     parser.add_argument("--threads", type=int, default=2)
@@ -93,6 +94,9 @@ def main() -> None:
         "lastfm": (sets.lastfm, "lastfm_hetrec"),
     }[arguments.set]
     graph = make()
+    if arguments.undated:
+        bare = replace(graph.interactions, time=None)
+        graph = graph.with_edges(graph.schema.interaction, bare)
     texts = sets.texts_of(graph)
     seeds = {f"seed {s}" for s in arguments.seeds.split(",")}
     steps = sorted({0, *map(int, arguments.steps.split(","))})
