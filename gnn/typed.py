@@ -119,6 +119,8 @@ def typed_graph(
     edges = {}
     for edge_type, (index, when) in given.items():
         source, _, target = edge_type
-        edges[edge_type] = Incoming.from_edges(*index, num_nodes[target], when)
-        edges[reverse_type(edge_type)] = Incoming.from_edges(*index[::-1], num_nodes[source], when)
+        edges[edge_type] = Incoming.from_edges(index[0], index[1], num_nodes[target], when)
+        edges[reverse_type(edge_type)] = Incoming.from_edges(
+            index[1], index[0], num_nodes[source], when
+        )
     return TypedGraph(num_nodes, edges)
