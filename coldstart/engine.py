@@ -22,6 +22,7 @@ from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
 from gnn.exposure import exposure_by_time
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
+from gnn.network import NetworkConfig
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENCODERS = {"propagation", "sage", "gat", "rgcn", "hgt"}
+"""What can make features of a graph."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -48,16 +52,43 @@ class EngineConfig:
             it moves only the mixed ranking of known and new items. ``"auto"``: from training.
         ratings: settings of the rating head.
         feedback: how events count.
+        graph_encoder: what makes features of the graph: ``"propagation"``; a trained network,
+            ``"sage"``, ``"gat"``, ``"rgcn"`` or ``"hgt"``; or both, as ``"propagation+sage"``,
+            where the leave-one-out loss decides what the network is worth. Networks need
+            torch-geometric and train for minutes.
+        network: settings of the network; its model is the one named above.
+        network_folds: so many networks, each without a share of the interactions, make the
+            features of known nodes; at least 2.
     """
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
     cold_boost: float | str = "auto"
     ratings: RatingConfig = field(default_factory=RatingConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    graph_encoder: str = "propagation"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network_folds: int = 4
 
     def __post_init__(self) -> None:
+        parts = self.graph_encoder.split("+")
+        if len(set(parts)) < len(parts) or len(self._models) > 1 or set(parts) - ENCODERS:
+            raise ValueError(
+                f"graph_encoder must be one of {sorted(ENCODERS)}, or 'propagation' and a network "
+                f"as in 'propagation+sage', got {self.graph_encoder!r}"
+            )
+        if self.network_folds < 2:
+            raise ValueError(f"network_folds must be at least 2, got {self.network_folds!r}")
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
             raise ValueError(f"cold_boost must be a number or 'auto', got {self.cold_boost!r}")
+
+    @property
+    def _models(self) -> list[str]:
+        return [part for part in self.graph_encoder.split("+") if part != "propagation"]
+
+    @property
+    def trained_network(self) -> NetworkConfig | None:
+        """Settings of the network that makes features; ``None`` where none does."""
+        return replace(self.network, model=self._models[0]) if self._models else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +179,25 @@ class ColdStartEngine:
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
+            further = None
+            if (network := config.trained_network) is not None:
+                from gnn.crossfit import cross_fitted
+
+                further = cross_fitted(
+                    *(graph, user_inputs, item_inputs, positives, network),
+                    folds=config.network_folds,
+                    seed=int(rng.integers(2**31)),
+                    device=where,
+                    progress=steps,
+                )
             trained = train(
                 user_inputs,
                 item_inputs,
                 positives,
                 config.propagation,
                 item_exposure=item_exposure(graph),
+                further=further,
+                only_further="propagation" not in config.graph_encoder,
                 rng=rng,
                 device=where,
                 progress=steps,

@@ -13,6 +13,7 @@ import torch
 from coldstart.feedback import FeedbackConfig, Heard
 from coldstart.rating import RatingSource
 from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
+from gnn.network import NetworkConfig
 from gnn.rating_head import RatingHead
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig
@@ -51,6 +52,7 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
             meta["config"]["cold_boost"],
             RatingConfig(**meta["config"].get("ratings", {})),
             FeedbackConfig(**meta["config"].get("feedback", {})),
+            **_network_settings(meta["config"]),
         )
         heard = Heard.from_json(meta.get("heard", ()))
         ratings = RatingSource()
@@ -131,6 +133,14 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors"
     )
     (folder / "engine.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _network_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that came after the first engines were saved."""
+    found = {name: config[name] for name in ("graph_encoder", "network_folds") if name in config}
+    if "network" in config:
+        found["network"] = NetworkConfig.from_dict(config["network"])
+    return found
 
 
 def _rating_head(engine: ColdStartEngine) -> RatingHead | None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gnn import groups as _groups
+from gnn.networked import FrozenNetwork, Networked
 from gnn.propagate import Propagation
 from gnn.rating_head import Beliefs, RatedSide, RatingHead
 from gnn.train import TrainedSide
@@ -27,6 +28,8 @@ _GROUPS = {
         _groups.Gaussians,
         _groups.Category,
         Words,
+        Networked,
+        FrozenNetwork,
     )
 }
 
@@ -175,6 +178,10 @@ def _flatten(group: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str
         elif isinstance(value, tuple) and value and isinstance(value[0], np.ndarray):
             out[field.name] = len(value)
             arrays.update({f"{name}.{i}": part for i, part in enumerate(value)})
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            out[field.name] = [
+                _flatten(part, f"{name}.{i}", arrays) for i, part in enumerate(value)
+            ]
         else:
             out[field.name] = value
     return out
@@ -189,6 +196,9 @@ def _restore(entry: dict[str, Any], prefix: str, arrays: dict[str, np.ndarray]) 
             values[field.name] = arrays[name]
         elif isinstance(value, dict):
             values[field.name] = _restore(value, name, arrays)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            parts = (_restore(part, f"{name}.{i}", arrays) for i, part in enumerate(value))
+            values[field.name] = tuple(parts)
         elif isinstance(value, list):
             values[field.name] = tuple(value)
         elif f"{name}.0" in arrays and isinstance(value, int):

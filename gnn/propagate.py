@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from gnn.groups import (
     Text,
     TextKernel,
 )
+from gnn.networked import Networked
 from gnn.words import Words
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Propagation:
         silent = dict(inputs.relations)
         for group in self.groups:
             # Those of several relations repeat what groups of one relation know.
-            if isinstance(group, OneHot) and silent.keys() >= set(group.relations):
+            if isinstance(group, OneHot | Networked) and silent.keys() >= set(group.relations):
                 counts += group.unknown(inputs, rows)
                 for relation in group.relations:
                     silent.pop(relation, None)
@@ -93,18 +95,38 @@ class Propagation:
                 )
             elif isinstance(group, NeighbourText):
                 group = replace(group, warm=_taken(group.warm, own))
+            elif isinstance(group, Networked):
+                group = group.renumbered(node_type, kept)
             groups.append(group)
         return Propagation(tuple(groups), self.scales)
 
 
-def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
+def fit_propagation(
+    inputs: NodeInputs,
+    warm: np.ndarray,
+    *,
+    further: Sequence[FeatureGroup] = (),
+    only_further: bool = False,
+) -> Propagation:
     """The feature groups of one side, with every statistic from its warm rows.
 
     Args:
         inputs: inputs of all nodes, in row order.
         warm: rows of the nodes with a training interaction, int64 ``[num_warm]``.
+        further: groups that were fitted elsewhere, cross-fitted where they saw interactions.
+        only_further: whether these and a constant are all.
     """
     groups: list[FeatureGroup] = [Constant()]
+    if not only_further:
+        groups += _own_and_linked(inputs, warm)
+    groups += further
+    scales = [root_mean_square(group.raw(inputs, warm, torch.device("cpu"))) for group in groups]
+    useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
+    return Propagation(_distinctly_named([g for g, _ in useful]), tuple(s for _, s in useful))
+
+
+def _own_and_linked(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
+    groups: list[FeatureGroup] = []
     is_warm = np.zeros(len(inputs), bool)
     is_warm[warm] = True
     text = None
@@ -132,9 +154,7 @@ def fit_propagation(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
             groups.append(NeighbourText(history.name, relation, history, is_warm, blend=False))
     groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
-    scales = [root_mean_square(group.raw(inputs, warm, torch.device("cpu"))) for group in groups]
-    useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
-    return Propagation(_distinctly_named([g for g, _ in useful]), tuple(s for _, s in useful))
+    return groups
 
 
 def _distinctly_named(groups: list[FeatureGroup]) -> tuple[FeatureGroup, ...]:

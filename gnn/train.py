@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency, NodeInputs
-from gnn.groups import Raw
+from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.propagate import Propagation, fit_propagation
 from gnn.ridge import gram, ridge, select_rows
@@ -111,6 +111,8 @@ def train(
     config: TrainConfig,
     *,
     item_exposure: np.ndarray | None = None,
+    further: tuple[FeatureGroup, FeatureGroup] | None = None,
+    only_further: bool = False,
     rng: np.random.Generator,
     device: torch.device,
     progress: Callable[[str], None] = log.debug,
@@ -125,6 +127,8 @@ def train(
         item_exposure: omega of all items, 0 to 1, ``[num_items]``; ``None``: 1. An item that came
             when most interactions had been made is charged with less of those that it does not
             have.
+        further: one more feature group of users and of items, see :mod:`gnn.crossfit`.
+        only_further: whether that and a constant are all features.
         rng: of the ALS start and the nodes that the weights are learnt on.
         device: where the arithmetic happens.
         progress: called with a sentence at every step.
@@ -148,8 +152,13 @@ def train(
         exposure = torch.from_numpy(item_exposure[warm_items]).to(exposure)
 
     progress("features")
-    item_propagation = fit_propagation(item_inputs, warm_items)
-    user_propagation = fit_propagation(user_inputs, warm_users)
+    more = ((), ()) if further is None else tuple((group,) for group in further)
+    user_propagation, item_propagation = (
+        fit_propagation(inputs, warm, further=groups, only_further=only_further)
+        for inputs, warm, groups in zip(
+            (user_inputs, item_inputs), (warm_users, warm_items), more, strict=True
+        )
+    )
     item_raws = item_propagation.raw(item_inputs, warm_items, device)
     user_raws = user_propagation.raw(user_inputs, warm_users, device)
 

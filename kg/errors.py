@@ -53,3 +53,7 @@ class DatasetError(ConnectionError):
 
 class DependencyError(ImportError):
     """An optional package that this call needs is not installed."""
+
+
+class TrainingError(ArithmeticError):
+    """Training came to a number that is none; the last good checkpoint stays."""

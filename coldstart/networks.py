@@ -1,0 +1,91 @@
+"""Trained graph networks as scorers of their own, beside the engine and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coldstart.scorer import CosineBiasScorer
+from coldstart.training_data import Settings, TrainingData
+from gnn.crossfit import own_features, own_groups
+from gnn.network import NetworkConfig, TypedNetwork
+from gnn.network_infer import all_states
+from gnn.network_train import NetworkData, TrainedNetwork, train_network
+from gnn.typed import typed_graph
+
+
+def network_data(data: TrainingData) -> NetworkData:
+    """What a network is trained on: every relation, the nodes' own features, the positives.
+
+    Args:
+        data: the training graph and the vectors of its texts.
+    """
+    schema = data.graph.schema
+    features = {}
+    for node_type, warm in ((schema.user, data.warm_users), (schema.item, data.warm_items)):
+        inputs = data.inputs(node_type)
+        every = np.arange(len(inputs))
+        groups = own_groups(inputs, warm)
+        features[node_type] = own_features(*groups, inputs, every, torch.device("cpu")).numpy()
+    graph = typed_graph(data.graph)
+    return NetworkData(graph, features, data.graph.positives(), schema.interaction)
+
+
+def network_scorer(
+    network: TypedNetwork, data: NetworkData, device: torch.device | None = None
+) -> CosineBiasScorer:
+    """The scores of a trained network for all users and items, cold ones included.
+
+    Args:
+        network: trained.
+        data: as it is now; with ``interactions`` in its settings, its positives are passed along.
+        device: where the arithmetic happens; the CPU by default.
+    """
+    passed = data.with_interactions(data.positives) if network.config.interactions else data.graph
+    states = all_states(network, passed, data.features, device or torch.device("cpu"))[-1]
+    users, items = (states[t].to(next(network.parameters()).device) for t in (data.user, data.item))
+    with torch.no_grad():
+        return CosineBiasScorer(
+            network.user_vectors(users).cpu().numpy(),
+            network.item_vectors(items).cpu().numpy(),
+            network.item_biases(items).cpu().numpy(),
+        )
+
+
+def train_scorer(
+    data: TrainingData,
+    config: NetworkConfig,
+    *,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[str, dict[str, float]], None] | None = None,
+) -> tuple[CosineBiasScorer, TrainedNetwork]:
+    """Train a network on some data, and its scores for all users and items."""
+    prepared = network_data(data)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = train_network(
+        prepared, config, seed=seed, device=device, checkpoint=checkpoint, progress=progress
+    )
+    return network_scorer(found.network, prepared, device), found
+
+
+def network_family(
+    grid: Mapping[str, NetworkConfig], seed: int = 0
+) -> Callable[[TrainingData], Settings]:
+    """Networks with the settings of a grid, for ``evaluate`` to choose from on validation.
+
+    Args:
+        grid: settings by name.
+        seed: of every training.
+    """
+
+    def family(data: TrainingData) -> Settings:
+        def maker(config: NetworkConfig) -> Callable[[], CosineBiasScorer]:
+            return lambda: train_scorer(data, config, seed=seed)[0]
+
+        return {name: maker(config) for name, config in grid.items()}
+
+    return family

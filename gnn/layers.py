@@ -1,0 +1,169 @@
+"""One layer of message passing over a typed graph: GraphSAGE, GAT, R-GCN or HGT.
+
+The convolutions are PyTorch Geometric's. Around every one lie the same residual and norm, so a node
+without neighbours keeps what it had, and a type without arriving edges stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from gnn.sampler import Block
+from kg.errors import DependencyError
+from kg.schema import EdgeType
+
+try:
+    from torch_geometric.nn import GATv2Conv, HGTConv, RGCNConv, SAGEConv
+except ImportError as error:
+    raise DependencyError(
+        "graph networks need torch-geometric: pip install kg-coldstart[pyg]"
+    ) from error
+
+MODELS = ("sage", "gat", "rgcn", "hgt")
+"""Names of the models."""
+
+NUM_BASES = 8
+"""Matrices that the relations of an R-GCN share."""
+
+
+class TypedLayer(nn.Module):
+    """x + relu(norm(messages + W x)) for the targets of a block.
+
+    Args:
+        model: one of :data:`MODELS`.
+        channels: width of a state, before and after.
+        node_types: all that can occur.
+        edge_types: all that can occur; others are ignored.
+        heads: of attention, a divisor of ``channels``.
+
+    Source: Hamilton et al. (2017), Inductive representation learning on large graphs, algorithm 1;
+    Brody et al. (2022), How attentive are graph attention networks, eq. (7); Schlichtkrull et al.
+    (2018), Modeling relational data with graph convolutional networks, eq. (2) and (3); Hu et al.
+    (2020), Heterogeneous graph transformer, eq. (3) to (5).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        channels: int,
+        node_types: Sequence[str],
+        edge_types: Sequence[EdgeType],
+        heads: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.node_types = tuple(node_types)
+        self.edge_types = tuple(edge_types)
+        self.number = {e: i for i, e in enumerate(self.edge_types)}
+        # Types are numbered, as their names may hold what a module's name may not.
+        self.own = nn.ModuleList(nn.Linear(channels, channels) for _ in self.node_types)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in self.node_types)
+        if model == "sage":
+            self.convs = nn.ModuleList(
+                SAGEConv((channels, channels), channels, root_weight=False, bias=False)
+                for _ in self.edge_types
+            )
+        elif model == "gat":
+            self.convs = nn.ModuleList(
+                GATv2Conv(
+                    (channels, channels), channels // heads, heads, add_self_loops=False, bias=False
+                )
+                for _ in self.edge_types
+            )
+        elif model == "rgcn":
+            count = max(len(self.edge_types), 1)
+            bases = min(NUM_BASES, count)
+            self.convs = nn.ModuleList(
+                [RGCNConv(channels, channels, count, bases, root_weight=False, bias=False)]
+            )
+        elif model == "hgt":
+            names = [f"n{i}" for i in range(len(self.node_types))]
+            index = {t: names[i] for i, t in enumerate(self.node_types)}
+            self.renamed = {
+                e: (index[e[0]], f"r{i}", index[e[2]]) for i, e in enumerate(self.edge_types)
+            }
+            metadata = (names, list(self.renamed.values()))
+            self.convs = nn.ModuleList([HGTConv(channels, channels, metadata, heads)])
+        else:
+            raise ValueError(f"there is no model {model!r}; choose one of {list(MODELS)}")
+
+    def forward(
+        self,
+        x_dict: Mapping[str, torch.Tensor],
+        block: Block,
+        masks: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """States of the targets, ``[num_targets, channels]`` by type.
+
+        Args:
+            x_dict: states of the sources, the targets first, ``[num_sources, channels]``.
+            block: who is linked to whom.
+            masks: what the updates of the targets are multiplied by (dropout), by type.
+        """
+        edges = {
+            e: index
+            for e, index in block.edge_index.items()
+            if e in self.number and index.shape[1] and e[0] in x_dict and e[2] in x_dict
+        }
+        messages = self._messages(x_dict, block, edges)
+        out = {}
+        for place, node_type in enumerate(self.node_types):
+            count = block.num_targets.get(node_type, 0)
+            if node_type not in x_dict or not count:
+                continue
+            x = x_dict[node_type][:count]
+            update = self.own[place](x)
+            if node_type in messages:
+                update = update + messages[node_type]
+            update = torch.relu(self.norms[place](update))
+            out[node_type] = x + (update * masks[node_type] if masks else update)
+        return out
+
+    def _messages(
+        self,
+        x_dict: Mapping[str, torch.Tensor],
+        block: Block,
+        edges: dict[EdgeType, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        if not edges:
+            return {}
+        if self.model == "rgcn":
+            return self._of_one_graph(x_dict, block, edges)
+        if self.model == "hgt":
+            names = {t: f"n{i}" for i, t in enumerate(self.node_types)}
+            renamed = {self.renamed[e]: index for e, index in edges.items()}
+            out = self.convs[0]({names[t]: x for t, x in x_dict.items()}, renamed)
+            arriving = {e[2] for e in edges}
+            return {t: out[names[t]][: block.num_targets[t]] for t in arriving}
+        sums: dict[str, torch.Tensor] = {}
+        for edge_type, index in edges.items():
+            source, _, target = edge_type
+            pair = (x_dict[source], x_dict[target][: block.num_targets[target]])
+            message = self.convs[self.number[edge_type]](pair, index)
+            sums[target] = sums[target] + message if target in sums else message
+        return sums
+
+    def _of_one_graph(
+        self,
+        x_dict: Mapping[str, torch.Tensor],
+        block: Block,
+        edges: dict[EdgeType, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        start, offsets = 0, {}
+        for node_type, x in x_dict.items():
+            offsets[node_type] = start
+            start += len(x)
+        index = torch.cat(
+            [
+                torch.stack([at[0] + offsets[e[0]], at[1] + offsets[e[2]]])
+                for e, at in edges.items()
+            ],
+            dim=1,
+        )
+        kinds = torch.cat([torch.full_like(at[0], self.number[e]) for e, at in edges.items()])
+        out = self.convs[0](torch.cat(list(x_dict.values())), index, kinds)
+        arriving = {e[2] for e in edges}
+        return {t: out[offsets[t] : offsets[t] + block.num_targets[t]] for t in arriving}

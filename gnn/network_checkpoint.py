@@ -1,0 +1,105 @@
+"""The state of a training on disk, so that one that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kg.errors import SavedFileError
+from kg.files import read_folder, write_folder
+
+KIND, VERSION = "training of a graph network", 1
+
+
+@dataclass(eq=False)
+class Progress:
+    """How far a training has come.
+
+    Args:
+        fingerprint: of data, settings and seed.
+        epoch: how many are done.
+        history: numbers of each.
+        best_epoch: the best so far, -1 before the first.
+        best: parameters after it, by name.
+    """
+
+    fingerprint: dict[str, Any]
+    epoch: int
+    history: list[dict[str, float]]
+    best_epoch: int
+    best: dict[str, torch.Tensor]
+
+
+def write_progress(
+    folder: Path,
+    state: Progress,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write parameters, the best ones, and what the optimizer remembers; all of it or nothing."""
+    from safetensors.torch import save_file
+
+    tensors = {f"now/{name}": p.detach() for name, p in parameters.items()}
+    tensors |= {f"best/{name}": value for name, value in state.best.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    tensors = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    meta = {
+        "fingerprint": state.fingerprint,
+        "epoch": state.epoch,
+        "history": state.history,
+        "best_epoch": state.best_epoch,
+    }
+
+    def write(at: Path) -> None:
+        save_file(tensors, at / "state.safetensors")
+        (at / "progress.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+    write_folder(folder, write, kind=KIND, version=VERSION)
+
+
+def read_progress(
+    folder: Path,
+    fingerprint: dict[str, Any],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> Progress:
+    """Put the parameters and the optimizer back to where they were.
+
+    Raises:
+        SavedFileError: the folder is incomplete, or of other data, settings or seed.
+    """
+    from safetensors.torch import load_file
+
+    def read(at: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        meta = json.loads((at / "progress.json").read_text(encoding="utf-8"))
+        return meta, load_file(at / "state.safetensors")
+
+    meta, tensors = read_folder(folder, read, kind=KIND, version=VERSION)
+    theirs = dict(meta["fingerprint"])
+    differ = sorted(k for k in fingerprint if theirs.get(k) != fingerprint[k])
+    if differ:
+        raise SavedFileError(
+            f"{folder} holds a training that differs in {differ}; give another folder, or remove it"
+        )
+    best: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, value in tensors.items():
+            sort, _, rest = name.partition("/")
+            if sort == "now":
+                parameters[rest].copy_(value)
+            elif sort == "best":
+                best[rest] = value.to(parameters[rest].device)
+            else:
+                key, _, owner = rest.partition("/")
+                place = "cpu" if key == "step" else parameters[owner].device
+                optimizer.state[parameters[owner]][key] = value.to(place)
+    return Progress(
+        fingerprint, int(meta["epoch"]), list(meta["history"]), int(meta["best_epoch"]), best
+    )

@@ -1,0 +1,96 @@
+"""Embeddings from a trained network: all nodes layer by layer, or a few from their neighbourhood.
+
+Both use every neighbour and give the same to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from gnn.network import TypedNetwork, features_of
+from gnn.sampler import sample
+from gnn.typed import TypedGraph
+
+_BLOCK_ROWS = 4096
+"""So many nodes of a type are computed at once."""
+
+
+@torch.no_grad()
+def all_states(
+    network: TypedNetwork,
+    graph: TypedGraph,
+    features: Mapping[str, np.ndarray],
+    device: torch.device,
+) -> list[dict[str, torch.Tensor]]:
+    """States of all nodes before the first layer and after each, on the CPU.
+
+    A layer at a time and a block of nodes at a time, so the device never holds more than the
+    neighbours of one block.
+
+    Args:
+        network: trained.
+        graph: as it is now; may have other nodes than at training, and lack types.
+        features: of all nodes, as at training.
+        device: where the arithmetic happens.
+
+    Returns:
+        For every layer float32 ``[num_nodes, channels]`` by node type.
+    """
+    types = [t for t in network.node_types if graph.num_nodes.get(t)]
+    edges = {e: graph.edges[e] for e in network.edge_types if e in graph.edges}
+    graph = TypedGraph(graph.num_nodes, edges).to(device)
+    start = {}
+    for t in types:
+        blocks = _blocks(graph.num_nodes[t])
+        parts = [
+            network.start(t, features_of(features, {t: rows}, device).get(t), rows.to(device)).cpu()
+            for rows in blocks
+        ]
+        start[t] = torch.cat(parts)
+    out = [start]
+    for layer in network.layers:
+        now = {}
+        for t in types:
+            parts = []
+            for rows in _blocks(graph.num_nodes[t]):
+                drawn = sample(graph, {t: rows.to(device)}, [-1], seed=0)
+                x_dict = {
+                    kind: out[-1][kind][at.cpu()].to(device)
+                    for kind, at in drawn.nodes.items()
+                    if kind in start
+                }
+                parts.append(layer(x_dict, drawn.blocks[0])[t].cpu())
+            now[t] = torch.cat(parts)
+        out.append(now)
+    return out
+
+
+@torch.no_grad()
+def some_states(
+    network: TypedNetwork,
+    graph: TypedGraph,
+    features: Mapping[str, np.ndarray],
+    rows: Mapping[str, torch.Tensor],
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """States of a few nodes from their own neighbourhood alone, equal to :func:`all_states`.
+
+    Args:
+        network: trained.
+        graph: as it is now.
+        features: of all nodes; only those of the neighbourhood are read.
+        rows: distinct, by type.
+        device: where the arithmetic happens, and where the states are.
+    """
+    edges = {e: graph.edges[e] for e in network.edge_types if e in graph.edges}
+    graph = TypedGraph(graph.num_nodes, edges).to(device)
+    seeds = {t: at.to(device) for t, at in rows.items()}
+    drawn = sample(graph, seeds, [-1] * len(network.layers), seed=0)
+    return network.states(features_of(features, drawn.nodes, device), drawn.nodes, drawn.blocks)
+
+
+def _blocks(num_rows: int) -> list[torch.Tensor]:
+    return list(torch.arange(num_rows).split(_BLOCK_ROWS))

@@ -1,0 +1,83 @@
+"""Several processes that train one network: each embeds a share of the batch, all see all of it.
+
+Every process draws the same batch from the seed. Negatives from a process's own share alone would
+be another objective, so the states are gathered with their gradient, and the sum over processes is
+the gradient of the whole batch. The result is that of one process.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def place() -> tuple[int, int]:
+    """Number of this process and how many there are; ``(0, 1)`` without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share(rows: torch.Tensor) -> torch.Tensor:
+    """The part of some rows that is this process's, of equal size to within one."""
+    rank, world = place()
+    return rows[_bounds(len(rows), world)[rank] : _bounds(len(rows), world)[rank + 1]]
+
+
+def gathered(own: torch.Tensor, total: int) -> torch.Tensor:
+    """What all processes made of their shares, in order, ``[total, channels]``, with gradient.
+
+    Args:
+        own: of this process's share, ``[len(share), channels]``.
+        total: length of all shares together.
+    """
+    if place()[1] == 1:
+        return own
+    return _Gather.apply(own, total)  # pyright: ignore[reportReturnType]
+
+
+def summed_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its sum over the processes."""
+    if place()[1] == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:  # none here, maybe some elsewhere
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+
+
+def summed(value: torch.Tensor) -> torch.Tensor:
+    """A number added up over the processes, without gradient."""
+    value = value.detach().clone()
+    if place()[1] > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def _bounds(total: int, world: int) -> list[int]:
+    return [total * rank // world for rank in range(world + 1)]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: torch.Tensor, total: int) -> torch.Tensor:
+        rank, world = place()
+        bounds = _bounds(total, world)
+        ctx.own = slice(bounds[rank], bounds[rank + 1])
+        longest = -(-total // world)
+        padded = own.new_zeros(longest, own.shape[1])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(world)]
+        dist.all_gather(parts, padded)
+        lengths = (end - start for start, end in itertools.pairwise(bounds))
+        return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient[ctx.own], None

@@ -1,0 +1,317 @@
+"""Neighbours drawn for mini-batches: typed, multi-hop, in plain torch, on a CPU or GPU.
+
+What is drawn for a node follows from seed, layer, relation and node alone, by a hash in place of a
+stream of random numbers. So a node has the same neighbours in whatever company it is drawn, and
+processes that share a batch draw what one process would.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gnn.typed import Incoming, TypedGraph
+from kg.schema import EdgeType
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
+
+Fanout = int | Mapping[EdgeType, int]
+"""Neighbours drawn per relation: one number for all, or by edge type; -1 for every neighbour."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Who is linked to whom in one layer; the sources of a type begin with its targets.
+
+    Args:
+        edge_index: by edge type int64 ``[2, num_edges]``, place of the source among the sources of
+            its type above place of the target among the targets of its type.
+        num_targets: by node type.
+        num_sources: by node type.
+    """
+
+    edge_index: Mapping[EdgeType, torch.Tensor]
+    num_targets: Mapping[str, int]
+    num_sources: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The neighbourhood of some seeds.
+
+    Args:
+        nodes: rows of the sources of the first block, int64, by type.
+        blocks: in order of computation; the targets of the last are the seeds in their order.
+        times: of these nodes, where seeds had times.
+    """
+
+    nodes: Mapping[str, torch.Tensor]
+    blocks: tuple[Block, ...]
+    times: Mapping[str, torch.Tensor] | None = None
+
+
+def sample(
+    graph: TypedGraph,
+    seeds: Mapping[str, torch.Tensor],
+    fanouts: Sequence[Fanout],
+    *,
+    seed: int,
+    replace: bool = False,
+    times: Mapping[str, torch.Tensor] | None = None,
+    exclude: Mapping[EdgeType, torch.Tensor] | None = None,
+) -> Sampled:
+    """Draw neighbours layer by layer, from the seeds outwards.
+
+    In every layer each node so far draws afresh, for every relation that arrives at its type.
+
+    Args:
+        graph: on the device of the seeds.
+        seeds: rows by type, int64; distinct unless they have times.
+        fanouts: a layer each, that of the seeds first.
+        seed: of the draws.
+        replace: whether draws are independent; otherwise every subset is as likely as another, and
+            a node with fewer neighbours than are wanted has all of them.
+        times: of the seeds, by type. No edge later than its seed is then followed at any depth, and
+            a node reached from seeds of two times is there twice.
+        exclude: rows of source and target, ``[2, n]`` by edge type, of edges that are not there;
+            all edges between the two.
+
+    Raises:
+        ValueError: seeds repeat without times, or times are not given for all seeds.
+    """
+    now = {t: at.to(torch.int64) for t, at in seeds.items() if len(at)}
+    when = None
+    if times is not None:
+        when = {t: times[t].to(torch.float64) for t in now if t in times}
+        if any(len(when.get(t, ())) != len(at) for t, at in now.items()):
+            raise ValueError("with times, every seed needs one; give as many as there are seeds")
+    else:
+        for node_type, at in now.items():
+            if len(torch.unique(at)) < len(at):
+                raise ValueError(f"seeds of type {node_type!r} repeat; give each row once")
+    blocks = []
+    for layer, fanout in enumerate(fanouts):
+        drawn: dict[EdgeType, tuple[torch.Tensor, torch.Tensor]] = {}
+        for edge_type, edges in graph.edges.items():
+            wanted = fanout if isinstance(fanout, int) else fanout.get(edge_type, 0)
+            if edge_type[2] not in now or not wanted or not len(edges):
+                continue
+            key = zlib.crc32(repr((seed, layer, edge_type)).encode()) + (seed << 32)
+            drawn[edge_type] = _neighbours(
+                *(edges, now[edge_type[2]], None if when is None else when[edge_type[2]]),
+                *(wanted, replace, key),
+                None if exclude is None else exclude.get(edge_type),
+                graph.num_nodes[edge_type[0]],
+            )
+        before = now
+        now, when, block = _renumbered(graph, before, when, drawn)
+        blocks.append(block)
+    return Sampled(now, tuple(reversed(blocks)), when)
+
+
+def _neighbours(
+    edges: Incoming,
+    rows: torch.Tensor,
+    when: torch.Tensor | None,
+    fanout: int,
+    replace: bool,
+    key: int,
+    excluded: torch.Tensor | None,
+    num_sources: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the neighbours drawn, and for each the place of the row that drew it."""
+    starts = edges.indptr[rows]
+    counts = edges.indptr[rows + 1] - starts
+    if when is not None and edges.times is not None:
+        counts = _not_later(edges.times, starts, counts, when)
+    keys = _mixed(_mixed(rows ^ _signed(key)) ^ (0 if when is None else when.view(torch.int64)))
+    indices = edges.indices
+    if excluded is not None and excluded.shape[1]:
+        starts, counts, indices = _without(indices, rows, starts, counts, excluded, num_sources)
+    if fanout < 0:
+        places, at = _every(starts, counts)
+    elif replace:
+        places = torch.nonzero(counts).squeeze(1).repeat_interleave(fanout)
+        number = torch.arange(len(places), device=rows.device) % fanout
+        at = starts[places] + _below(_mixed(keys[places] + number * _GOLDEN), counts[places])
+    else:
+        few = torch.nonzero((counts > 0) & (counts <= fanout)).squeeze(1)
+        many = torch.nonzero(counts > fanout).squeeze(1)
+        places, at = _every(starts[few], counts[few])
+        chosen = _subset(keys[many], counts[many], fanout) + starts[many]
+        places = torch.cat([few[places], many.repeat(fanout)])
+        at = torch.cat([at, chosen.flatten()])
+    return indices[at], places
+
+
+def _subset(keys: torch.Tensor, counts: torch.Tensor, size: int) -> torch.Tensor:
+    """A uniform subset of 0 to counts - 1 for every key, int64 ``[size, n]``.
+
+    Source: Bentley and Floyd (1987), A sample of brilliance, algorithm F2.
+    """
+    out = torch.empty(size, len(keys), dtype=torch.int64, device=keys.device)
+    for j in range(size):
+        last = counts - size + j
+        drawn = _below(_mixed(keys + _signed(j * _GOLDEN)), last + 1)
+        if j:
+            drawn = torch.where((out[:j] == drawn).any(dim=0), last, drawn)
+        out[j] = drawn
+    return out
+
+
+def _every(starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All positions from each start, and whose they are."""
+    places = torch.repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    at = torch.arange(len(places), device=starts.device) + (starts - before)[places]
+    return places, at
+
+
+def _without(
+    indices: torch.Tensor,
+    rows: torch.Tensor,
+    starts: torch.Tensor,
+    counts: torch.Tensor,
+    excluded: torch.Tensor,
+    num_sources: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same neighbour lists, those with an excluded edge written anew behind the others."""
+    hit = torch.nonzero(torch.isin(rows, excluded[1])).squeeze(1)
+    places, at = _every(starts[hit], counts[hit])
+    found = indices[at]
+    pairs = rows[hit][places] * num_sources + found
+    keep = ~torch.isin(pairs, excluded[1] * num_sources + excluded[0])
+    left = torch.bincount(places[keep], minlength=len(hit))
+    starts, counts = starts.clone(), counts.clone()
+    starts[hit] = len(indices) + left.cumsum(0) - left
+    counts[hit] = left
+    return starts, counts, _Joined(indices, found[keep])  # pyright: ignore[reportReturnType]
+
+
+class _Joined:
+    """Two arrays behind one another, of which only what is asked for is copied."""
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor) -> None:
+        self.first, self.second = first, second
+
+    def __getitem__(self, at: torch.Tensor) -> torch.Tensor:
+        late = at >= len(self.first)
+        out = torch.empty_like(at)
+        out[late] = self.second[at[late] - len(self.first)]
+        out[~late] = self.first[at[~late]]
+        return out
+
+
+def _not_later(
+    times: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor, when: torch.Tensor
+) -> torch.Tensor:
+    """How many of each row's edges, which ascend in time, are not later than the row's time."""
+    low, high = torch.zeros_like(counts), counts.clone()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        at = torch.where(open_, starts + middle, 0)
+        early = open_ & (times[at] <= when)
+        low = torch.where(early, middle + 1, low)
+        high = torch.where(open_ & ~early, middle, high)
+    return low
+
+
+def _renumbered(
+    graph: TypedGraph,
+    before: dict[str, torch.Tensor],
+    when: dict[str, torch.Tensor] | None,
+    drawn: dict[EdgeType, tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None, Block]:
+    """The nodes so far and the new ones behind them, and the edges among their places."""
+    sources: dict[str, list[torch.Tensor]] = {}
+    source_times: dict[str, list[torch.Tensor]] = {}
+    for edge_type, (rows, targets) in drawn.items():
+        sources.setdefault(edge_type[0], []).append(rows)
+        if when is not None:
+            source_times.setdefault(edge_type[0], []).append(when[edge_type[2]][targets])
+    after, after_when = dict(before), None if when is None else dict(when)
+    place: dict[str, torch.Tensor] = {}
+    for node_type, parts in sources.items():
+        rows = torch.cat(parts)
+        old = before.get(node_type, rows.new_empty(0))
+        if when is None or after_when is None:
+            new, place[node_type] = _placed(old, rows, graph.num_nodes[node_type])
+            after[node_type] = torch.cat([old, new])
+            continue
+        asked = torch.cat(source_times[node_type])
+        old_when = when.get(node_type, asked.new_empty(0))
+        # The number of a time and the row make one number; the same instance, the same number.
+        values, number = torch.unique(torch.cat([old_when, asked]), return_inverse=True)
+        count = graph.num_nodes[node_type]
+        instances = number * count + torch.cat([old, rows])
+        new, place[node_type] = _placed(
+            instances[: len(old)], instances[len(old) :], count * len(values)
+        )
+        after[node_type] = torch.cat([old, new % count])
+        after_when[node_type] = torch.cat([old_when, values[new // count]])
+    edge_index, used = {}, dict.fromkeys(place, 0)
+    for edge_type, (rows, targets) in drawn.items():
+        start = used[edge_type[0]]
+        used[edge_type[0]] = start + len(rows)
+        edge_index[edge_type] = torch.stack(
+            [place[edge_type[0]][start : start + len(rows)], targets]
+        )
+    block = Block(
+        edge_index, {t: len(v) for t, v in before.items()}, {t: len(v) for t, v in after.items()}
+    )
+    return after, after_when, block
+
+
+def _placed(old: torch.Tensor, rows: torch.Tensor, bound: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that are not among the old ones, ascending, and the place of each row given.
+
+    Seeds may repeat where they have times; a row then stands for the last of them, which is equal.
+    """
+    if len(rows) * 16 > bound:  # a look at every node is cheaper than sorting
+        is_new = torch.zeros(bound, dtype=torch.bool, device=rows.device)
+        is_new[rows] = True
+        is_new[old] = False
+        new = torch.nonzero(is_new).squeeze(1)
+        place = torch.empty(bound, dtype=torch.int64, device=rows.device)
+        place[old] = torch.arange(len(old), device=rows.device)
+        place[new] = torch.arange(len(old), len(old) + len(new), device=rows.device)
+        return new, place[rows]
+    distinct, back = torch.unique(rows, return_inverse=True)
+    order = torch.argsort(old, stable=True)
+    at = torch.searchsorted(old, distinct, sorter=order).clamp(max=max(len(old) - 1, 0))
+    known = torch.zeros_like(distinct, dtype=torch.bool)
+    if len(old):
+        known = old[order[at]] == distinct
+    new = distinct[~known]
+    place = torch.empty_like(distinct)
+    place[~known] = len(old) + torch.arange(len(new), device=rows.device)
+    if len(old):
+        place[known] = order[at[known]]
+    return new, place[back]
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    """A hash of int64 numbers.
+
+    Source: Steele et al. (2014), Fast splittable pseudorandom number generators, mix64 variant 13;
+    int64 wraps around as uint64 does, and the shifts are made logical by a mask.
+    """
+    x = x + _GOLDEN
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def _below(hashed: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+    """A whole number from 0 to below the bound, evenly, from 53 bits of a hash."""
+    share = ((hashed >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53
+    return (share * bound).to(torch.int64)
+
+
+def _signed(key: int) -> int:
+    key &= (1 << 64) - 1
+    return key - (1 << 64) if key >= 1 << 63 else key
