@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,8 @@ from gnn.network import NetworkConfig, TypedNetwork
 from gnn.network_infer import all_states
 from gnn.network_train import NetworkData, TrainedNetwork, train_network
 from gnn.typed import typed_graph
+
+log = logging.getLogger(__name__)
 
 
 def network_data(data: TrainingData) -> NetworkData:
@@ -73,19 +79,39 @@ def train_scorer(
 
 
 def network_family(
-    grid: Mapping[str, NetworkConfig], seed: int = 0
+    settings: Mapping[str, NetworkConfig],
+    *,
+    seconds: float = math.inf,
+    seed: int = 0,
+    progress: Callable[[str], None] = log.info,
 ) -> Callable[[TrainingData], Settings]:
-    """Networks with the settings of a grid, for ``evaluate`` to choose from on validation.
+    """Networks for :func:`coldstart.evaluation.evaluate`, which chooses among them on validation.
 
     Args:
-        grid: settings by name.
+        settings: to be tried, in this order, by name.
+        seconds: of wall time on each split; when they are over no further setting is begun. The
+            first is always trained.
         seed: of every training.
+        progress: called with a sentence after every training.
     """
 
     def family(data: TrainingData) -> Settings:
-        def maker(config: NetworkConfig) -> Callable[[], CosineBiasScorer]:
-            return lambda: train_scorer(data, config, seed=seed)[0]
-
-        return {name: maker(config) for name, config in grid.items()}
+        began = time.perf_counter()
+        found: dict[str, Callable[[], CosineBiasScorer]] = {}
+        for name, config in settings.items():
+            if found and time.perf_counter() - began > seconds:
+                break
+            start = time.perf_counter()
+            scorer, trained = train_scorer(data, config, seed=seed)
+            found[name] = partial(_itself, scorer)
+            progress(
+                f"{config.model} {name}: {len(trained.history)} epochs, "
+                f"{time.perf_counter() - start:.0f} s"
+            )
+        return found
 
     return family
+
+
+def _itself(scorer: CosineBiasScorer) -> CosineBiasScorer:
+    return scorer

@@ -136,8 +136,16 @@ class TypedLayer(nn.Module):
             names = {t: f"n{i}" for i, t in enumerate(self.node_types)}
             renamed = {self.renamed[e]: index for e, index in edges.items()}
             out = self.convs[0]({names[t]: x for t, x in x_dict.items()}, renamed)
-            arriving = {e[2] for e in edges}
-            return {t: out[names[t]][: block.num_targets[t]] for t in arriving}
+            # HGTConv also changes nodes that nothing arrives at; here they get no message.
+            messages = {}
+            for node_type in {e[2] for e in edges}:
+                count = block.num_targets[node_type]
+                reached = out[names[node_type]].new_zeros(count, 1)
+                for edge_type, index in edges.items():
+                    if edge_type[2] == node_type:
+                        reached[index[1]] = 1
+                messages[node_type] = out[names[node_type]][:count] * reached
+            return messages
         sums: dict[str, torch.Tensor] = {}
         for edge_type, index in edges.items():
             source, _, target = edge_type

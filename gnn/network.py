@@ -51,7 +51,7 @@ class NetworkConfig:
         patience: epochs without a better NDCG@20 on those before training stops.
         triple_loss: ``None``, or ``transe``, ``distmult``, ``rotate``: links as a further task.
         triple_weight: its weight in the loss.
-        num_triples: links of a step.
+        num_triples: links of a step, at most a tenth of all.
         mixed_precision: whether the layers run in bfloat16.
 
     Raises:
@@ -165,7 +165,8 @@ class TypedNetwork(nn.Module):
         self.config, self.user, self.item = config, user, item
         self.widths, self.num_rows = dict(widths), dict(num_rows)
         self.node_types = tuple(sorted(set(widths) | set(num_rows)))
-        self.edge_types = tuple(sorted(edge_types))
+        there = set(self.node_types)  # a type without nodes has no states
+        self.edge_types = tuple(sorted(e for e in edge_types if {e[0], e[2]} <= there))
         channels = config.hidden_channels
         self._place = {t: i for i, t in enumerate(self.node_types)}
         self.inputs = nn.ModuleDict(

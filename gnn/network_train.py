@@ -411,7 +411,9 @@ class _Run:
         counts = np.array([len(self.graph.edges[e]) for e in self.forward_types])
         if not counts.sum():
             return {}
-        drawn = rng.multinomial(self.config.num_triples, counts / counts.sum())
+        # Links that are asked for are not passed along, so most must stay.
+        number = min(self.config.num_triples, max(1, int(counts.sum()) // 10))
+        drawn = rng.multinomial(number, counts / counts.sum())
         out = {}
         for edge_type, number, count in zip(self.forward_types, drawn, counts, strict=True):
             if number:

@@ -9,7 +9,7 @@ import pytest
 from kg import Schema, outlining
 from kg.errors import SavedFileError
 from kg.files import write_graph
-from kg.outlining import outline_folder, outline_store, resident_bytes
+from kg.outlining import outline_folder, outline_store
 from kg.stores import LadybugStore
 from kg.toy import toy_graph
 

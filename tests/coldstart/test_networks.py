@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coldstart.engine import ColdStartEngine, EngineConfig
+from coldstart.networks import network_data, network_family, network_scorer, train_scorer
+from coldstart.training_data import TrainingData
+from gnn.network import NetworkConfig
+from gnn.network_train import train_network
+from gnn.networked import Networked
+from kg.delta import GraphDelta
+from kg.toy import toy_graph
+
+SMALL = NetworkConfig(
+    hidden_channels=16, dim=8, heads=2, epochs=6, learning_rate=0.02, batch_size=128
+)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return toy_graph(num_cold_items=12, num_cold_users=8)
+
+
+def fitted(graph, encoder: str) -> ColdStartEngine:
+    config = EngineConfig(graph_encoder=encoder, network=SMALL, network_folds=2)
+    return ColdStartEngine.fit(graph, config, texts={})
+
+
+@pytest.fixture(scope="module")
+def engine(graph):
+    return fitted(graph, "sage")
+
+
+def share_of_own_taste(engine: ColdStartEngine, users: range) -> float:
+    cold = [f"m{i}" for i in range(68, 80)]
+    found = engine.recommend([f"u{u}" for u in users], 3, candidates=cold, evidence=False)
+    return float(np.mean(found.user_rows % 4 == found.item_rows % 4))
+
+
+@pytest.mark.parametrize("encoder", ["sage", "propagation+hgt"])
+def test_cold_items_go_to_those_of_their_taste(graph, engine, encoder):
+    engine = engine if encoder == "sage" else fitted(graph, encoder)
+    assert encoder.split("+")[-1] in engine.items.propagation.names
+    assert share_of_own_taste(engine, range(52)) > 0.9
+
+
+def test_known_nodes_are_recomputed_from_their_own_fold(engine):
+    for node_type, keys in {"Movie": ["m0", "m5", "m70"], "User": ["u3", "u59"]}.items():
+        again = engine.recomputed(node_type, keys).matrix
+        np.testing.assert_allclose(again, engine.embed(node_type, keys).matrix, atol=1e-5)
+
+
+def test_a_new_film_equals_itself_had_it_been_there(graph, engine):
+    genres = graph.edges["Movie", "HAS_GENRE", "Genre"].index
+    genre = graph.vocabularies["Genre"][int(genres[1][genres[0] == 70][0])]
+    links = {("Movie", "HAS_GENRE", "Genre"): [genre]}
+    year = graph.node_table("Movie")["year"][70].as_py()
+    drafted = engine.embed_new("Movie", links=links, properties={"year": year})
+    delta = GraphDelta(
+        nodes={"Movie": {"id": ["new"], "year": [year]}},
+        edges={("Movie", "HAS_GENRE", "Genre"): {"source": ["new"], "target": [genre]}},
+    )
+    grown = engine.update(delta, texts={})
+    np.testing.assert_allclose(grown.embed("Movie", ["new"]).matrix[0], drafted, atol=1e-5)
+    untouched = grown.embed("Movie", ["m3", "m70"]).matrix
+    assert np.array_equal(untouched, engine.embed("Movie", ["m3", "m70"]).matrix)
+
+
+def test_an_engine_with_networks_comes_back_from_disk(engine, tmp_path):
+    engine.save(tmp_path / "e")
+    again = ColdStartEngine.load(tmp_path / "e")
+    assert again.config == engine.config
+    fresh, theirs = (e.recomputed("Movie", ["m1", "m70"]).matrix for e in (again, engine))
+    np.testing.assert_allclose(fresh, theirs, atol=1e-6)
+
+
+def test_the_parts_of_a_score_add_up_with_the_network_among_them(engine):
+    found = engine.recommend(["u1"], 5)
+    parts = {n: v for n, v in found.evidence.items() if n.startswith("part_")}
+    assert "part_sage" in parts
+    np.testing.assert_allclose(sum(parts.values()), found.scores, atol=1e-4)
+    assert engine.explain("u1", "m70").score == pytest.approx(
+        float(engine.score(["u1"], ["m70"])[0, 0]), abs=1e-5
+    )
+
+
+def test_removing_people_leaves_the_vectors_of_the_others(engine):
+    left = engine.update(GraphDelta(removed_nodes={"User": ["u0", "u7"]}))
+    for key in ("u8", "u58"):
+        before, after = (e.recomputed("User", [key]).matrix for e in (engine, left))
+        np.testing.assert_allclose(after, before, atol=1e-5)
+    group = left.users.propagation.groups[-1]
+    assert isinstance(group, Networked)
+    assert len(group.folds) == 58
+
+
+def test_a_network_alone_scores_like_any_scorer(graph):
+    data = TrainingData(graph, {})
+    scorer, found = train_scorer(data, SMALL)
+    scores = scorer.score(np.arange(52), np.arange(68, 80))
+    own = np.arange(52)[:, None] % 4 == np.arange(68, 80)[None] % 4
+    assert scores[own].mean() > scores[~own].mean() + 0.5
+    prepared = network_data(data)
+    again = network_scorer(train_network(prepared, SMALL).network, prepared)
+    np.testing.assert_array_equal(
+        again.score(np.arange(3), np.arange(9)), scorer.score(np.arange(3), np.arange(9))
+    )
+    assert found.history
+
+
+def test_a_family_begins_no_setting_when_its_time_is_over(graph):
+    settings = {"a": SMALL, "b": SMALL, "c": SMALL}
+    found = network_family(settings, seconds=0.0)(TrainingData(graph, {}))
+    assert list(found) == ["a"]
+
+
+@pytest.mark.parametrize("encoder", ["gcn", "sage+hgt", "sage+sage", ""])
+def test_an_unknown_graph_encoder_is_refused(encoder):
+    with pytest.raises(ValueError, match="graph_encoder must be one of"):
+        EngineConfig(graph_encoder=encoder)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gnn.network import MASKS, NetworkConfig, TypedNetwork
+from gnn.network_infer import all_states, some_states
+from gnn.network_train import NetworkData, build_network
+from gnn.typed import Incoming, TypedGraph
+
+MODELS = ("sage", "gat", "rgcn", "hgt")
+CPU = torch.device("cpu")
+RATED = ("user", "rated", "item")
+
+
+def config(model: str = "sage", **options) -> NetworkConfig:
+    options = {"hidden_channels": 16, "dim": 8, "heads": 2, **options}
+    return NetworkConfig(model, **options)
+
+
+def odd_data(rng: np.random.Generator) -> NetworkData:
+    """Isolated nodes, a type without features, one without nodes, self-loops, edges twice."""
+    num = {"user": 12, "item": 15, "genre": 4, "nothing": 0}
+    ends = rng.integers(0, [[15], [4]], (2, 20))
+    ends = np.concatenate([ends, ends[:, :3]], axis=1)  # twice
+    ends = ends[:, ends[0] < 13]  # items 13 and 14 are linked to nothing
+    loops = np.array([[0, 1, 1, 2], [0, 1, 2, 3]])
+    edges = {
+        ("item", "has", "genre"): Incoming.from_edges(ends[0], ends[1], 4),
+        ("genre", "rev_has", "item"): Incoming.from_edges(ends[1], ends[0], 15),
+        ("item", "like", "item"): Incoming.from_edges(loops[0], loops[1], 15),
+        ("user", "knows", "user"): Incoming.from_edges(np.array([0]), np.array([1]), 12),
+        ("nothing", "of", "item"): Incoming.from_edges(*np.empty((2, 0), np.int64), 15),
+    }
+    features = {
+        "user": rng.normal(size=(12, 3)).astype(np.float32),
+        "item": rng.normal(size=(15, 5)).astype(np.float32),
+    }
+    pairs = np.unique(rng.integers(0, [[12], [12]], (2, 40)), axis=1)
+    return NetworkData(TypedGraph(num, edges), features, pairs, RATED)
+
+
+@pytest.fixture
+def data() -> NetworkData:
+    return odd_data(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_few_nodes_from_their_neighbourhood_equal_the_full_pass(model, data):
+    network = build_network(data, config(model), 0).eval()
+    graph = data.with_interactions(data.positives)
+    whole = all_states(network, graph, data.features, CPU)[-1]
+    for node_type, rows in {"user": [1, 3], "item": [0, 14], "genre": [2]}.items():
+        at = torch.tensor(rows)
+        some = some_states(network, graph, data.features, {node_type: at}, CPU)[node_type]
+        np.testing.assert_allclose(some, whole[node_type][at], atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_kind_of_odd_node_has_a_finite_state_of_its_own(model, data):
+    network = build_network(data, config(model), 0).eval()
+    graph = data.with_interactions(data.positives)
+    states = all_states(network, graph, data.features, CPU)[-1]
+    assert {t: len(s) for t, s in states.items()} == {"user": 12, "item": 15, "genre": 4}
+    for of_type in states.values():
+        assert torch.isfinite(of_type).all()
+        assert len(torch.unique(of_type, dim=0)) == len(of_type)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_links_change_a_state_and_isolated_nodes_keep_theirs(model, data):
+    network = build_network(data, config(model), 0).eval()
+    without = TypedGraph(data.graph.num_nodes, {})
+    linked, alone = (
+        all_states(network, graph, data.features, CPU)[-1]["item"]
+        for graph in (data.graph, without)
+    )
+    same = (linked - alone).abs().amax(dim=1) < 1e-5
+    assert same[13:].all()
+    assert not same[data.graph.edges["genre", "rev_has", "item"].indptr.diff() > 0].any()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_type_may_be_absent_when_nodes_are_embedded(model, data):
+    network = build_network(data, config(model), 0).eval()
+    num = {t: n for t, n in data.graph.num_nodes.items() if t != "genre"}
+    edges = {e: i for e, i in data.graph.edges.items() if "genre" not in e}
+    states = all_states(network, TypedGraph(num, edges), data.features, CPU)[-1]
+    assert set(states) == {"user", "item"}
+
+
+def test_an_entity_that_came_after_training_adds_nothing(data):
+    network = build_network(data, config(), 0)
+    start = network.start("genre", None, torch.tensor([1, 4, 7]))
+    assert start[0].abs().sum() > 0
+    assert not start[1:].any()
+
+
+def test_users_and_items_have_no_rows_of_their_own(data):
+    network = build_network(data, config(), 0)
+    assert set(network.num_rows) == {"genre"}
+    with pytest.raises(ValueError, match=r"\['item'\] must have no rows of their own"):
+        TypedNetwork(config(), {"user": 1}, {"item": 3}, [], "user", "item")
+    only_users = NetworkData(data.graph, {"user": data.features["user"]}, data.positives, RATED)
+    with pytest.raises(ValueError, match="item has no features; give at least a constant column"):
+        build_network(only_users, config(), 0)
+
+
+def test_dropout_follows_from_seed_and_row_alone(data):
+    network = build_network(data, config(dropout=0.5), 0)
+    rows = {"user": torch.tensor([3, 5, 3 + MASKS])}
+
+    class Targets:
+        num_targets = {"user": 3}  # noqa: RUF012
+
+    masks = network._masks(7, rows, Targets())["user"]  # pyright: ignore
+    again = network._masks(7, {"user": rows["user"][1:2]}, Targets())["user"]  # pyright: ignore
+    assert torch.equal(masks[1], again[0])
+    assert torch.equal(masks[0], masks[2])
+    assert set(masks.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "gcn"}, "model must be one of"),
+        ({"decoder": "mlp"}, "decoder must be one of"),
+        ({"triple_loss": "hole"}, "triple_loss must be one of"),
+        ({"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        ({"fanouts": (0,)}, "fanouts must be at least 1, or -1 for all"),
+        ({"hidden_channels": 30}, r"even and a multiple of heads \(4\), got 30"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkConfig(**options)
+
+
+def test_settings_come_back_from_json():
+    import json
+
+    ours = config("hgt", fanouts=(5, 5))
+    assert NetworkConfig.from_dict(json.loads(json.dumps(ours.to_dict()))) == ours
+    with pytest.raises(ValueError, match=r"a network has no settings \['width'\]"):
+        NetworkConfig.from_dict({"width": 3})

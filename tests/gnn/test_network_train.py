@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gnn.network import NetworkConfig
+from gnn.network_infer import all_states
+from gnn.network_train import NetworkData, _ndcg, train_network
+from gnn.typed import Incoming, TypedGraph
+from kg.errors import SavedFileError, TrainingError
+from tests.gnn.tastes import tastes
+
+CPU = torch.device("cpu")
+SMALL = NetworkConfig(
+    hidden_channels=16, dim=8, heads=2, epochs=6, batch_size=128, num_negatives=16, fanouts=(4, 4)
+)
+
+LONGER = replace(SMALL, epochs=12, learning_rate=0.02, num_negatives=4, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def data() -> NetworkData:
+    return tastes()
+
+
+def vectors(network, data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    graph = data.with_interactions(data.positives) if network.config.interactions else data.graph
+    states = all_states(network, graph, data.features, CPU)[-1]
+    with torch.no_grad():
+        items = states["item"]
+        users = network.user_vectors(states["user"])
+        return users, network.item_vectors(items), network.item_biases(items)
+
+
+@pytest.mark.parametrize("model", ["sage", "gat", "rgcn", "hgt"])
+def test_items_that_nobody_has_chosen_go_to_those_who_share_their_taste(model, data):
+    found = train_network(data, replace(LONGER, model=model))
+    users, items, biases = vectors(found.network, data)
+    cold = np.setdiff1d(np.arange(60), data.positives[1])
+    assert len(cold) == 12
+    pairs = np.array([(u, i) for u in range(80) for i in cold if u % 4 == i % 4]).T
+    assert _ndcg(users, items, biases, pairs, cold) > 0.9
+    rated = found.history[found.best_epoch]["ndcg"]
+    assert rated == max(h["ndcg"] for h in found.history)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoder": "dot"},
+        {"decoder": "distmult", "triple_loss": "distmult"},
+        {"num_hard": 2, "triple_loss": "transe"},
+        {"interactions": False, "cold_share": 0.0, "triple_loss": "rotate"},
+        {"mixed_precision": True},
+    ],
+)
+def test_every_option_learns_the_tastes_and_embeddings_keep_their_spread(options, data):
+    found = train_network(data, replace(LONGER, **options))
+    users, items, _ = vectors(found.network, data)
+    assert found.history[found.best_epoch]["ndcg"] > 0.8
+    for x in (users, items):  # no collapse: the tastes span several directions
+        unit = torch.nn.functional.normalize(x, dim=1)
+        shares = torch.linalg.svdvals(unit - unit.mean(dim=0)) ** 2
+        assert shares.sum() / len(x) > 0.2
+        assert shares[0] / shares.sum() < 0.9
+
+
+def test_the_same_seed_gives_the_same_network(data):
+    first, again, other = (
+        train_network(data, replace(SMALL, epochs=2), seed=s).network.state_dict()
+        for s in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["bias_head.weight"], other["bias_head.weight"])
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data, tmp_path):
+    whole = train_network(data, SMALL)
+
+    class Stop(Exception):
+        pass
+
+    def stop(kind: str, numbers: dict[str, float]) -> None:
+        if kind == "step" and numbers["epoch"] == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_network(data, SMALL, checkpoint=tmp_path / "c", progress=stop)
+    rest = train_network(data, SMALL, checkpoint=tmp_path / "c")
+    assert [h["loss"] for h in rest.history] == [h["loss"] for h in whole.history]
+    state, expected = rest.network.state_dict(), whole.network.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    with pytest.raises(SavedFileError, match=r"holds a training that differs in \['seed'\]"):
+        train_network(data, SMALL, seed=5, checkpoint=tmp_path / "c")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_batch_and_the_checkpoint_stays(data, tmp_path):
+    features = {t: f.copy() for t, f in data.features.items()}
+    broken = replace(data, features=features)
+
+    def poison(kind: str, numbers: dict[str, float]) -> None:
+        if kind == "epoch" and numbers["epoch"] == 1:
+            features["item"][:] = np.nan
+
+    with pytest.raises(TrainingError, match=r"epoch 2, step 0 of \d+ \(the pairs from user row"):
+        train_network(broken, SMALL, checkpoint=tmp_path / "c", progress=poison)
+    rest = train_network(data, SMALL, checkpoint=tmp_path / "c")
+    assert len(rest.history) == 6
+    assert np.isfinite([h["loss"] for h in rest.history]).all()
+
+
+def test_two_processes_come_to_what_one_does(data, tmp_path):
+    options = "epochs=3, triple_loss='distmult', num_hard=2"
+    code = f"""
+import json, sys, torch
+import torch.distributed as dist
+from dataclasses import replace
+from gnn.network_train import train_network
+from tests.gnn.tastes import tastes
+from tests.gnn.test_network_train import SMALL
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+found = train_network(tastes(), replace(SMALL, {options}))
+if dist.get_rank() == 0:
+    print(json.dumps([[h["loss"], h["ndcg"]] for h in found.history]))
+dist.destroy_process_group()
+"""
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(script)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=300,
+        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    import json
+
+    two = np.array(json.loads(done.stdout.strip().splitlines()[-1]))
+    config = replace(SMALL, epochs=3, triple_loss="distmult", num_hard=2)
+    one = np.array([[h["loss"], h["ndcg"]] for h in train_network(data, config).history])
+    np.testing.assert_allclose(two[:, 0], one[:, 0], atol=1e-5)
+    np.testing.assert_allclose(two[:, 1], one[:, 1], atol=1e-3)
+
+
+def test_features_may_lie_in_a_file(data, tmp_path):
+    mapped = {}
+    for node_type, values in data.features.items():
+        np.save(tmp_path / f"{node_type}.npy", values)
+        mapped[node_type] = np.load(tmp_path / f"{node_type}.npy", mmap_mode="r")
+    config = replace(SMALL, epochs=1)
+    ours, theirs = (
+        train_network(d, config).history[0]["loss"] for d in (data, replace(data, features=mapped))
+    )
+    assert ours == theirs
+
+
+def test_training_stops_when_cold_nodes_are_ranked_no_better(data):
+    config = replace(SMALL, epochs=60, patience=2)
+    found = train_network(data, config)
+    assert len(found.history) < 60
+    assert len(found.history) == found.best_epoch + 3
+
+
+def test_one_user_and_one_item_are_enough():
+    graph = TypedGraph({"user": 1, "item": 1}, {})
+    ones = {"user": np.ones((1, 1), np.float32), "item": np.ones((1, 1), np.float32)}
+    data = NetworkData(graph, ones, np.zeros((2, 1), np.int64), ("user", "rated", "item"))
+    found = train_network(data, replace(SMALL, epochs=2))
+    assert len(found.history) == 2
+    empty = replace(data, positives=np.empty((2, 0), np.int64))
+    with pytest.raises(ValueError, match="there are no positive interactions to train on"):
+        train_network(empty, SMALL)
+
+
+def test_supervised_links_are_never_passed_along():
+    # Features say nothing and every user likes one item only: what is left is the link itself.
+    num = 40
+    graph = TypedGraph({"user": num, "item": num}, {})
+    ones = {t: np.ones((num, 1), np.float32) for t in ("user", "item")}
+    pairs = np.stack([np.arange(num), np.arange(num)])
+    data = NetworkData(graph, ones, pairs, ("user", "rated", "item"))
+    config = replace(SMALL, epochs=4, held_out=0.0, cold_share=0.0, batch_size=num)
+    found = train_network(data, config)
+    assert found.history[-1]["loss"] > 0.9 * np.log(num)
+
+
+def test_edges_arrive_sorted_by_target_and_time():
+    edges = Incoming.from_edges(
+        np.array([4, 2, 3]), np.array([1, 0, 1]), 3, np.array([9.0, 1.0, 5.0])
+    )
+    assert edges.indptr.tolist() == [0, 1, 3, 3]
+    assert edges.indices.tolist() == [2, 3, 4]
+    assert edges.times is not None
+    assert edges.times.tolist() == [1.0, 5.0, 9.0]
