@@ -14,11 +14,11 @@ import torch
 
 from coldstart.scorer import CosineBiasScorer
 from coldstart.training_data import Settings, TrainingData
-from gnn.crossfit import own_features, own_groups
+from gnn.crossfit import content_graph, own_groups
 from gnn.network import NetworkConfig, TypedNetwork
 from gnn.network_infer import all_states
 from gnn.network_train import NetworkData, TrainedNetwork, train_network
-from gnn.typed import typed_graph
+from gnn.networked import own_features
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,14 @@ def network_data(data: TrainingData) -> NetworkData:
         data: the training graph and the vectors of its texts.
     """
     schema = data.graph.schema
+    warm = {schema.user: data.warm_users, schema.item: data.warm_items}
+    sides = {node_type: data.inputs(node_type) for node_type in warm}
     features = {}
-    for node_type, warm in ((schema.user, data.warm_users), (schema.item, data.warm_items)):
-        inputs = data.inputs(node_type)
+    for node_type, inputs in sides.items():
         every = np.arange(len(inputs))
-        groups = own_groups(inputs, warm)
+        groups = own_groups(inputs, warm[node_type])
         features[node_type] = own_features(*groups, inputs, every, torch.device("cpu")).numpy()
-    graph = typed_graph(data.graph)
+    graph = content_graph(data.graph, sides, warm, data.graph.edge_types)
     return NetworkData(graph, features, data.graph.positives(), schema.interaction)
 
 

@@ -56,8 +56,8 @@ def content_graph(
 ) -> TypedGraph:
     """What the networks pass along: every relation but the interactions.
 
-    Users and items receive from all they are linked to and give only where they are warm, so a
-    node that comes later changes no state that is kept.
+    Users and items give messages only where they are warm, so a node that comes later changes no
+    state that is kept; who gives to them is in :func:`givers`.
 
     Args:
         graph: the typed graph.
@@ -72,19 +72,32 @@ def content_graph(
     for node_type, inputs in sides.items():
         is_warm = np.zeros(len(inputs), bool)
         is_warm[warm[node_type]] = True
-        for name, links in inputs.relations.items():
-            entity = inputs.entity_types[name]
-            edges[(entity, name, node_type)] = _arriving(links)
-            giving = Adjacency.from_pairs(
-                links.indices[is_warm[links.sources]],
-                links.sources[is_warm[links.sources]],
-                links.num_targets,
-                len(links),
-            )
-            edges[reverse_type((entity, name, node_type))] = _arriving(giving)
-        for name, links in inputs.same_type.items():
-            edges[(node_type, name, node_type)] = _arriving(links.only(is_warm))
+        for (name, source), giving in givers(inputs, node_type, warm[node_type]).items():
+            if source == node_type:
+                edges[(node_type, name, node_type)] = _arriving(inputs.same_type[name].only(giving))
+                continue
+            links = inputs.relations[name].only(giving)
+            edges[(source, name, node_type)] = _arriving(links)
+            back = links.select(is_warm[links.sources]).transpose()
+            edges[reverse_type((source, name, node_type))] = _arriving(back)
     return TypedGraph(found.num_nodes, edges)
+
+
+def givers(
+    inputs: NodeInputs, node_type: str, warm: np.ndarray
+) -> dict[tuple[str, str], np.ndarray]:
+    """Who gives messages to nodes of a type, bool ``[num_nodes]`` by relation and source type.
+
+    Entities that at least two warm nodes have (what only one has is that node's name), and of the
+    same type the warm nodes.
+    """
+    out = {}
+    for name, links in inputs.relations.items():
+        frequency = np.bincount(links.take(warm).indices, minlength=links.num_targets)
+        out[name, inputs.entity_types[name]] = frequency >= 2
+    is_warm = np.zeros(len(inputs), bool)
+    is_warm[warm] = True
+    return out | {(name, node_type): is_warm for name in inputs.same_type}
 
 
 def _arriving(links: Adjacency) -> Incoming:
@@ -176,10 +189,12 @@ def _group(
     config: NetworkConfig,
     features: Mapping[str, np.ndarray],
 ) -> Networked:
-    links = [(name, inputs.entity_types[name], node_type) for name in inputs.relations]
-    links += [(name, node_type, node_type) for name in inputs.same_type]
-    kept = tuple(sorted({source for _, source, _ in links if source in states[0][0]}))
-    links = [link for link in links if link[1] in kept]
+    giving = {
+        (name, source, node_type): mask
+        for (name, source), mask in givers(inputs, node_type, warm).items()
+        if source in states[0][0]
+    }
+    kept = tuple(sorted({source for _, source, _ in giving}))
     first = networks[0]
     with torch.no_grad():
         vectors = [
@@ -207,16 +222,14 @@ def _group(
         "user": first.user,
         "item": first.item,
     }
-    is_warm = np.zeros(len(inputs), bool)
-    is_warm[warm] = True
     return Networked(
         config.model,
         json.dumps(description),
         node_type,
-        tuple(links),
+        tuple(giving),
         *own,
         folds,
-        is_warm,
+        tuple(giving.values()),
         tuple(frozen),
     )
 

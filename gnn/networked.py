@@ -23,6 +23,7 @@ from gnn.groups import (
     FeatureGroup,
     SparseRows,
     known,
+    leads_to_warm,
     warm_links,
 )
 from gnn.network import NetworkConfig, TypedNetwork
@@ -68,7 +69,8 @@ class Networked:
         scales: their scales.
         folds: int8 ``[num_nodes]`` at training, the network that did not see a warm node's
             interactions, from 1; 0 for the others, whose network is that of all interactions.
-        warm: bool ``[num_nodes]`` at training.
+        giving: for each of the links, bool ``[num_nodes]`` of its source type: the nodes that give
+            messages over it, entities of two warm nodes or more and warm nodes of the same type.
         networks: that of all interactions, then one per fold.
     """
 
@@ -79,7 +81,7 @@ class Networked:
     own: tuple[FeatureGroup, ...]
     scales: tuple[float, ...]
     folds: np.ndarray
-    warm: np.ndarray
+    giving: tuple[np.ndarray, ...]
     networks: tuple[FrozenNetwork, ...]
     kind: ClassVar[str] = "networked"
 
@@ -100,13 +102,13 @@ class Networked:
         return out
 
     def unknown(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
-        """How many links of these rows lead to entities later than training, int64 ``[n]``."""
+        """How many links of these rows lead to entities that give nothing, int64 ``[n]``."""
         counts = np.zeros(len(rows), np.int64)
-        for name, source, _ in self.links:
+        for (name, source, _), giving in zip(self.links, self.giving, strict=True):
             if source != self.node_type and name in inputs.relations:
                 of = inputs.relations[name].take(rows)
-                late = of.indices >= len(self.networks[0].states_of(source, 0))
-                counts += np.bincount(of.sources[late], minlength=len(rows))
+                silent = ~leads_to_warm(of.indices, giving)
+                counts += np.bincount(of.sources[silent], minlength=len(rows))
         return counts
 
     def renumbered(self, node_type: str, kept: Mapping[str, np.ndarray]) -> Networked:
@@ -127,7 +129,9 @@ class Networked:
         return replace(
             self,
             folds=taken(self.folds, node_type),
-            warm=taken(self.warm, node_type),
+            giving=tuple(
+                taken(giving, link[1]) for link, giving in zip(self.links, self.giving, strict=True)
+            ),
             networks=tuple(networks),
         )
 
@@ -156,7 +160,7 @@ class Networked:
         self, which: int, inputs: NodeInputs, rows: np.ndarray, device: torch.device
     ) -> torch.Tensor:
         network, frozen = self._built[which].to(device), self.networks[which]
-        linked, nodes = self._linked(inputs, rows, frozen)
+        linked, nodes = self._linked(inputs, rows)
         graph_rows = torch.from_numpy(inputs.rows[rows]).to(device)
         features = own_features(self.own, self.scales, inputs, rows, device)
         x = network.start(self.node_type, features, graph_rows)
@@ -177,18 +181,15 @@ class Networked:
         return output(network, self.node_type, x) @ torch.from_numpy(frozen.alignment).to(device)
 
     def _linked(
-        self, inputs: NodeInputs, rows: np.ndarray, frozen: FrozenNetwork
+        self, inputs: NodeInputs, rows: np.ndarray
     ) -> tuple[dict[EdgeType, torch.Tensor], dict[str, np.ndarray]]:
         """Edges from places among the kept rows of every type, and these rows."""
         arriving: dict[EdgeType, tuple[np.ndarray, np.ndarray]] = {}
-        for name, source, target in self.links:
-            if source == self.node_type:
-                of = warm_links(inputs.same_type.get(name), rows, self.warm)
-            elif name in inputs.relations:
-                of = inputs.relations[name].take(rows)
-                of = of.select(of.indices < len(frozen.states_of(source, 0)))
-            else:
+        for (name, source, target), giving in zip(self.links, self.giving, strict=True):
+            links = inputs.same_type if source == self.node_type else inputs.relations
+            if name not in links:
                 continue
+            of = warm_links(links[name], rows, giving)
             arriving[(source, name, target)] = of.indices, of.sources
         nodes: dict[str, np.ndarray] = {}
         for edge_type, (sources, _) in arriving.items():
