@@ -43,7 +43,11 @@ def add_commands(commands: Any) -> None:
     cache.set_defaults(run=_cache)
 
     adapt = commands.add_parser(
-        "adapt", help="teach a text encoder the facts and tastes of a graph (needs peft)"
+        "adapt",
+        help="teach a text encoder the facts and tastes of a graph (needs peft)",
+        description="Teach a text encoder the facts of a graph, then the tastes of its users. Pass "
+        "the graph of training: interactions that are held out to judge by must not be in it, or "
+        "the encoder learns them and every figure on them is too good.",
     )
     adapt.add_argument("folder", help="where the adapter goes; run again, a stopped run goes on")
     add_source(adapt, graph=True)
@@ -66,16 +70,14 @@ def _texts(arguments: argparse.Namespace) -> None:
         raise ValueError("the schema names no text properties; give --type, or edit the schema")
     if arguments.template and len(types) != 1:
         raise ValueError(f"--template is for one node type, got {types}; give one --type")
-    wanted: bool | list[str] = False
-    if arguments.neighbours:
-        wanted = arguments.neighbours == "all" or arguments.neighbours.split(",")
+    named = _neighbours(graph, types, arguments.neighbours)
     report = {}
     for node_type in types:
         found = node_texts(
             graph,
             node_type,
             template=arguments.template,
-            neighbours=wanted,
+            neighbours=named[node_type],
             max_chars=arguments.max_chars,
         )
         report[node_type] = _summary(graph, found, arguments)
@@ -84,6 +86,27 @@ def _texts(arguments: argparse.Namespace) -> None:
         return
     for node_type, one in report.items():
         print(_told(node_type, one))
+
+
+def _neighbours(
+    graph: KnowledgeGraph, types: list[str], asked: str | None
+) -> dict[str, bool | list[str]]:
+    """The relations to name for each type: those of the ones asked for that it has.
+
+    Raises:
+        ValueError: none of the types has one of them.
+    """
+    if not asked or asked == "all":
+        return dict.fromkeys(types, asked == "all")
+    wanted = [name.strip() for name in asked.split(",")]
+    has = {t: {e[1] for e in graph.edge_types if t in (e[0], e[2])} for t in types}
+    there = set().union(*has.values())
+    if unknown := [name for name in wanted if name not in there]:
+        raise ValueError(
+            f"--neighbours: no relation {unknown[0]!r} at {' or '.join(types)}, only "
+            f"{sorted(there)}; name one of these, or: all"
+        )
+    return {t: [name for name in wanted if name in has[t]] for t in types}
 
 
 def _summary(graph: KnowledgeGraph, found: NodeTexts, arguments: argparse.Namespace) -> dict:

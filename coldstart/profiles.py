@@ -45,6 +45,9 @@ EXACT = 0.7
 EQUAL = 0.99
 """The same for the rank correlation of numbers."""
 
+NUM_SHUFFLES = 999
+"""So often a number is dealt out anew; it must never agree that well, which is p <= .001."""
+
 LEAST_NODES = 10
 """Fewer nodes with claims or numbers prove nothing."""
 
@@ -280,6 +283,8 @@ def _numbers(side: _Side) -> Iterator[Leak]:
         agreed, before = by_all[what], by_training[what]
         if agreed < EQUAL or 1 - agreed > (1 - before) / 2:
             continue
+        if not _beyond_chance(values[known], everything, known, agreed):
+            continue
         keys = side.graph.vocabularies[side.node_type]
         change = np.abs(everything[what] - training[what])[known]
         rows = tuple(
@@ -376,6 +381,22 @@ def _rank_correlations(
         length = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
         out[name] = abs(float(mine @ theirs)) / length if length else 0.0
     return out
+
+
+def _beyond_chance(
+    values: np.ndarray, totals: Mapping[str, np.ndarray], rows: np.ndarray, agreed: float
+) -> bool:
+    """Whether shuffled values never agree as well with any of the totals.
+
+    A number that is the same for nearly all of a few nodes fits one of many totals by chance.
+    """
+    rng, mine = np.random.default_rng(0), rankdata(values)
+    shuffled = rng.permuted(np.tile(mine - mine.mean(), (NUM_SHUFFLES, 1)), axis=1)
+    theirs = np.stack([rankdata(total[rows]) for total in totals.values()], axis=1)
+    theirs -= theirs.mean(axis=0)
+    length = np.linalg.norm(shuffled[0]) * np.linalg.norm(theirs, axis=0)
+    found = np.abs(shuffled @ theirs) / np.where(length > 0, length, np.inf)
+    return bool(found.max() < min(agreed, EQUAL) - 1e-9)
 
 
 def _phrases(

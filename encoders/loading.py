@@ -135,9 +135,17 @@ def _reason(folder: Path, error: Exception) -> str:
 
 
 def _prompt_tokens(tokenizer: Any, settings: ModelSettings) -> int:
-    if not settings.prompt or settings.pool_prompt:
+    if not settings.prompt:
         return 0
-    ids = tokenizer(settings.prompt)["input_ids"]
+    ids = tokenizer(settings.prompt, verbose=False)["input_ids"]
+    if len(ids) >= settings.max_tokens:
+        raise EncoderError(
+            f"the prompt {settings.prompt[:60]!r} has {len(ids)} tokens of the "
+            f"{settings.max_tokens} that {settings.folder} takes, which leaves none for a text; "
+            "give a shorter prompt or more max_tokens"
+        )
+    if settings.pool_prompt:
+        return 0
     return len(ids) - (ids[-1] in tokenizer.all_special_ids)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gnn.adam import Adam
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import OneHot, Raw
 from gnn.propagate import Propagation, fit_propagation, root_mean_square
@@ -277,10 +278,10 @@ def least_squares_weights(
     y[:, :1] /= y[:, :1].std(correction=0).clamp(min=1e-6)
     y[:, 1:] /= y[:, 1:].std(correction=0).clamp(min=1e-6)
     log_weights = torch.full((len(raws),), -3.0, device=targets.device)
-    optimiser = torch.optim.Adam([log_weights], lr=config.weight_rate)
+    adam = Adam([log_weights], config.weight_rate)
     for _ in range(config.weight_steps):
-        _, log_weights.grad = left_out_error(log_weights, grams, y)
-        optimiser.step()
+        _, gradient = left_out_error(log_weights, grams, y)
+        adam.step([gradient])
     return log_weights.exp().double().cpu().numpy()
 
 

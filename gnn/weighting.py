@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gnn.adam import Adam
 from gnn.data import Adjacency
 from gnn.heads import warm_half_step
 
@@ -129,15 +130,15 @@ def learn_weights(
     """
     log_weights = torch.full((len(grams),), _START, device=grams.device)
     sharpness = torch.ones((), device=grams.device)
-    optimiser = torch.optim.Adam([log_weights, sharpness], lr=rate)
+    adam = Adam([log_weights, sharpness], rate)
     best, chosen = -1.0, log_weights.clone()
     for step in range(1, steps + 1):
-        loss, log_weights.grad, sharpness.grad = cold_loss(
+        loss, *gradients = cold_loss(
             log_weights, sharpness, grams, targets, folds, over=0 if among_contexts else 1
         )
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss of the group weights is {loss} at step {step}")
-        optimiser.step()
+        adam.step(gradients)
         log.debug("group weights, step %d: loss %.4f", step, loss)
         if judged_every and (step % judged_every == 0 or step == steps):
             inverse = _inverse(log_weights, grams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import queue
 import time
@@ -35,6 +36,7 @@ from coldstart.serving.looking import (
     page,
     title_property,
 )
+from coldstart.serving.operations import Operation, check_edge_types
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
 MAX_BYTES = 2_000_000
@@ -186,11 +188,14 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
     async def upsert(asked: m.UpsertRequest) -> Response:
         """Add or change nodes and edges. Without training; the next request sees it."""
         operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
+        check_edge_types(durable.current.engine.graph, operation)
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
 
     @app.post("/feedback", response_model=m.Changed)
-    async def feedback(asked: m.FeedbackRequest) -> Response:
+    async def feedback(
+        asked: m.FeedbackRequest, idempotency_key: m.IdempotencyKey = None
+    ) -> Response:
         """Tell what people did; it counts at once for them and for the items."""
         day = durable.current.engine.config.feedback.day
         now = time.time() / 86_400 * day
@@ -203,7 +208,10 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
                     f"{now:g}; give times in the graph's unit, of which a day has {day:g}, or "
                     "leave them out"
                 )
-        operation = {"op": "feedback", "events": events, "now": now}
+        operation: Operation = {"op": "feedback", "events": events, "now": now}
+        if idempotency_key is not None:
+            content = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+            operation["once"] = {"key": idempotency_key, "asked": content}
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
 

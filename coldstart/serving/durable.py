@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 KIND, VERSION = "snapshot of a served engine", 1
 _KEPT_SNAPSHOTS = 2
+
+MOST_TOLD = 100_000
+"""So many of the last changes with a key are remembered."""
 
 
 class Version(NamedTuple):
@@ -53,11 +56,20 @@ class _Ticket:
     error: Exception | None = None
 
 
+class _Told(NamedTuple):
+    """What was answered to a change with a key, and a hash of what was asked, if it is kept."""
+
+    asked: str | None
+    result: Any
+    number: int
+
+
 @dataclass
 class _State:
     base: str
     current: Version
     pending: list[_Ticket] = field(default_factory=list)
+    told: dict[str, _Told] = field(default_factory=dict)
 
 
 class DurableEngine:
@@ -95,6 +107,7 @@ class DurableEngine:
         self._state = _State(base, warmed(version))
         self._journal = Journal(self._segment(version.number + 1))
         for record in list(self._records()):
+            self._state.told |= _told_by(record)
             if record["op"] == "erase":  # the kill came before it was finished
                 self._forget(record["type"], record["key"])
 
@@ -106,11 +119,17 @@ class DurableEngine:
     def submit(self, operation: Operation) -> tuple[Any, int]:
         """Apply a change and write it to disk.
 
+        Args:
+            operation: the change. With ``once``, a ``key`` and the hash of what was ``asked``, it
+                is applied the first time only; a second time is answered like the first, also
+                after a restart.
+
         Returns:
             What there is to say about it, and the number of the version that has it.
 
         Raises:
-            ValueError: it does not fit; nothing is changed. Also UnknownNodeError, GraphError.
+            ValueError: it does not fit, or its key came with another change; nothing is changed.
+                Also UnknownNodeError, GraphError.
             JournalError: it could not be written; nothing is changed.
         """
         ticket = _Ticket(operation)
@@ -155,7 +174,8 @@ class DurableEngine:
         """
         with self._maintaining:
             base = model_id(self.model)
-            version = self._replayed(Version(self.load(self.model), 0))
+            made = self.load(self.model)
+            version = self._replayed(Version(made, 0), self.current.number)
             with self._writing:
                 version = warmed(self._replayed(version))
                 self._state.base = base
@@ -174,7 +194,7 @@ class DurableEngine:
             new = make(old.engine)
             if new is old.engine:
                 return old
-            version = self._replayed(Version(new, old.number))
+            version = self._replayed(Version(new, old.number), self.current.number)
             with self._writing:
                 version = warmed(self._replayed(version))
                 self._state.current = version
@@ -219,11 +239,19 @@ class DurableEngine:
     def _commit(self, tickets: list[_Ticket]) -> None:
         engine, number = self._state.current
         records, fine = [], []
+        told: dict[str, _Told] = {}
         for ticket in tickets:
             try:
+                if (before := _told_before(ticket.operation, told, self._state.told)) is not None:
+                    ticket.result = before.result, before.number
+                    fine.append(ticket)
+                    continue
                 record = {"seq": number + 1, **ticket.operation}
                 journal_content([record])  # what cannot be written is this one's own error
                 engine, said = applied(engine, ticket.operation)
+                if "once" in record:
+                    record["said"] = said
+                    told |= _told_by(record)
                 number += 1
                 ticket.result = said, number
                 records.append(record)
@@ -235,6 +263,9 @@ class DurableEngine:
                 after = warmed(Version(engine, number))  # what may fail comes before the write
                 self._journal.append(records)
                 self._state.current = after
+                self._state.told |= told
+                while len(self._state.told) > MOST_TOLD:
+                    del self._state.told[next(iter(self._state.told))]
         except Exception as error:
             for ticket in fine:
                 ticket.error = error
@@ -301,9 +332,17 @@ class DurableEngine:
                 log.warning("snapshot left out: %s", error)
         return None
 
-    def _replayed(self, version: Version) -> Version:
-        """A version with all changes that the journal has after it."""
+    def _replayed(self, version: Version, last: int | None = None) -> Version:
+        """A version with the changes that the journal has after it.
+
+        Args:
+            version: from which to go on.
+            last: number of the change to stop at. While others may write, it must be one that is
+                committed: what follows may be half written, or taken back as the disk is full.
+        """
         engine, number = version
+        if number == last:
+            return version
         for record in self._records():
             if record["seq"] <= number:
                 continue
@@ -317,6 +356,8 @@ class DurableEngine:
             except (ValueError, LookupError, TypeError) as error:
                 log.warning("change %d left out: %s", record["seq"], error)
             number = record["seq"]
+            if number == last:
+                break
         return Version(engine, number)
 
     def _records(self) -> Iterator[Operation]:
@@ -332,6 +373,31 @@ class DurableEngine:
     def _snapshots(self) -> list[Path]:
         """Newest first."""
         return sorted((self.folder / "snapshots").glob("[0-9]*"), reverse=True)
+
+
+def _told_by(record: Operation) -> dict[str, _Told]:
+    """By key, what was answered to a change in the journal; empty for one without a key."""
+    if "once" not in record:
+        return {}
+    once = record["once"]
+    return {once["key"]: _Told(once.get("asked"), record["said"], record["seq"])}
+
+
+def _told_before(operation: Operation, *told: Mapping[str, _Told]) -> _Told | None:
+    """What was answered to a change when it came first.
+
+    Raises:
+        ValueError: its key came with another change.
+    """
+    if (once := operation.get("once")) is None:
+        return None
+    before = next((known[once["key"]] for known in told if once["key"] in known), None)
+    if before is not None and before.asked not in (None, once["asked"]):
+        raise ValueError(
+            f"the key {once['key']!r} came before, as change {before.number}, with other content; "
+            "give each request a new key, and the same one only when it is sent again"
+        )
+    return before
 
 
 def warmed(version: Version) -> Version:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 MOST_NODES, MOST_K, MOST_CANDIDATES, MOST_ROWS = 1000, 1000, 100_000, 10_000
@@ -20,6 +21,15 @@ Plain = StrictBool | _Whole | Number | _Text | None
 Value = Plain | list[Plain]
 Keys = Annotated[list[KeyValue], Field(min_length=1, max_length=MOST_NODES)]
 K = Annotated[int, Field(ge=1, le=MOST_K, strict=True)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="Of your choice, new for each request. Send one again with the same key where "
+        "no answer came: it counts once, and is answered like the first time.",
+    ),
+]
 
 
 class Message(BaseModel):

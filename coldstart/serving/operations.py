@@ -15,9 +15,11 @@ from kg.vectors import Key, NodeEmbeddings, Vocabulary
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
+    from kg.graph import KnowledgeGraph
 
 Operation = dict[str, Any]
-"""``op`` is ``upsert``, ``feedback`` or ``erase``; the rest are its arguments."""
+"""``op`` is ``upsert``, ``feedback`` or ``erase``; the rest are its arguments, and ``once``: see
+:meth:`coldstart.serving.durable.DurableEngine.submit`."""
 
 
 def applied(engine: ColdStartEngine, operation: Operation) -> tuple[ColdStartEngine, Any]:
@@ -89,6 +91,23 @@ def upsert_of(
     return delta, given or None
 
 
+def check_edge_types(graph: KnowledgeGraph, operation: Operation) -> None:
+    """Refuse edges that no part of an engine would ever look at.
+
+    Raises:
+        GraphError: an edge is of a type that neither graph nor schema has.
+    """
+    known = {*graph.edge_types, *graph.schema.edge_types, graph.schema.interaction}
+    for name in ("edges", "remove_edges"):
+        for at, edge in enumerate(operation.get(name, ())):
+            if tuple(edge["type"]) not in known:
+                there = ", ".join(sorted("-".join(e) for e in known))
+                raise GraphError(
+                    f"{name}[{at}]: there are no {'-'.join(edge['type'])} edges, only {there}; "
+                    "use one of these, or fit an engine on a graph that has the new type"
+                )
+
+
 def columns_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[Any]]:
     """Rows as columns.
 
@@ -145,6 +164,8 @@ def redacted(operation: Operation, node_type: str, key: Key, schema: Schema) -> 
         role = "user" if node_type == schema.user else "item"
         named = node_type in (schema.user, schema.item)
         out["events"] = [e for e in out["events"] if not (named and e[role] == key)]
+        if len(out["events"]) < len(operation["events"]) and "once" in out:
+            out["once"] = {"key": out["once"]["key"]}  # a hash of little can be guessed
         if operation["events"] and not out["events"]:  # feedback of nothing lets time pass
             out = {"seq": out["seq"], "op": "redacted"}
     elif out["op"] == "erase" and (out["type"], out["key"]) == (node_type, key):

@@ -26,6 +26,16 @@ def test_texts_shows_a_sample_and_what_is_cut(folder, capsys):
     assert all(line.startswith("  m") and len(line) <= 32 for line in sample)
 
 
+def test_texts_names_the_neighbours_of_the_types_that_have_the_relation(folder, capsys):
+    command = ["texts", "--graph", folder, "--type", "Movie", "--type", "User", "--json"]
+    assert main([*command, "--neighbours", "HAS_GENRE"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert all("genre: " in text for text in told["Movie"]["sample"].values())
+    assert told["User"]["nodes"] == 60
+    assert main([*command, "--neighbours", "HAS_GENRE,DIRECTED"]) == 1
+    assert "no relation 'DIRECTED' at Movie or User, only ['" in capsys.readouterr().err
+
+
 def test_texts_counts_the_tokens_of_a_model(folder, capsys):
     command = ["texts", "--graph", folder, "--type", "Movie", "--model", "all-MiniLM-L6-v2"]
     assert main([*command, "--template", "{title} " * 200, "--json", "--sample", "1"]) == 0
@@ -55,6 +65,13 @@ def test_the_cache_is_shown_pruned_and_cleared(tmp_path, capsys):
     assert ": 0 vectors, 0.0 MB" in capsys.readouterr().out
     assert main([*command, "--prune", "much"]) == 1
     assert "--prune 'much': expected a size like 500MB or 2GB" in capsys.readouterr().err
+
+
+def test_adapt_says_which_graph_to_pass(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["adapt", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "interactions that are held out to judge by must not be in it" in said
 
 
 def test_adapt_writes_settings_to_edit_then_an_adapter(folder, tiny_bert, tmp_path, capsys):  # noqa: F811

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from coldstart.leaks import LeakError, refuse_leaks
-from coldstart.profiles import profile_leaks
+from coldstart.profiles import _beyond_chance, profile_leaks
 from coldstart.splits import random_split
 from kg import Edges, KnowledgeGraph, Schema
 from kg.toy import GENRES, toy_graph
@@ -140,3 +140,11 @@ def test_a_few_nodes_prove_nothing():
     rng, shares = np.random.default_rng(0), {"cold_items": 0.0, "held_out": 0.0}
     few = random_split(GRAPH, cold_users=0.04, rng=rng, **shares)
     assert not list(profile_leaks(favourite(few.pairs), few))
+
+
+def test_numbers_that_are_nearly_all_the_same_agree_by_chance():
+    """Of 132 ways to deal ten 0, a 1 and a 2 to 12 nodes one agrees; of 12 numbers hardly any."""
+    rows = np.arange(12)
+    alike, distinct = np.repeat([0.0, 1.0, 2.0], [10, 1, 1]), np.arange(12.0)
+    assert not _beyond_chance(alike, {"total": alike}, rows, 1.0)
+    assert _beyond_chance(distinct, {"total": distinct, "same": np.ones(12)}, rows, 1.0)

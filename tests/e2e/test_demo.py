@@ -13,9 +13,28 @@ from coldstart.engine import ColdStartEngine
 from encoders.cache import VectorCache
 from kg.stores import LadybugStore
 
+SMALL = """
+import sys
+import numpy as np
+from coldstart import cli, demo
+from kg.delta import GraphDelta
+from kg.datasets import load_movielens_100k
+
+def small(progress=False):
+    graph = load_movielens_100k(progress=progress)
+    users, films = (np.bincount(side) for side in graph.interactions.index)
+    few = {"User": np.argsort(-users)[200:], "Movie": np.argsort(-films)[300:]}
+    keys = {t: [graph.vocabularies[t][int(row)] for row in rows] for t, rows in few.items()}
+    return graph.apply(GraphDelta(removed_nodes=keys))
+
+demo.load_movielens_100k = small
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The demo as it is, on the 200 users and 300 films with most ratings: it is run four times."""
+
 
 def _command(out: Path) -> list[str]:
-    return [sys.executable, "-u", "-m", "coldstart.cli", "demo", "--splits", "1", "--out", str(out)]
+    return [sys.executable, "-u", "-c", SMALL, "demo", "--splits", "1", "--out", str(out)]
 
 
 def _killed_at(line: str, out: Path) -> None:
@@ -41,7 +60,7 @@ def test_a_demo_killed_three_times_runs_to_the_end_and_lost_nothing_cached(tmp_p
     _killed_at("1.", out)
     _killed_at("3.", out)
     cached = VectorCache().stats().num_vectors
-    assert cached > 1000
+    assert cached > 290
     _killed_at("6.", out)
     done = subprocess.run(_command(out), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

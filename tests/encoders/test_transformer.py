@@ -175,6 +175,13 @@ def test_prompts_in_a_models_files_agree_with_sentence_transformers(a_copy, pool
     np.testing.assert_allclose(TransformerEncoder(a_copy).encode(texts), expected, atol=1e-5)
 
 
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tiny_bert):
+    with pytest.raises(EncoderError, match="the prompt 'a film ' has 4 tokens of the 4 that"):
+        TransformerEncoder(tiny_bert, max_tokens=4, prompt="a film ", device="cpu").load()
+    some = TransformerEncoder(tiny_bert, max_tokens=5, prompt="a film ", device="cpu")
+    assert not np.array_equal(*some.encode(["dark", "one"]))
+
+
 def test_tokens_are_counted_before_anything_is_cut(tiny_bert):
     encoder = TransformerEncoder(tiny_bert, max_tokens=6, prompt="a ")
     assert encoder.count_tokens(["one two one two one two", "", "one"]).tolist() == [9, 0, 4]

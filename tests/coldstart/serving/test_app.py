@@ -102,6 +102,20 @@ def test_an_event_in_milliseconds_is_refused_and_nobody_else_is_forgotten(client
     assert ask(client, "/feedback", events=[click])["result"]["counted"] == 1
 
 
+def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
+    click = {"events": [{"user": "u0", "item": "m1", "kind": "click"}]}
+    first, again = (
+        client.post("/feedback", json=click, headers={"Idempotency-Key": "a"}) for _ in range(2)
+    )
+    assert first.status_code == 200
+    assert again.json() == first.json()
+    assert client.get("/ready").json()["version"] == 1
+    click["events"][0]["item"] = "m2"
+    other = client.post("/feedback", json=click, headers={"Idempotency-Key": "a"})
+    assert (other.status_code, "with other content" in other.json()["error"]) == (422, True)
+    assert client.post("/feedback", json=click).json()["version"] == 2
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
@@ -132,6 +146,12 @@ def test_an_event_in_milliseconds_is_refused_and_nobody_else_is_forgotten(client
             {"edges": [{"type": ["User", "RATED"], "source": "u1", "target": "m1"}]},
             422,
             "",
+        ),
+        (
+            "/upsert",
+            {"edges": [{"type": ["User", "OWNS", "Movie"], "source": "u1", "target": "m1"}]},
+            422,
+            "edges[0]: there are no User-OWNS-Movie edges, only Movie-HAS_GENRE-Genre, ",
         ),
         ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "love"}]}, 422, "kind"),
         ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "rating"}]}, 422, "value"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.kill import film, rounds_survived
-from coldstart.journal import JournalError, read_journal
+from coldstart.journal import JournalError, journal_content, read_journal
 from coldstart.serving.batching import Batcher
 from coldstart.serving.durable import DurableEngine
 from kg import GraphDelta
@@ -236,3 +236,46 @@ def test_an_erasure_leaves_what_others_said_as_it_was(durable):
     durable.erase("User", "u2")
     durable.reload()
     assert durable.current.engine.heard.users["u58"] == before
+
+
+def test_a_reload_among_writes_that_fail_or_are_half_done_loses_and_doubles_nothing(
+    durable, monkeypatch
+):
+    """An event arrives while the journal is read: written, taken back, and another in its place."""
+    durable.submit(film("before"))
+    load = durable.load
+
+    def half_written(folder):
+        with durable._writing, durable._journal.path.open("ab") as file:
+            file.write(journal_content([{"seq": 2, **film("taken back")}]))
+        return load(folder)
+
+    def written(version):
+        if "taken back" not in items(durable) and durable.current.number == 1:
+            with durable._writing:
+                os.truncate(durable._journal.path, durable._journal._size)
+            monkeypatch.setattr(durable, "_replayed", replayed)
+            durable.submit(film("after"))
+        return version
+
+    replayed = durable._replayed
+    monkeypatch.setattr(durable, "load", half_written)
+    monkeypatch.setattr(durable, "_replayed", lambda *version: written(replayed(*version)))
+    found = durable.reload()
+    assert found.number == durable.current.number == 2
+    assert {"before", "after"} <= items(durable)
+    assert "taken back" not in items(durable)
+
+
+def test_a_change_with_a_key_is_applied_once_also_after_a_restart(durable, model, tmp_path):
+    change = {**film("new"), "once": {"key": "a", "asked": "x"}}
+    first = durable.submit(change)
+    assert durable.submit(change) == first
+    assert durable.current.number == 1
+    with pytest.raises(ValueError, match="'a' came before, as change 1, with other content"):
+        durable.submit({**film("other"), "once": {"key": "a", "asked": "y"}})
+    durable.snapshot()
+    again = DurableEngine(model, shutil.copytree(durable.folder, tmp_path / "copy"))
+    assert again.submit(change) == first
+    assert again.current.number == 1
+    again.close()
