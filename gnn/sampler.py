@@ -81,9 +81,11 @@ def sample(
             all edges between the two.
 
     Raises:
-        ValueError: seeds repeat without times, or times are not given for all seeds.
+        ValueError: seeds are no rows of the graph, repeat without times, or lack times.
     """
     now = {t: at.to(torch.int64) for t, at in seeds.items() if len(at)}
+    for node_type, at in now.items():
+        _check_rows(graph, node_type, at)
     when = None
     if times is not None:
         when = {t: times[t].to(torch.float64) for t in now if t in times}
@@ -111,6 +113,19 @@ def sample(
         now, when, block = _renumbered(graph, before, when, drawn)
         blocks.append(block)
     return Sampled(now, tuple(reversed(blocks)), when)
+
+
+def _check_rows(graph: TypedGraph, node_type: str, rows: torch.Tensor) -> None:
+    if node_type not in graph.num_nodes:
+        raise ValueError(
+            f"seeds: the graph has no nodes of type {node_type!r}; it has {list(graph.node_types)}"
+        )
+    (low, high), count = rows.aminmax(), graph.num_nodes[node_type]
+    if low < 0 or high >= count:
+        raise ValueError(
+            f"seeds of type {node_type!r} must be rows 0 to {count - 1}; "
+            f"got {int(low)} to {int(high)}"
+        )
 
 
 def _neighbours(
@@ -282,7 +297,7 @@ def _placed(old: torch.Tensor, rows: torch.Tensor, bound: int) -> tuple[torch.Te
         return new, place[rows]
     distinct, back = torch.unique(rows, return_inverse=True)
     order = torch.argsort(old, stable=True)
-    at = torch.searchsorted(old, distinct, sorter=order).clamp(max=max(len(old) - 1, 0))
+    at = (torch.searchsorted(old, distinct, sorter=order, right=True) - 1).clamp(min=0)
     known = torch.zeros_like(distinct, dtype=torch.bool)
     if len(old):
         known = old[order[at]] == distinct
