@@ -6,8 +6,8 @@
 
 500,000 users, 400,000 items and 100,000 entities; seven million interactions and three million
 links of items to entities, each followed in both directions; a few items have most of the
-interactions. Seeds are users; ten neighbours per relation and hop, two hops, without replacement: in
-the second hop an item draws ten users and ten entities. Floor: 50,000 seeds a second on two cores.
+interactions. Seeds are users; ten neighbours per relation and hop, two hops, without replacement:
+in the second hop an item draws ten users and ten entities. Floor: 50,000 a second on two cores.
 """
 
 from __future__ import annotations
