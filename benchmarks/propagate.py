@@ -5,10 +5,10 @@
 
 A million nodes, ten million edges between random ones, 128 floats each. Floors on a CPU: 1.5 x as
 fast as torch's CSR product, 10 x as fast as gather and index_add, at most 1.3 x the time of a
-kernel that adds up the same rows and writes one number per target. All take turns; the best of each
-is compared, in processor time, which other work on the machine disturbs less. Wall time is told too.
-Gather and index_add come whole, as one writes them (5 GB for a moment), and in blocks of a million
-edges. Floor on a GPU: 60% of the memory's bandwidth.
+kernel that adds up the same rows and writes one number per target. All take turns; the best of
+each is compared, in processor time, which other work disturbs less. Wall time is told too. Gather
+and index_add come whole, as one writes them (5 GB for a moment), and in blocks of a million edges.
+Floor on a GPU: 60% of the memory's bandwidth.
 """
 
 from __future__ import annotations
