@@ -346,7 +346,9 @@ class _Run:
             own = self.network.states(
                 x_dict, drawn.nodes, drawn.blocks, dropout_seed=int(rng.integers(2**31))
             )
-        return {t: gathered(own[t].float(), len(rows[t])) for t in rows}
+        # A share may have no node of a type; the backward pass must reach it all the same.
+        none = torch.zeros(0, config.hidden_channels, device=self.device, requires_grad=True)
+        return {t: gathered(own.get(t, none).float(), len(rows[t])) for t in rows}
 
     def _not_passed(
         self, rows: Mapping[str, np.ndarray], pairs: np.ndarray, rng: np.random.Generator
@@ -361,7 +363,7 @@ class _Run:
             of = links.take(cold)
             ends = np.stack([cold[of.sources], of.indices])
             out.append(ends[::-1] if flip else ends)
-        return np.unique(np.concatenate(out, axis=1), axis=1)
+        return np.concatenate(out, axis=1)
 
     def _choices(
         self,
