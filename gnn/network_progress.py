@@ -1,0 +1,62 @@
+"""What :func:`gnn.network_train.train_network` tells while it runs: a bar, or TensorBoard's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kg.errors import DependencyError
+
+Told = Callable[[str, dict[str, float]], None]
+"""Takes ``step`` or ``epoch`` and the numbers so far."""
+
+
+def progress_bar() -> Told:
+    """A live bar with the epoch, the loss of the last step and the NDCG@20 on held-out nodes."""
+    from tqdm.auto import tqdm
+
+    bar = tqdm(desc="graph network", unit="step")
+    shown: dict[str, str] = {}
+
+    def tell(kind: str, numbers: dict[str, float]) -> None:
+        shown["epoch"] = str(int(numbers["epoch"]))
+        shown["loss"] = f"{numbers['loss']:.4f}"
+        if "ndcg" in numbers:
+            shown["ndcg"] = f"{numbers['ndcg']:.4f}"
+        bar.set_postfix(shown, refresh=kind == "epoch")
+        if kind == "step":
+            bar.update()
+
+    return tell
+
+
+def tensorboard(folder: str | Path) -> Told:
+    """Scalars for TensorBoard: ``step/loss`` by step; ``epoch/loss``, ``/ndcg``, ``/seconds``.
+
+    Args:
+        folder: for the files of events; ``tensorboard --logdir`` shows it.
+
+    Raises:
+        DependencyError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DependencyError(
+            "logs for TensorBoard need it: pip install kg-coldstart[tensorboard]"
+        ) from error
+    writer: Any = SummaryWriter(str(folder))
+    steps = 0
+
+    def tell(kind: str, numbers: dict[str, float]) -> None:
+        nonlocal steps
+        if kind == "step":
+            writer.add_scalar("step/loss", numbers["loss"], steps)
+            steps += 1
+            return
+        for name in sorted(numbers.keys() - {"epoch"}):
+            writer.add_scalar(f"epoch/{name}", numbers[name], int(numbers["epoch"]))
+        writer.flush()
+
+    return tell
