@@ -1,4 +1,4 @@
-"""What :func:`gnn.network_train.train_network` tells while it runs: a bar, or TensorBoard's files."""
+"""What :func:`gnn.network_train.train_network` tells while it runs, as a bar or to TensorBoard."""
 
 from __future__ import annotations
 
