@@ -44,10 +44,16 @@ def summed_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace every gradient by its sum over the processes."""
     if place()[1] == 1:
         return
-    for parameter in parameters:
+    every = list(parameters)
+    for parameter in every:
         if parameter.grad is None:  # none here, maybe some elsewhere
             parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    gradients = [parameter.grad for parameter in every if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message, not hundreds
+    dist.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:
