@@ -77,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--item", help="node type of items")
     fit.add_argument("--interaction", help="relation from users to items")
     fit.add_argument("--positive-weight", type=float, help="from which weight one is positive")
+    fit.add_argument(
+        "--graph-encoder",
+        default="propagation",
+        help="propagation (the default), sage, gat, rgcn or hgt, or both as in propagation+sage",
+    )
     fit.add_argument("--seed", type=int, default=0)
     fit.set_defaults(run=_fit)
 
@@ -124,10 +129,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _fit(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from coldstart.engine import ColdStartEngine
+    from coldstart.engine import ColdStartEngine, EngineConfig
     from kg.schema import Schema
     from kg.stores import LadybugStore
 
+    config = EngineConfig(graph_encoder=arguments.graph_encoder)
     if not Path(arguments.store).exists():
         raise ValueError(f"there is no store at {arguments.store}; check the path")
     with LadybugStore(arguments.store, read_only=True) as store:
@@ -143,7 +149,7 @@ def _fit(arguments: argparse.Namespace) -> None:
             schema = replace(schema, positive_weight=arguments.positive_weight)
         graph = store.read(schema, progress=True)
     print(graph)
-    engine = ColdStartEngine.fit(graph, rng=arguments.seed, progress=True)
+    engine = ColdStartEngine.fit(graph, config, rng=arguments.seed, progress=True)
     engine.save(arguments.model)
     print(f"engine with {engine.dim} dimensions written to {arguments.model}")
 

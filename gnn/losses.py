@@ -14,6 +14,7 @@ def choice_loss(
     chosen: torch.Tensor,
     hidden: torch.Tensor,
     hard: torch.Tensor | None = None,
+    hard_hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum over pairs of -log softmax of the chosen among the sampled items.
 
@@ -28,6 +29,7 @@ def choice_loss(
             they are no negatives.
         hard: places of further negatives of every pair, ``[num_pairs, num_hard]``; chosen for the
             user and so not corrected.
+        hard_hidden: which of these are no negatives either, bool ``[num_pairs, num_hard]``.
 
     Source: Yi et al. (2019), Sampling-bias-corrected neural modeling for large corpus item
     recommendations, eq. (4) and (5); the chosen item is corrected as the others are.
@@ -37,6 +39,8 @@ def choice_loss(
     logits = logits.masked_fill(hidden & ~own, -torch.inf)
     if hard is not None:
         further = (items[hard] @ users[:, :, None]).squeeze(2) + biases[hard]
+        if hard_hidden is not None:
+            further = further.masked_fill(hard_hidden, -torch.inf)
         logits = torch.cat([logits, further], dim=1)
     return nn.functional.cross_entropy(logits, chosen, reduction="sum")
 

@@ -389,7 +389,11 @@ class _Run:
         known[of.sources[there], where[there]] = True
         hidden = known[at_users] | ~np.isin(item_rows, candidates)[None, :]
         chosen = np.searchsorted(item_rows, pairs[1][mine])
-        hard = None if hard_items is None else np.searchsorted(item_rows, hard_items[mine])
+        hard = hard_hidden = None
+        if hard_items is not None:  # someone who has chosen nearly all has hardly any
+            places = np.searchsorted(item_rows, hard_items[mine])
+            hard = self._there(places)
+            hard_hidden = self._there(known[at_users[:, None], places])
         loss = choice_loss(
             users,
             items,
@@ -397,7 +401,8 @@ class _Run:
             torch.from_numpy(self.log_chance[item_rows]).to(self.device),
             self._there(chosen),
             torch.from_numpy(hidden).to(self.device),
-            hard=None if hard is None else self._there(hard),
+            hard=hard,
+            hard_hidden=hard_hidden,
         )
         return loss / pairs.shape[1]
 

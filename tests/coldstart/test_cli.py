@@ -128,3 +128,11 @@ def test_a_keyboard_interrupt_ends_with_130(monkeypatch, capsys):
     assert main(["recommend", "model", "1"]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert time.monotonic() - started < 5
+
+
+def test_fit_takes_the_graph_encoder_by_name(tmp_path, capsys):
+    command = ["fit", str(tmp_path / "toy.lbug"), str(tmp_path / "model")]
+    assert main([*command, "--graph-encoder", "gcn"]) == 1
+    assert "graph_encoder must be one of" in capsys.readouterr().err
+    assert main([*command, "--graph-encoder", "propagation+hgt"]) == 1
+    assert "there is no store at" in capsys.readouterr().err

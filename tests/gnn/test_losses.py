@@ -56,6 +56,9 @@ def test_hard_negatives_join_those_of_their_pair_alone():
     args = (torch.zeros(3), torch.zeros(3), torch.tensor([0, 0]), hidden)
     loss = choice_loss(users, items, *args, hard=torch.tensor([[1], [2]]))
     np.testing.assert_allclose(loss, np.log(1 + np.e) + np.log(1 + np.e**2), rtol=1e-6)
+    chosen_too = torch.tensor([[True], [False]])
+    loss = choice_loss(users, items, *args, hard=torch.tensor([[1], [2]]), hard_hidden=chosen_too)
+    np.testing.assert_allclose(loss, np.log(1 + np.e**2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["transe", "distmult", "rotate"])
