@@ -58,7 +58,7 @@ class EngineConfig:
             torch-geometric and train for minutes.
         network: settings of the network; its model is the one named above.
         network_folds: so many networks, each without a share of the interactions, make the
-            features of known nodes; at least 2.
+            features of known nodes; 2 to 100.
     """
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
@@ -76,8 +76,8 @@ class EngineConfig:
                 f"graph_encoder must be one of {sorted(ENCODERS)}, or 'propagation' and a network "
                 f"as in 'propagation+sage', got {self.graph_encoder!r}"
             )
-        if self.network_folds < 2:
-            raise ValueError(f"network_folds must be at least 2, got {self.network_folds!r}")
+        if not 2 <= self.network_folds <= 100:
+            raise ValueError(f"network_folds must be from 2 to 100, got {self.network_folds!r}")
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
             raise ValueError(f"cold_boost must be a number or 'auto', got {self.cold_boost!r}")
 

@@ -41,19 +41,17 @@ def network_data(data: TrainingData) -> NetworkData:
     return NetworkData(graph, features, data.graph.positives(), schema.interaction)
 
 
-def network_scorer(
-    network: TypedNetwork, data: NetworkData, device: torch.device | None = None
-) -> CosineBiasScorer:
+def network_scorer(network: TypedNetwork, data: NetworkData) -> CosineBiasScorer:
     """The scores of a trained network for all users and items, cold ones included.
 
     Args:
         network: trained.
         data: as it is now; with ``interactions`` in its settings, its positives are passed along.
-        device: where the arithmetic happens; the CPU by default.
     """
     passed = data.with_interactions(data.positives) if network.config.interactions else data.graph
-    states = all_states(network, passed, data.features, device or torch.device("cpu"))[-1]
-    users, items = (states[t].to(next(network.parameters()).device) for t in (data.user, data.item))
+    device = next(network.parameters()).device
+    states = all_states(network, passed, data.features, device)[-1]
+    users, items = (states[t].to(device) for t in (data.user, data.item))
     with torch.no_grad():
         return CosineBiasScorer(
             network.user_vectors(users).cpu().numpy(),
@@ -76,7 +74,7 @@ def train_scorer(
     found = train_network(
         prepared, config, seed=seed, device=device, checkpoint=checkpoint, progress=progress
     )
-    return network_scorer(found.network, prepared, device), found
+    return network_scorer(found.network, prepared), found
 
 
 def network_family(

@@ -17,7 +17,7 @@ from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Category, Constant, FeatureGroup, Gaussians, Text
 from gnn.network import NetworkConfig, TypedNetwork
 from gnn.network_infer import all_states
-from gnn.network_train import NetworkData, train_network
+from gnn.network_train import NetworkData, build_network, train_network
 from gnn.networked import FrozenNetwork, Networked, output, own_features
 from gnn.propagate import root_mean_square
 from gnn.typed import Incoming, TypedGraph, reverse_type, typed_graph
@@ -127,13 +127,13 @@ def cross_fitted(
         item_inputs: of all items.
         positives: distinct rows of user and item, ``[2, num_pairs]``.
         config: of the networks; ``interactions`` and ``cold_share`` are off here.
-        folds: at least 2.
+        folds: 2 to 100.
         seed: of everything random.
         device: where they are trained.
         progress: called with a sentence at every training and epoch.
     """
-    if folds < 2:
-        raise ValueError(f"cross-fitting needs at least 2 folds, got {folds}")
+    if not 2 <= folds <= 100:
+        raise ValueError(f"cross-fitting needs 2 to 100 folds, got {folds}")
     schema = graph.schema
     sides = {schema.user: user_inputs, schema.item: item_inputs}
     warm = {schema.user: np.unique(positives[0]), schema.item: np.unique(positives[1])}
@@ -168,8 +168,10 @@ def cross_fitted(
         away = (fold_of[schema.user][positives[0]] == fold) | (
             fold_of[schema.item][positives[1]] == fold
         )
-        some = positives[:, ~away] if not away.all() else positives
-        networks.append(trained(some, settings, f"without fold {fold}")[0])
+        if away.all():  # nothing is left to learn from, and nothing may be learnt from the rest
+            networks.append(build_network(data, settings, seed).to(device).eval())
+            continue
+        networks.append(trained(positives[:, ~away], settings, f"without fold {fold}")[0])
     states = [all_states(network, passed, features, device) for network in networks]
     groups = [
         _group(t, sides[t], warm[t], own[t], fold_of[t], networks, states, settings, features)

@@ -22,8 +22,8 @@ def choice_loss(
         users: a vector per pair, ``[num_pairs, dim]``.
         items: candidates of all pairs, distinct, ``[num_items, dim]``.
         biases: of the candidates, ``[num_items]``.
-        log_chance: log of the expected number of times a candidate is in a batch, ``[num_items]``;
-            it is taken off, so that an item is not pushed down for being drawn often.
+        log_chance: log of the chance that a candidate is in a batch, ``[num_items]``; it is taken
+            off, so that an item is not pushed down for being drawn often.
         chosen: place of every pair's item among the candidates, int64 ``[num_pairs]``.
         hidden: bool ``[num_pairs, num_items]``, other items that the user has chosen as well;
             they are no negatives.

@@ -98,6 +98,12 @@ class NetworkConfig:
         for name in ("dropout", "cold_share", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)!r}")
+        for name in ("num_negatives", "num_hard", "num_triples", "triple_weight", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
         if not self.fanouts or any(f < 1 and f != -1 for f in self.fanouts):
             raise ValueError(f"fanouts must be at least 1, or -1 for all, got {self.fanouts!r}")
         if self.hidden_channels % self.heads or self.hidden_channels % 2:

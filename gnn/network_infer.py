@@ -34,7 +34,7 @@ def all_states(
         network: trained.
         graph: as it is now; may have other nodes than at training, and lack types.
         features: of all nodes, as at training.
-        device: where the arithmetic happens.
+        device: where the network is.
 
     Returns:
         For every layer float32 ``[num_nodes, channels]`` by node type.
@@ -83,7 +83,7 @@ def some_states(
         graph: as it is now.
         features: of all nodes; only those of the neighbourhood are read.
         rows: distinct, by type.
-        device: where the arithmetic happens, and where the states are.
+        device: where the network is, and where the states will be.
     """
     edges = {e: graph.edges[e] for e in network.edge_types if e in graph.edges}
     graph = TypedGraph(graph.num_nodes, edges).to(device)

@@ -21,9 +21,9 @@ from gnn.losses import TripleLoss, choice_loss
 from gnn.network import NetworkConfig, TypedNetwork, features_of
 from gnn.network_checkpoint import Progress, read_progress, write_progress
 from gnn.network_infer import all_states
-from gnn.parallel import gathered, place, share, summed, summed_gradients
+from gnn.parallel import gathered, place, share, summed, summed_gradients, told
 from gnn.sampler import sample
-from gnn.typed import Incoming, TypedGraph, reverse_type
+from gnn.typed import REVERSE, Incoming, TypedGraph, reverse_type
 from kg.errors import TrainingError
 from kg.schema import EdgeType
 
@@ -176,7 +176,7 @@ class _Run:
         passed = data.with_interactions(self.pairs) if config.interactions else data.graph
         self.graph, self.graph_there = passed, passed.to(device)
         self.network = build_network(data, config, seed).to(device)
-        self.forward_types = [e for e in data.graph.edge_types if not e[1].startswith("rev_")]
+        self.forward_types = [e for e in data.graph.edge_types if not e[1].startswith(REVERSE)]
         self.triples = None
         if config.triple_loss and self.forward_types:
             with torch.random.fork_rng(devices=[]):
@@ -259,7 +259,9 @@ class _Run:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         pairs = self._batch(epoch, step)
-        kept = "" if folder is None else f"; the checkpoint of epoch {epoch} stays in {folder}"
+        kept = (
+            f"; the checkpoint of epoch {epoch - 1} stays in {folder}" if folder and epoch else ""
+        )
         raise TrainingError(
             f"the loss is {loss} and its gradient {norm} in epoch {epoch}, step {step} of "
             f"{self.steps} (the pairs from user row {pairs[0, 0]}, item row {pairs[1, 0]} to user "
@@ -270,17 +272,22 @@ class _Run:
     def _fingerprint(self) -> dict[str, Any]:
         import zlib
 
-        sums = {
-            t: float(np.float64(f[:4096].sum(dtype=np.float64)))
-            for t, f in sorted(self.data.features.items())
-        }
+        def of(values: np.ndarray) -> int:
+            """A checksum, block by block, as the values may lie in a file."""
+            sum_ = 0
+            for start in range(0, len(values), 65_536):
+                block = np.ascontiguousarray(values[start : start + 65_536])
+                sum_ = zlib.crc32(block.tobytes(), sum_)
+            return sum_
+
+        edges = sorted(self.data.graph.edges.items())
         return {
             "config": self.config.to_dict() | {"fanouts": list(self.config.fanouts)},
             "seed": self.seed,
-            "positives": zlib.crc32(np.ascontiguousarray(self.data.positives).tobytes()),
+            "positives": of(self.data.positives.T),
             "nodes": dict(sorted(self.data.graph.num_nodes.items())),
-            "edges": {" ".join(e): len(i) for e, i in sorted(self.data.graph.edges.items())},
-            "features": sums,
+            "edges": {" ".join(e): [of(i.indptr.numpy()), of(i.indices.numpy())] for e, i in edges},
+            "features": {t: of(f) for t, f in sorted(self.data.features.items())},
         }
 
     # --- one step -------------------------------------------------------------------------------
@@ -327,12 +334,7 @@ class _Run:
         exclude: dict[EdgeType, np.ndarray] = dict(triples)
         if config.interactions:
             exclude[self.data.interaction] = self._not_passed(rows, pairs, rng)
-        both = dict(exclude)
-        for edge_type, ends in exclude.items():
-            if (back := reverse_type(edge_type)) in self.graph.edges:
-                both[back] = ends[::-1].copy()
-            elif edge_type[0] == edge_type[2]:  # both directions are of one type
-                both[edge_type] = np.concatenate([ends, ends[::-1]], axis=1)
+        both = self._in_all_relations(exclude)
         mine = {t: share(torch.from_numpy(at)) for t, at in rows.items()}
         drawn = sample(
             self.graph_there,
@@ -349,6 +351,19 @@ class _Run:
         # A share may have no node of a type; the backward pass must reach it all the same.
         none = torch.zeros(0, config.hidden_channels, device=self.device, requires_grad=True)
         return {t: gathered(own.get(t, none).float(), len(rows[t])) for t in rows}
+
+    def _in_all_relations(
+        self, exclude: Mapping[EdgeType, np.ndarray]
+    ) -> dict[EdgeType, np.ndarray]:
+        """Pairs that no relation between their types may tell, in whatever direction."""
+        parts: dict[EdgeType, list[np.ndarray]] = {}
+        for (source, _, target), ends in exclude.items():
+            for other in self.graph.edges:
+                if (other[0], other[2]) == (source, target):
+                    parts.setdefault(other, []).append(ends)
+                if (other[0], other[2]) == (target, source):
+                    parts.setdefault(other, []).append(ends[::-1])
+        return {e: np.concatenate(some, axis=1) for e, some in parts.items()}
 
     def _not_passed(
         self, rows: Mapping[str, np.ndarray], pairs: np.ndarray, rng: np.random.Generator
@@ -492,7 +507,7 @@ class _Run:
                 torch.from_numpy(of.sources), torch.from_numpy(position[of.indices])
             ] = -torch.inf
             out[rows.numpy()] = self.warm_items[scores.topk(pool).indices.numpy()]
-        return out
+        return told(torch.from_numpy(out).to(self.device)).cpu().numpy()
 
     def _ndcg(self) -> float:
         """Mean NDCG@20 of held-out items for warm users and of warm items for held-out users."""
@@ -507,7 +522,8 @@ class _Run:
             pairs = self.data.positives[:, cold_user & ~cold_item]
             found.append(_ndcg(users, items, biases, pairs, self.warm_items))
         found = [f for f in found if not math.isnan(f)]
-        return float(np.mean(found)) if found else math.nan
+        mean = float(np.mean(found)) if found else math.nan
+        return float(told(torch.tensor(mean, dtype=torch.float64, device=self.device)))
 
 
 HARD_POOL = 100

@@ -41,13 +41,16 @@ def gathered(own: torch.Tensor, total: int) -> torch.Tensor:
 
 
 def summed_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its sum over the processes."""
-    if place()[1] == 1:
-        return
+    """Replace every gradient by its sum over the processes; zero where a step reaches nothing.
+
+    One process has the zeros, too, as an optimizer passes over a parameter without gradient.
+    """
     every = list(parameters)
     for parameter in every:
-        if parameter.grad is None:  # none here, maybe some elsewhere
+        if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+    if place()[1] == 1:
+        return
     gradients = [parameter.grad for parameter in every if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message, not hundreds
     dist.all_reduce(flat)
@@ -61,6 +64,16 @@ def summed(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().clone()
     if place()[1] > 1:
         dist.all_reduce(value)
+    return value
+
+
+def told(value: torch.Tensor) -> torch.Tensor:
+    """What the first process has, in all of them.
+
+    Decisions are taken by one, as rounding may differ between devices.
+    """
+    if place()[1] > 1:
+        dist.broadcast(value, 0)
     return value
 
 

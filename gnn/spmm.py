@@ -36,7 +36,7 @@ def propagate(edges: Incoming, x: torch.Tensor, *, reduce: Reduce = "mean") -> t
             f"x must be floating [num_sources, dim]; got {x.dtype} {list(x.shape)}; convert it"
         )
     if not len(edges) or not x.shape[1]:
-        return x.new_zeros(len(edges.indptr) - 1, x.shape[1])
+        return x.new_zeros(len(edges.indptr) - 1, x.shape[1]) + 0 * x.sum()
     low, high = (int(end) for end in edges.indices.aminmax())
     if low < 0 or high >= len(x):
         raise ValueError(

@@ -88,11 +88,16 @@ class TypedGraph:
         return replace(self, edges={e: edges.to(device) for e, edges in self.edges.items()})
 
 
+REVERSE = "<-"
+"""Before the name of a relation that is followed backwards; ``rev_`` may be a user's own name."""
+
+
 def reverse_type(edge_type: EdgeType) -> EdgeType:
-    """``(a, rel, b)`` to ``(b, rev_rel, a)`` and back."""
+    """``(a, rel, b)`` to ``(b, <-rel, a)`` and back."""
     source, relation, target = edge_type
-    back = relation[4:] if relation.startswith("rev_") else f"rev_{relation}"
-    return (target, back, source)
+    if relation.startswith(REVERSE):
+        return (target, relation.removeprefix(REVERSE), source)
+    return (target, f"{REVERSE}{relation}", source)
 
 
 def typed_graph(
@@ -102,7 +107,7 @@ def typed_graph(
     interactions: np.ndarray | None = None,
     times: np.ndarray | None = None,
 ) -> TypedGraph:
-    """Every relation of a graph in both directions, the reverse one as ``rev_`` + name.
+    """Every relation of a graph in both directions, the reverse one as ``<-`` + name.
 
     Args:
         graph: the typed graph.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from coldstart.engine import ColdStartEngine, EngineConfig
 from coldstart.networks import network_data, network_family, network_scorer, train_scorer
@@ -113,6 +114,21 @@ def test_a_family_begins_no_setting_when_its_time_is_over(graph):
     settings = {"a": SMALL, "b": SMALL, "c": SMALL}
     found = network_family(settings, seconds=0.0)(TrainingData(graph, {}))
     assert list(found) == ["a"]
+
+
+def test_a_fold_that_takes_every_interaction_learns_from_none():
+    from gnn.crossfit import cross_fitted
+
+    graph = toy_graph(num_users=4, num_items=8)
+    data = TrainingData(graph, {})
+    one_user = graph.positives()[:, graph.positives()[0] == 0]
+    inputs = data.inputs("User"), data.inputs("Movie")
+    users, _ = cross_fitted(graph, *inputs, one_user, SMALL, folds=2, device=torch.device("cpu"))
+    own = users.networks[int(users.folds[0])]
+    # Weights as they were made: no step was taken on what the user chose.
+    at = own.names.index("gain_heads.0.bias")
+    assert own.values[at].tolist() == [2.5]
+    assert users.networks[0].values[at].tolist() != [2.5]
 
 
 @pytest.mark.parametrize("encoder", ["gcn", "sage+hgt", "sage+sage", ""])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gnn.network_train import NetworkData
@@ -28,3 +30,12 @@ def tastes() -> NetworkData:
     some = rng.random(len(u)) < 0.7
     graph = TypedGraph({"user": 80, "item": 60, "genre": 4}, edges)
     return NetworkData(graph, features, np.stack([u, i])[:, some], ("user", "rated", "item"))
+
+
+def with_rare_relation() -> NetworkData:
+    """The same, and two items of one studio: a relation that many a step does not reach."""
+    data = tastes()
+    edges = dict(data.graph.edges)
+    edges["studio", "made", "item"] = Incoming.from_edges(np.zeros(2, int), np.array([3, 9]), 60)
+    graph = TypedGraph(dict(data.graph.num_nodes) | {"studio": 1}, edges)
+    return replace(data, graph=graph)
