@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,20 +126,6 @@ class NetworkConfig:
         if unknown := set(values) - {f.name for f in fields(cls)}:
             raise ValueError(f"a network has no settings {sorted(unknown)}")
         return cls(**values)
-
-
-class GraphEncoder(Protocol):
-    """From features and links to states: what every model of this module offers."""
-
-    def states(
-        self,
-        x_dict: Mapping[str, torch.Tensor],
-        rows: Mapping[str, torch.Tensor],
-        blocks: Sequence[Block],
-        dropout_seed: int | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """States of the targets of the last block, ``[num_targets, channels]`` by type."""
-        ...
 
 
 class TypedNetwork(nn.Module):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,8 +196,6 @@ class _Run:
     # --- the loop -------------------------------------------------------------------------------
 
     def train(self, folder: Path | None) -> TrainedNetwork:
-        import time
-
         config = self.config
         parameters = dict(self.network.named_parameters())
         if self.triples is not None:
@@ -214,15 +214,15 @@ class _Run:
             hard = self._hard_items(state.epoch)
             self.network.train()
             losses = []
-            for step in range(self.steps):
+            for step, pairs in enumerate(self._batches(state.epoch)):
                 rate = self._rate(state.epoch * self.steps + step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.zero_grad()
-                loss = self._step(state.epoch, step, hard)
+                loss = self._step(pairs, state.epoch, step, hard)
                 summed_gradients(parameters.values())
                 norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
-                self._check(loss, float(norm), state.epoch, step, folder)
+                self._check(loss, float(norm), pairs, state.epoch, step, folder)
                 optimizer.step()
                 losses.append(loss)
                 self.progress("step", {"epoch": state.epoch, "step": step, "loss": loss})
@@ -255,10 +255,17 @@ class _Run:
         rise = min(1.0, (step + 1) / max(total // 50, 1))
         return self.config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / total))
 
-    def _check(self, loss: float, norm: float, epoch: int, step: int, folder: Path | None) -> None:
+    def _check(
+        self,
+        loss: float,
+        norm: float,
+        pairs: np.ndarray,
+        epoch: int,
+        step: int,
+        folder: Path | None,
+    ) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        pairs = self._batch(epoch, step)
         kept = (
             f"; the checkpoint of epoch {epoch - 1} stays in {folder}" if folder and epoch else ""
         )
@@ -270,8 +277,6 @@ class _Run:
         )
 
     def _fingerprint(self) -> dict[str, Any]:
-        import zlib
-
         def of(values: np.ndarray) -> int:
             """A checksum, block by block, as the values may lie in a file."""
             sum_ = 0
@@ -292,15 +297,15 @@ class _Run:
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _batch(self, epoch: int, step: int) -> np.ndarray:
+    def _batches(self, epoch: int) -> Iterator[np.ndarray]:
         order = np.random.default_rng([self.seed, epoch]).permutation(self.pairs.shape[1])
         size = self.config.batch_size
-        return self.pairs[:, order[step * size : (step + 1) * size]]
+        for step in range(self.steps):
+            yield self.pairs[:, order[step * size : (step + 1) * size]]
 
-    def _step(self, epoch: int, step: int, hard: np.ndarray | None) -> float:
+    def _step(self, pairs: np.ndarray, epoch: int, step: int, hard: np.ndarray | None) -> float:
         config, data = self.config, self.data
         rng = np.random.default_rng([self.seed, epoch, step, 1])
-        pairs = self._batch(epoch, step)
         drawn = rng.choice(self.warm_items, config.num_negatives)
         candidates = np.unique(np.concatenate([pairs[1], drawn]))
         hard_items = None
