@@ -8,7 +8,7 @@ import torch
 from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
-from gnn.data import Adjacency, touching
+from gnn.data import Adjacency
 from gnn.heads import Spectrum, half_step
 from gnn.infer import precisions, warm_positions
 from gnn.train import Trained, TrainedSide, warm_precision
@@ -79,16 +79,18 @@ def lift(
         rows: of the items.
     """
     edges, least = graph.interactions, graph.schema.positive_weight
-    at, here = touching(edges.index[1], rows, len(graph.items))
+    at, here = edges.touching(1, rows)
+    there = warm_positions(side, rows) >= 0
+    if not len(at) and not there.any():  # all are as new as can be
+        return side.reference.new_full((len(rows),), cold_boost)
     positive = np.ones(len(at), bool)
     if least is not None and edges.weight is not None:
         positive = edges.weight[at] >= least
     liked = np.bincount(here[positive], minlength=len(rows))
     not_liked = np.bincount(here[~positive], minlength=len(rows))
     omega = precisions(side, rows, liked)[1]
-    there = torch.from_numpy(warm_positions(side, rows) >= 0).to(omega.device)
     n = torch.from_numpy(liked).to(omega)
-    known = torch.where(there, n / (n + side.precision), torch.zeros_like(omega))
+    known = n / (n + side.precision) * torch.from_numpy(there).to(omega)
     return cold_boost * (1 - omega) * (1 - known) / (1 + torch.from_numpy(not_liked).to(omega))
 
 

@@ -19,9 +19,9 @@ from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
+from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
 from gnn.exposure import exposure_by_time
-from gnn.infer import embedding_parts, posteriors, priors, reference_rows
+from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
 from gnn.network import NetworkConfig
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
@@ -524,7 +524,7 @@ class ColdStartEngine:
         graph = self.graph
         own = 0 if node_type == graph.schema.user else 1
         edges = graph.interactions
-        at, here = touching(edges.index[own], rows, graph.num_nodes(node_type))
+        at, here = edges.touching(own, rows)
         if graph.schema.positive_weight is not None and edges.weight is not None:
             positive = edges.weight[at] >= graph.schema.positive_weight
             at, here = at[positive], here[positive]
@@ -547,10 +547,7 @@ class ColdStartEngine:
         }
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
-        which = 0 if node_type == self.graph.schema.user else 1
-        wanted: list[np.ndarray] = [np.empty(0, np.int64)] * 2
-        wanted[which] = rows
-        return inputs_of_graph(self.graph, self.texts, self.feature_edges, *wanted)[which]
+        return inputs_of_side(self.graph, self.texts, self.feature_edges, node_type, rows)
 
     def _embedded(
         self,
@@ -568,10 +565,10 @@ class ColdStartEngine:
         links = self._links(node_type, rows)
         if not len(links.indices):
             return prior
-        links, other = self._seen_through(node_type, links, user_vectors, item_vectors)
+        links, rotated = self._seen_through(node_type, links, user_vectors, item_vectors)
         is_user = node_type == self.graph.schema.user
         spectrum = (self.items if is_user else self.users).spectrum
-        return posteriors(side, rows, prior, links, other, spectrum)
+        return posteriors(side, rows, prior, links, rotated, spectrum)
 
     def _seen_through(
         self,
@@ -580,12 +577,12 @@ class ColdStartEngine:
         user_vectors: torch.Tensor,
         item_vectors: torch.Tensor,
     ) -> tuple[Adjacency, torch.Tensor]:
-        """Links renumbered to the few rows of the other side that they need, and these rows."""
+        """Links renumbered to the few nodes of the other side that they need, and these rotated."""
         is_user = node_type == self.graph.schema.user
         other_side, vectors = (self.items, item_vectors) if is_user else (self.users, user_vectors)
         needed, places = np.unique(links.indices, return_inverse=True)
         links = Adjacency(links.indptr, places, len(needed))
-        return links, reference_rows(other_side, vectors, needed)
+        return links, rotated_rows(other_side, vectors, needed)
 
     def _pool(
         self, node_type: str, candidates: Sequence[Key] | None, where: Any
@@ -599,11 +596,10 @@ class ColdStartEngine:
         return pool
 
     def _seen(self, rows: np.ndarray, axis: int) -> list[np.ndarray]:
-        edges = self.graph.interactions.index
+        edges = self.graph.interactions
         distinct, back = np.unique(rows, return_inverse=True)
-        role = self.graph.schema.user if axis == 0 else self.graph.schema.item
-        at, here = touching(edges[axis], distinct, self.graph.num_nodes(role))
-        there = edges[1 - axis][at]
+        at, here = edges.touching(axis, distinct)
+        there = edges.index[1 - axis][at]
         order = np.lexsort((there, here))
         here, there = here[order], there[order]
         bounds = np.searchsorted(here, np.arange(len(distinct) + 1))
@@ -646,10 +642,10 @@ class ColdStartEngine:
         item = self.graph.schema.item
         inputs = self._inputs_of(item, rows)
         raws = self.items.propagation.raw(inputs, np.arange(len(rows)), self.item_vectors.device)
-        links, other = self._seen_through(
+        links, rotated = self._seen_through(
             item, self._links(item, rows), self.user_vectors, self.item_vectors
         )
-        parts = embedding_parts(self.items, rows, raws, links, other, self.users.spectrum)
+        parts = embedding_parts(self.items, rows, raws, links, rotated, self.users.spectrum)
         # A user who came with the same update, or was touched since, has another vector by now than
         # the one that the item was embedded against; what that makes is due to interactions too.
         busy = torch.from_numpy(np.flatnonzero(links.degrees)).to(parts.device)
@@ -706,26 +702,29 @@ def inputs_of_graph(
     graph: KnowledgeGraph,
     texts: Mapping[str, NodeEmbeddings],
     edge_types: Sequence[EdgeType],
-    user_rows: np.ndarray | None = None,
-    item_rows: np.ndarray | None = None,
 ) -> tuple[NodeInputs, NodeInputs]:
-    """Inputs of users and of items, of all or of some rows, from the edge types of training."""
-    schema = graph.schema
-    matrix = {t: texts[t].matrix if t in texts else None for t in (schema.user, schema.item)}
-    item_text = matrix[schema.item]
-    history = None
-    if item_text is not None and any(e[0] == e[2] == schema.user for e in edge_types):
-        history = _history_of(graph, item_text)
+    """Inputs of all users and of all items, from the edge types of training."""
+    user, item = graph.schema.user, graph.schema.item
     return (
-        node_inputs(
-            graph,
-            schema.user,
-            matrix[schema.user],
-            rows=user_rows,
-            edge_types=edge_types,
-            peer_history=history,
-        ),
-        node_inputs(graph, schema.item, item_text, rows=item_rows, edge_types=edge_types),
+        inputs_of_side(graph, texts, edge_types, user),
+        inputs_of_side(graph, texts, edge_types, item),
+    )
+
+
+def inputs_of_side(
+    graph: KnowledgeGraph,
+    texts: Mapping[str, NodeEmbeddings],
+    edge_types: Sequence[EdgeType],
+    node_type: str,
+    rows: np.ndarray | None = None,
+) -> NodeInputs:
+    """Inputs of all or some users, or items, from the edge types of training."""
+    user, item, history = graph.schema.user, graph.schema.item, None
+    if node_type == user and item in texts and any(e[0] == e[2] == user for e in edge_types):
+        history = _history_of(graph, texts[item].matrix)
+    matrix = texts[node_type].matrix if node_type in texts else None
+    return node_inputs(
+        graph, node_type, matrix, rows=rows, edge_types=edge_types, peer_history=history
     )
 
 

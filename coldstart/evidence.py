@@ -11,6 +11,7 @@ import torch
 from gnn.data import feature_edge_types, node_inputs
 from gnn.train import TrainedSide
 from kg.graph import KnowledgeGraph
+from kg.growing import taken
 from kg.tables import text_column
 
 if TYPE_CHECKING:
@@ -54,15 +55,13 @@ def evidence_of(
 def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Positives, other edges and text characters of some nodes, int64 ``[len(rows)]`` each."""
     graph = engine.graph
-    num_nodes = graph.num_nodes(node_type)
-    edges = np.zeros(num_nodes, np.int64)
-    later = np.zeros(num_nodes, np.int64)  # edges of relations that were not there at training
+    edges = np.zeros(len(rows), np.int64)
+    later = np.zeros(len(rows), np.int64)  # edges of relations that were not there at training
     for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
-        for end, index in zip(
-            (edge_type[0], edge_type[2]), graph.edges[edge_type].index, strict=True
-        ):
-            if end == node_type:
-                counts = np.bincount(index, minlength=num_nodes)
+        for end in (0, 1):
+            if edge_type[2 * end] == node_type:
+                _, here = graph.edges[edge_type].touching(end, rows)
+                counts = np.bincount(here, minlength=len(rows))
                 edges += counts
                 later += counts if edge_type not in engine.feature_edges else 0
     side, _ = engine._side(node_type)
@@ -72,12 +71,12 @@ def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> di
     table = graph.attributes[node_type]
     for name in graph.schema.text.get(node_type, ()):
         if name in table.column_names:
-            values = text_column(table[name].take(rows))
+            values = text_column(taken(table[name], rows))
             characters += np.array([len(v or "") for v in values], np.int64)
     return {
         "interactions": engine._links(node_type, rows).degrees,
-        "edges": edges[rows],
-        "unknown_edges": later[rows] + unknown,
+        "edges": edges,
+        "unknown_edges": later + unknown,
         "text": characters,
     }
 
@@ -89,7 +88,7 @@ def _has_properties(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> 
     for properties in (graph.schema.numeric, graph.schema.categorical):
         for name in properties.get(node_type, ()):
             if name in table.column_names:
-                out |= table[name].take(rows).is_valid().to_numpy()
+                out |= taken(table[name], rows).is_valid().to_numpy()
     return out
 
 

@@ -19,7 +19,7 @@ import torch
 from coldstart.paths import GraphPath, name_of, paths_between
 from gnn.atoms import INTERACTIONS, Atoms, Source, embedding_atoms
 from gnn.groups import Text
-from gnn.infer import reference_rows
+from gnn.infer import rotated_rows
 from gnn.words import Words, words_of
 from kg.delta import GraphDelta
 from kg.errors import GraphError
@@ -278,7 +278,7 @@ def taken_apart(engine: ColdStartEngine, node_type: str, key: Key) -> Side:
         side,
         engine._inputs_of(node_type, rows),
         partners,
-        reference_rows(other, against, partners),
+        rotated_rows(other, against, partners),
         other,
         vectors[row],
     )

@@ -43,19 +43,32 @@ class ExactIndex:
         """The index of embeddings whose length is their gain, and their biases."""
         return cls(torch.cat([vectors, bias[:, None]], dim=1))
 
-    def followed_by(self, vectors: torch.Tensor, bias: torch.Tensor) -> ExactIndex:
-        """This index with further items behind; on a CPU, nothing of it is copied."""
+    def with_rows(
+        self, at: slice | torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor
+    ) -> ExactIndex:
+        """This index with other values in some rows, or further rows behind.
+
+        Args:
+            at: rows that are there, or a slice of new ones that starts at its end. Of these, on a
+                CPU, nothing else is copied.
+            vectors: their embeddings.
+            bias: their biases.
+        """
         more = torch.cat([vectors, bias[:, None]], dim=1)
-        out = ExactIndex(grown_tensor(self.rows, more) if len(more) else self.rows)
-        if "longest" in self.__dict__:
+        if isinstance(at, slice) and at.start == len(self.rows):
+            rows = grown_tensor(self.rows, more)
+        else:
+            rows = self.rows.clone()
+            rows[at] = more
+        out = ExactIndex(rows)
+        if "longest" in self.__dict__:  # what was longest may be shorter now: as good for a limit
             lengths = torch.linalg.vector_norm(more, dim=1)
-            longest = torch.cat([self.longest[None], lengths]).max()
-            out.__dict__["longest"] = longest  # a cached property
+            out.__dict__["longest"] = torch.cat([self.longest[None], lengths]).max()
         return out
 
     @cached_property
     def longest(self) -> torch.Tensor:
-        """Length of the longest row."""
+        """No row is longer than this."""
         return torch.linalg.vector_norm(self.rows, dim=1).max()
 
     def search(

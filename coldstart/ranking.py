@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from kg.growing import taken
 from kg.vectors import Vocabulary
 
 
@@ -49,8 +50,8 @@ class Recommendations:
     def to_table(self) -> pa.Table:
         """Arrow table with ``user``, ``item``, ``rank``, ``score`` and the evidence."""
         columns = {
-            "user": self.users.keys.take(pa.array(self.user_rows)),
-            "item": self.items.keys.take(pa.array(self.item_rows)),
+            "user": taken(self.users.keys, self.user_rows),
+            "item": taken(self.items.keys, self.item_rows),
             "rank": self.ranks,
             "score": self.scores,
         }

@@ -15,13 +15,13 @@ import torch
 from coldstart.calibration import lift
 from coldstart.index import ExactIndex, grown_tensor
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
-from gnn.infer import posteriors, priors, reference_rows
+from gnn.infer import posteriors, priors, rotated_rows
 from gnn.single import embed_single, single_prior
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import AlignmentError, UnknownNodeError
 from kg.graph import KnowledgeGraph
-from kg.growing import grown
+from kg.growing import first_of_run, grown, taken
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings, Vocabulary
 
@@ -83,25 +83,25 @@ def updated(
         if not len(rows):
             continue
         inputs = moved._inputs_of(node_type, rows)
-        device = before[node_type].device
-        prior[node_type] = _priors(side, inputs, device)
-        if (new := rows >= fresh[node_type]).any():  # then the matrix has grown and is our own
-            at = torch.from_numpy(rows[new]).to(device)
-            before[node_type][at] = prior[node_type][torch.from_numpy(new).to(device)]
+        prior[node_type] = _priors(side, inputs, before[node_type].device)
+        first = int(np.searchsorted(rows, fresh[node_type]))
+        if first < len(rows):  # then the matrix has grown and is our own
+            _put(before[node_type], rows[first:], prior[node_type][first:])
     after = dict(before)
     for node_type, mine in prior.items():
         rows = touched[node_type]
         found = moved._embedded(node_type, rows, before[user], before[item], mine)
         if found is mine and rows[0] >= fresh[node_type]:
             continue  # new nodes without interactions: their priors are there already
-        after[node_type] = before[node_type].clone()
-        after[node_type][torch.from_numpy(rows).to(found.device)] = found
+        if rows[0] < fresh[node_type]:
+            after[node_type] = before[node_type].clone()
+        _put(after[node_type], rows, found)
     bias = moved.item_bias
     if len(touched[item]):
         if touched[item][0] < fresh[item]:
             bias = bias.clone()
-        at = torch.from_numpy(touched[item]).to(bias.device)
-        bias[at] = lift(graph, moved.items, engine.cold_boost, touched[item])
+        lifts = lift(graph, moved.items, engine.cold_boost, touched[item])
+        _put(bias, touched[item], lifts)
     found = replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
     _continue_index(engine, found, "_item_index", touched[item], fresh[item], kept.get(item))
     _continue_index(engine, found, "_user_index", touched[user], fresh[user], kept.get(user))
@@ -120,13 +120,28 @@ def _continue_index(
     index: ExactIndex | None = before.__dict__.get(name)
     if index is None or kept is not None or index.rows.device.type != "cpu":
         return
-    if len(touched) and touched[0] < num_before:
-        return  # rows inside changed; the index is made anew when it is needed
-    is_item = name == "_item_index"
-    vectors = after.item_vectors if is_item else after.user_vectors
-    more = vectors[num_before:]
-    bias = after.item_bias[num_before:] if is_item else more.new_zeros(len(more))
-    after.__dict__[name] = index.followed_by(more, bias)
+    vectors, bias = after.user_vectors, None
+    if name == "_item_index":
+        vectors, bias = after.item_vectors, after.item_bias
+    some = touched[: np.searchsorted(touched, num_before)]  # of those that were there
+    new = np.arange(num_before, len(vectors))
+    for rows in (some, new):
+        if len(rows):
+            at = _at(vectors, rows)
+            its = vectors.new_zeros(len(rows)) if bias is None else bias[at]
+            index = index.with_rows(at, vectors[at], its)
+    after.__dict__[name] = index
+
+
+def _at(vectors: torch.Tensor, rows: np.ndarray) -> slice | torch.Tensor:
+    """Rows as an index, which for those that follow one another is a slice."""
+    if (first := first_of_run(rows)) is not None:
+        return slice(first, first + len(rows))
+    return torch.from_numpy(rows).to(vectors.device)
+
+
+def _put(vectors: torch.Tensor, rows: np.ndarray, values: torch.Tensor) -> None:
+    vectors[_at(vectors, rows)] = values
 
 
 def _priors(side: TrainedSide, inputs: NodeInputs, device: torch.device) -> torch.Tensor:
@@ -188,12 +203,13 @@ def touched_rows(
                     )
                     if uses_history and edge_type == schema.interaction and other == 0:
                         speakers[schema.user] |= linked
-    if uses_history and len(items := reworded.get(schema.item, ())):
-        edges = new.interactions.index
-        speakers[schema.user] |= set(np.unique(edges[0][np.isin(edges[1], items)]).tolist())
+    items = reworded.get(schema.item)
+    if uses_history and items is not None and len(items):
+        edges = new.interactions
+        speakers[schema.user] |= set(edges.index[0, edges.touching(1, items)[0]].tolist())
     for node_type, rows in speakers.items():
         if rows:
-            rows &= set(heard[node_type].tolist())
+            rows = set(np.intersect1d(list(rows), heard[node_type]).tolist())
             touched[node_type] |= touch_peers(new, node_type, rows)
     return {t: np.array(sorted(rows), np.int64) for t, rows in touched.items()}
 
@@ -205,9 +221,9 @@ def touch_peers(graph: KnowledgeGraph, node_type: str, rows: set[int]) -> set[in
         return out
     for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
         if edge_type[0] == edge_type[2]:
-            here, there = graph.edges[edge_type].index
-            wanted = list(rows)
-            out.update(there[np.isin(here, wanted)].tolist(), here[np.isin(there, wanted)].tolist())
+            edges, wanted = graph.edges[edge_type], np.array(list(rows), np.int64)
+            for end in (0, 1):
+                out.update(edges.index[1 - end, edges.touching(end, wanted)[0]].tolist())
     return out
 
 
@@ -216,7 +232,7 @@ def _rows(graph: KnowledgeGraph, node_type: str, keys: Sequence[Key]) -> np.ndar
 
 
 def _keys(nodes: Vocabulary, rows: np.ndarray) -> pa.ChunkedArray:
-    return nodes.keys.take(pa.array(rows))
+    return taken(nodes.keys, rows)
 
 
 def _uses_history(engine: ColdStartEngine) -> bool:
@@ -314,16 +330,16 @@ def _text_vectors(
     given: Mapping[str, NodeEmbeddings],
     progress: bool,
 ) -> np.ndarray:
-    nodes, dim = graph.vocabularies[node_type].take(rows), engine.texts[node_type].dim
+    nodes, dim = graph.vocabularies[node_type], engine.texts[node_type].dim
     if node_type in given:
-        at = given[node_type].nodes.rows(nodes.keys, missing="mark")
+        at = given[node_type].nodes.rows(_keys(nodes, rows), missing="mark")
         if (at < 0).any():
-            key = nodes[int(np.argmax(at < 0))]
+            key = nodes[int(rows[np.argmax(at < 0)])]
             raise UnknownNodeError(
                 f"{node_type} {key!r} is new or changed and has no vector in texts=; give one for "
                 "each (zero where there is no text), or leave texts= out to have them encoded"
             )
-        found, source = NodeEmbeddings(nodes, given[node_type].matrix[at]), "texts="
+        found, source = given[node_type].matrix[at], "texts="
     else:
         from encoders.embed import embed_nodes
 
@@ -333,17 +349,18 @@ def _text_vectors(
         every = embed_nodes(
             some, encoder or _default(), [node_type], cache=engine.cache, progress=progress
         )
-        found = every[node_type]
+        found = every[node_type].matrix
         source = "the default encoder" if encoder is None else "the encoder"
-    from coldstart.engine import check_finite
+    if not np.isfinite(found).all():
+        from coldstart.engine import check_finite
 
-    check_finite(found)
-    if found.dim != dim:
+        check_finite(NodeEmbeddings(nodes.take(rows), found))
+    if found.shape[1] != dim:
         raise AlignmentError(
             f"{node_type} text vectors: the engine was trained on {dim} floats each, {source} has "
-            f"{found.dim}; pass texts= with vectors of the same kind as in training"
+            f"{found.shape[1]}; pass texts= with vectors of the same kind as in training"
         )
-    return found.matrix
+    return found
 
 
 @cache
@@ -424,7 +441,7 @@ def new_node(
         return embed_single(side, inputs, positives, other, vectors)
     prior = priors(side, inputs, np.zeros(1, np.int64), vectors.device)
     one = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
-    seen = reference_rows(other, vectors, positives)
+    seen = rotated_rows(other, vectors, positives)
     return posteriors(side, inputs.rows, prior, one, seen, other.spectrum)[0].cpu().numpy()
 
 

@@ -97,7 +97,7 @@ def embedding_atoms(
     side: TrainedSide,
     inputs: NodeInputs,
     partners: np.ndarray,
-    other: torch.Tensor,
+    rotated: torch.Tensor,
     other_side: TrainedSide,
     now: torch.Tensor,
 ) -> Atoms:
@@ -107,7 +107,8 @@ def embedding_atoms(
         side: of the node.
         inputs: of this node alone.
         partners: rows of its positives on the other side.
-        other: what it was embedded against: a vector for each of them, ``[num_partners, k]``.
+        rotated: what it was embedded against: for each of them a vector in the eigenbasis of
+            F'F, ``[num_partners, k]``.
         other_side: of the partners.
         now: its embedding, ``[k]``. It differs from the sum by what partners that came after
             training have become since; that is given to these.
@@ -117,7 +118,7 @@ def embedding_atoms(
         return prior
     links = Adjacency(np.array([0, len(partners)]), np.arange(len(partners)), len(partners))
     by_feature, by_partner = split_posterior(
-        side, inputs.rows, prior.vectors, links, other, other_side.spectrum
+        side, inputs.rows, prior.vectors, links, rotated, other_side.spectrum
     )
     late = torch.from_numpy(~np.isin(partners, other_side.warm)).to(now.device)
     drift = now - by_feature.sum(dim=0) - by_partner.sum(dim=0)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
 from kg.delta import take_rows
-from kg.graph import KnowledgeGraph
+from kg.graph import Edges, KnowledgeGraph
 from kg.schema import EdgeType
 from kg.tables import text_column
+
+_NO_EDGES = Edges(np.empty((2, 0), np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,9 @@ class Adjacency:
         cls, sources: np.ndarray, targets: np.ndarray, num_nodes: int, num_targets: int
     ) -> Adjacency:
         """The adjacency of pairs in any order; pairs that repeat count once."""
+        if not len(sources):
+            empty = np.empty(0, np.int64)
+            return cls(np.zeros(num_nodes + 1, np.int64), empty, num_targets)
         ids = np.unique(sources.astype(np.int64) * max(num_targets, 1) + targets)
         sources, targets = np.divmod(ids, max(num_targets, 1))
         indptr = np.zeros(num_nodes + 1, np.int64)
@@ -136,35 +142,30 @@ def node_inputs(
         peer_history: mean text of the interactions of any users.
     """
     num_nodes = graph.num_nodes(node_type)
-    place = None
+    some = rows is not None
     if rows is None:
         rows = np.arange(num_nodes)
-    else:
-        place = np.full(num_nodes, -1, np.int64)
-        place[rows] = np.arange(len(rows))
     known = set(graph.edge_types if edge_types is None else edge_types)
     relations: dict[str, Adjacency] = {}
     same_type: dict[str, Adjacency] = {}
     entity_types: dict[str, str] = {}
     for edge_type, name in feature_names(known, graph, node_type).items():
         source, _, target = edge_type
-        empty = np.empty((2, 0), np.int64)
-        here, there = graph.edges[edge_type].index if edge_type in graph.edges else empty
+        edges = graph.edges.get(edge_type, _NO_EDGES)
         if source == target:
-            distinct = here != there
+            pairs = [_pairs(edges, end, rows if some else None) for end in (0, 1)]
+            here, there = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
+            distinct = rows[here] != there
             here, there = here[distinct], there[distinct]
-            here, there = np.concatenate([here, there]), np.concatenate([there, here])
-            links = _links_of(here, there, place, len(rows), num_nodes)
-            same_type[name] = links
+            same_type[name] = Adjacency.from_pairs(here, there, len(rows), num_nodes)
             continue
         entity = target if source == node_type else source
-        if target == node_type:
-            here, there = there, here
+        here, there = _pairs(edges, int(target == node_type), rows if some else None)
         num_entities = graph.num_nodes(entity)
-        relations[name] = _links_of(here, there, place, len(rows), num_entities)
+        relations[name] = Adjacency.from_pairs(here, there, len(rows), num_entities)
         entity_types[name] = entity
     table, schema = graph.attributes[node_type], graph.schema
-    if place is not None:
+    if some:
         table = take_rows(table, rows)
     return NodeInputs(
         rows,
@@ -195,42 +196,28 @@ def _wording(
     return wording
 
 
-def touching(ends: np.ndarray, rows: np.ndarray, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which edges touch some of the nodes, and which of these each touches, int64 each.
-
-    Args:
-        ends: rows at one end of every edge.
-        rows: of the nodes, distinct.
-        num_nodes: how many nodes there are.
-    """
-    if len(rows) == 1:
-        at = np.flatnonzero(ends == rows[0])
-        return at, np.zeros(len(at), np.int64)
-    place = np.full(num_nodes, -1, np.int64)
-    place[rows] = np.arange(len(rows))
-    here = place[ends]
-    at = np.flatnonzero(here >= 0)
-    return at, here[at]
-
-
-def _links_of(
-    here: np.ndarray, there: np.ndarray, place: np.ndarray | None, num_rows: int, num_targets: int
-) -> Adjacency:
-    if place is not None:
-        here = place[here]
-        wanted = here >= 0
-        here, there = here[wanted], there[wanted]
-    return Adjacency.from_pairs(here, there, num_rows, num_targets)
+def _pairs(edges: Edges, end: int, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Positions among the rows, which may be all nodes, and the rows at the other end."""
+    if rows is None:
+        return edges.index[end], edges.index[1 - end]
+    at, here = edges.touching(end, rows)
+    return here, edges.index[1 - end, at]
 
 
 def feature_edge_types(
     edge_types: Collection[EdgeType], graph: KnowledgeGraph, node_type: str
 ) -> list[EdgeType]:
     """The edge types that say something about nodes of this type, interactions apart, sorted."""
-    people_and_things = {graph.schema.user, graph.schema.item}
-    return sorted(
-        e for e in edge_types if node_type in (e[0], e[2]) and {e[0], e[2]} != people_and_things
-    )
+    roles = graph.schema.user, graph.schema.item
+    return list(_feature_edge_types(frozenset(edge_types), *roles, node_type))
+
+
+@lru_cache(maxsize=64)
+def _feature_edge_types(
+    edge_types: frozenset[EdgeType], user: str, item: str, node_type: str
+) -> tuple[EdgeType, ...]:
+    telling = (e for e in edge_types if node_type in (e[0], e[2]) and {e[0], e[2]} != {user, item})
+    return tuple(sorted(telling))
 
 
 def relation_name(

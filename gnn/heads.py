@@ -63,8 +63,22 @@ def half_step(
         exposure: omega of every node, ``[n]``, between 0 and 1.
         alpha: weight of a positive.
     """
+    rotated = other @ spectrum.vectors
+    return rotated_half_step(links, rotated, spectrum, prior, precision, exposure, alpha)
+
+
+def rotated_half_step(
+    links: Adjacency,
+    other: torch.Tensor,
+    spectrum: Spectrum,
+    prior: torch.Tensor | None,
+    precision: torch.Tensor,
+    exposure: torch.Tensor,
+    alpha: float = ALPHA,
+) -> torch.Tensor:
+    """A half step where the other side's rows are in the eigenbasis already; see above."""
     # The row of zeros at the end is what shorter lists of positives are filled up with.
-    rotated = torch.cat([other @ spectrum.vectors, other.new_zeros(1, other.shape[1])])
+    rotated = torch.cat([other, other.new_zeros(1, other.shape[1])])
     right = prior @ spectrum.vectors * precision[:, None] if prior is not None else None
     degrees = links.degrees
     order = np.argsort(degrees, kind="stable")

@@ -7,7 +7,7 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Raw
-from gnn.heads import ALPHA, Spectrum, half_step, spd_solve
+from gnn.heads import ALPHA, Spectrum, rotated_half_step, spd_solve
 from gnn.train import TrainedSide, apply, warm_precision
 
 _BLOCK_ROWS = 16_384
@@ -56,13 +56,17 @@ def precisions(
     return rho, omega
 
 
-def reference_rows(side: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-    """What the other side sees of these nodes: training's reference, or the current vector."""
+def rotated_rows(side: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """What the other side sees of these nodes: training's reference, or the current vector.
+
+    Returns:
+        float32 ``[len(rows), k]``, in the eigenbasis of F'F.
+    """
     positions = warm_positions(side, rows)
-    out = vectors[torch.from_numpy(rows).to(vectors.device)].clone()
-    warm = torch.from_numpy(np.flatnonzero(positions >= 0)).to(vectors.device)
-    at = torch.from_numpy(positions[positions >= 0]).to(vectors.device)
-    out[warm] = side.reference[at]
+    out = side.rotated[torch.from_numpy(positions).to(vectors.device)]
+    if len(late := np.flatnonzero(positions < 0)):
+        now = vectors[torch.from_numpy(rows[late]).to(vectors.device)]
+        out[torch.from_numpy(late).to(vectors.device)] = now @ side.spectrum.vectors
     return out
 
 
@@ -71,7 +75,7 @@ def posteriors(
     rows: np.ndarray,
     prior: torch.Tensor,
     links: Adjacency,
-    other: torch.Tensor,
+    rotated: torch.Tensor,
     spectrum: Spectrum,
 ) -> torch.Tensor:
     """Embeddings of some nodes from their priors and interactions, float32 ``[n, k]``.
@@ -80,8 +84,8 @@ def posteriors(
         side: of these nodes.
         rows: of these nodes.
         prior: ``[n, k]``; a node without interactions keeps it exactly.
-        links: their positives, as rows of ``other``.
-        other: what this side is embedded against.
+        links: their positives, as rows of ``rotated``.
+        rotated: what this side is embedded against, in the eigenbasis of F'F.
         spectrum: of the other side's training reference.
     """
     degrees = links.degrees
@@ -91,7 +95,7 @@ def posteriors(
     at = torch.from_numpy(busy).to(prior.device)
     rho, omega = precisions(side, rows[busy], degrees[busy])
     out = prior.clone()
-    out[at] = half_step(links.take(busy), other, spectrum, prior[at], rho, omega)
+    out[at] = rotated_half_step(links.take(busy), rotated, spectrum, prior[at], rho, omega)
     return out
 
 
@@ -100,7 +104,7 @@ def embedding_parts(
     rows: np.ndarray,
     raws: list[Raw],
     links: Adjacency,
-    other: torch.Tensor,
+    rotated: torch.Tensor,
     spectrum: Spectrum,
 ) -> torch.Tensor:
     """Embeddings as exact sums: one part per feature group, the last from the interactions.
@@ -122,10 +126,9 @@ def embedding_parts(
     degrees = links.degrees
     busy = np.flatnonzero(degrees)
     rho, omega = precisions(side, rows[busy], degrees[busy])
-    rotated = other @ spectrum.vectors
     for place, row in enumerate(busy.tolist()):
         linked = links.indices[links.indptr[row] : links.indptr[row + 1]]
-        z = rotated[torch.from_numpy(linked).to(other.device)]
+        z = rotated[torch.from_numpy(linked).to(rotated.device)]
         diagonal = omega[place] * spectrum.values + rho[place]
         priors_ = rho[place] * (prior_parts[row] @ spectrum.vectors)
         right = torch.cat([priors_, (omega[place] + ALPHA) * z.sum(dim=0, keepdim=True)])
@@ -138,7 +141,7 @@ def split_posterior(
     rows: np.ndarray,
     parts: torch.Tensor,
     links: Adjacency,
-    other: torch.Tensor,
+    rotated: torch.Tensor,
     spectrum: Spectrum,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The embedding of one node as an exact sum over parts of its prior and its positives.
@@ -147,8 +150,8 @@ def split_posterior(
         side: of the node.
         rows: its row, ``[1]``.
         parts: of its prior, ``[num_parts, k]``.
-        links: its positives, at least one, as rows of ``other``.
-        other: what it is embedded against.
+        links: its positives, at least one, as rows of ``rotated``.
+        rotated: what it is embedded against, in the eigenbasis of F'F.
         spectrum: of the other side's training reference.
 
     Returns:
@@ -156,7 +159,7 @@ def split_posterior(
         ``[num_positives, k]``.
     """
     rho, omega = precisions(side, rows, links.degrees)
-    z = other[torch.from_numpy(links.indices).to(other.device)] @ spectrum.vectors
+    z = rotated[torch.from_numpy(links.indices).to(rotated.device)]
     right = torch.cat([rho * (parts @ spectrum.vectors), (omega + ALPHA) * z])
     solved = _solved(z, omega * spectrum.values + rho, right) @ spectrum.vectors.T
     return solved[: len(parts)], solved[len(parts) :]

@@ -19,11 +19,10 @@ from kg.graph import (
     read_edges,
     split_key,
 )
+from kg.growing import first_of_run, followed_by, taken
 from kg.schema import EdgeType
 from kg.tables import key_array, require_columns, to_table
 from kg.vectors import Key, Vocabulary
-
-_MOST_CHUNKS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,11 @@ def _remove_nodes(
 
 def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
     """Some rows of a table, which may have no columns."""
-    return table.take(pa.array(rows)) if table.num_columns else empty_properties(len(rows))
+    if not table.num_columns:
+        return empty_properties(len(rows))
+    if (first := first_of_run(rows)) is not None:
+        return table.slice(first, len(rows))
+    return pa.table({name: taken(table[name], rows) for name in table.column_names})
 
 
 def _upsert_nodes(
@@ -138,17 +141,18 @@ def _upsert_nodes(
 ) -> tuple[Vocabulary, pa.Table]:
     at = nodes.rows(new.keys, missing="mark")
     fresh = np.flatnonzero(at < 0)
-    grown = nodes.extend(new.keys.take(pa.array(fresh)))
+    grown = nodes.extend(new if len(fresh) == len(new) else taken(new.keys, fresh))
     columns: dict[str, pa.ChunkedArray] = {}
     for name in dict.fromkeys((*properties.column_names, *given.column_names)):
         kind = properties.schema.field(name).type if name in properties.column_names else None
         if kind is not None and pa.types.is_null(kind) and name in given.column_names:
             kind = None  # nobody has a value yet, so the change says what it is
         if name not in given.column_names:
-            columns[name] = _followed_by(properties[name], pa.nulls(len(fresh), kind))
+            columns[name] = followed_by(properties[name], pa.nulls(len(fresh), kind))
             continue
         try:
-            values = given[name] if kind is None else given[name].cast(kind)
+            same = kind is None or given[name].type == kind
+            values = given[name] if same else given[name].cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise GraphError(
                 f"{nodes.node_type}.{name} holds {kind}, the change has {given[name].type} "
@@ -160,17 +164,9 @@ def _upsert_nodes(
         if len(changed):
             choice = np.arange(len(nodes))
             choice[at[changed]] = len(nodes) + np.arange(len(changed))
-            both = _followed_by(old, values.take(pa.array(changed)))
-            old = both.take(pa.array(choice))
-        columns[name] = _followed_by(old, values.take(pa.array(fresh)))
+            old = taken(followed_by(old, taken(values, changed)), choice)
+        columns[name] = followed_by(old, taken(values, fresh))
     return grown, pa.table(columns) if columns else empty_properties(len(grown))
-
-
-def _followed_by(first: pa.ChunkedArray, second: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    chunks = second.chunks if isinstance(second, pa.ChunkedArray) else [second]
-    both = pa.chunked_array([*first.chunks, *(c for c in chunks if len(c))], first.type)
-    # Many small chunks make every later look-up slow.
-    return pa.chunked_array([both.combine_chunks()]) if both.num_chunks > _MOST_CHUNKS else both
 
 
 def _add_bare_nodes(
@@ -221,27 +217,18 @@ def _upsert_edges(old: Edges, new: Edges, edge_type: EdgeType) -> Edges:
                 f"{edge_type}: edges in the graph have {'a' if was else 'no'} {name}, those of the "
                 f"change have {'one' if comes else 'none'}; give both or neither"
             )
-    num_targets = 1 + int(max(old.index[1].max(initial=0), new.index[1].max(initial=0)))
+    num_targets = 1 + max(old.bounds[1][1], new.bounds[1][1])
     new_ids = _pair_ids(new.index, num_targets)
     last = len(new) - 1 - np.unique(new_ids[::-1], return_index=True)[1]  # the last of equals holds
-    new, kept = new.select(np.sort(last)), old
-    if not _beyond(old, new):
-        kept = old.select(~np.isin(_pair_ids(old.index, num_targets), new_ids))
-    return Edges(
-        np.concatenate([kept.index, new.index], axis=1),
-        None if new.weight is None else np.concatenate([_or_empty(kept.weight), new.weight]),
-        None if new.time is None else np.concatenate([_or_empty(kept.time), new.time]),
-    )
-
-
-def _beyond(old: Edges, new: Edges) -> bool:
-    """Whether all new edges touch nodes that have none, as nodes do that have just come."""
-    return any(
-        there.min(initial=0) > here.max(initial=-1)
-        for here, there in zip(old.index, new.index, strict=True)
-        if len(there)
-    )
-
-
-def _or_empty(values: np.ndarray | None) -> np.ndarray:
-    return np.empty(0, np.int64) if values is None else values
+    if len(last) < len(new):
+        new = new.select(np.sort(last))
+    ends = [set(rows.tolist()) for rows in new.index]
+    end = int(len(ends[1]) < len(ends[0]))
+    near, _ = old.touching(end, np.array(sorted(ends[end]), np.int64))
+    if len(near):
+        near = near[np.isin(_pair_ids(old.index[:, near], num_targets), new_ids)]
+    if len(near):
+        kept = np.ones(len(old), bool)
+        kept[near] = False
+        old = old.select(kept)
+    return old.followed_by(new)

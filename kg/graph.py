@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from kg.errors import AlignmentError, DanglingEdgeError, GraphError, SchemaError
+from kg.growing import Lookup, grown, taken
 from kg.schema import EdgeType, Schema
 from kg.tables import (
     MAX_ROWS_SHOWN,
+    are_keys,
     finite_array,
     key_array,
     require_columns,
@@ -44,7 +47,9 @@ class Edges:
     time: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        index = np.ascontiguousarray(self.index, dtype=np.int64)
+        index = np.asarray(self.index, dtype=np.int64)
+        if index.ndim == 2 and index.strides[1] != index.itemsize:
+            index = np.ascontiguousarray(index)  # each end at least; see kg.growing
         if index.ndim != 2 or len(index) != 2:
             raise AlignmentError(f"edge index: expected [2, num_edges], got {list(index.shape)}")
         object.__setattr__(self, "index", index)
@@ -64,6 +69,61 @@ class Edges:
             None if self.weight is None else self.weight[which],
             None if self.time is None else self.time[which],
         )
+
+    @cached_property
+    def bounds(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Smallest and largest row of the sources and of the targets; (0, -1) without edges."""
+        if not len(self):
+            return (0, -1), (0, -1)
+        low, high = self.index.min(axis=1).tolist(), self.index.max(axis=1).tolist()
+        return (low[0], high[0]), (low[1], high[1])
+
+    def touching(self, end: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which edges touch some nodes, in any order, and which of the nodes each touches.
+
+        The first call for a few nodes puts the edges in order by that end; later ones, also of
+        edges that came of these by :meth:`followed_by`, read only what they need.
+
+        Args:
+            end: 0 for nodes that are sources, 1 for targets.
+            rows: of the nodes, distinct, int64 ``[n]``.
+
+        Returns:
+            Positions of edges and, for each, a position in ``rows``, int64 ``[num_found]``.
+        """
+        ends, lookup = self.index[end], self._lookups.get(end)
+        if lookup is None or lookup.is_stale(len(ends)):
+            num_nodes = self.bounds[end][1] + 1
+            if 4 * len(rows) > num_nodes:  # read all edges once
+                place = np.full(num_nodes, -1, np.int64)
+                inside = np.flatnonzero(rows < num_nodes)
+                place[rows[inside]] = inside
+                here = place[ends]
+                at = np.flatnonzero(here >= 0)
+                return at, here[at]
+            lookup = self._lookups[end] = Lookup.of(ends)
+        return lookup.find(ends, rows)
+
+    @cached_property
+    def _lookups(self) -> dict[int, Lookup]:
+        return {}
+
+    def followed_by(self, more: Edges) -> Edges:
+        """These edges followed by others, which have weights and times if these have."""
+        if not len(self):
+            return more
+        weight = time = None
+        if self.weight is not None and more.weight is not None:
+            weight = grown(self.weight, more.weight)
+        if self.time is not None and more.time is not None:
+            time = grown(self.time, more.time)
+        out = Edges(grown(self.index, more.index, axis=1), weight, time)
+        if len(more):
+            ends = zip(self.bounds, more.bounds, strict=True)
+            both = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in ends)
+            out.__dict__["bounds"] = both  # a cached property, as the next
+        out.__dict__["_lookups"] = dict(self._lookups)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +166,12 @@ class KnowledgeGraph:
                 got = "none" if table is None else table.num_rows
                 raise AlignmentError(f"{node_type}: {len(nodes)} keys and {got} rows of properties")
         for edge_type, edges in self.edges.items():
-            for end, rows in zip((edge_type[0], edge_type[2]), edges.index, strict=True):
+            bounds = zip((edge_type[0], edge_type[2]), edges.bounds, strict=True)
+            for end, (low, high) in bounds:
                 if end not in self.vocabularies:
                     have = sorted(self.vocabularies)
                     raise SchemaError(f"{edge_type}: no nodes of type {end!r}, only {have}")
-                if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.vocabularies[end]):
+                if low < 0 or high >= len(self.vocabularies[end]):
                     raise DanglingEdgeError(f"{edge_type}: a row of {end} is out of range")
 
     @classmethod
@@ -234,7 +295,7 @@ class KnowledgeGraph:
         for name, end, rows in zip(
             ("source", "target"), (edge_type[0], edge_type[2]), edges.index, strict=True
         ):
-            columns[name] = self.vocabularies[end].keys.take(pa.array(rows))
+            columns[name] = taken(self.vocabularies[end].keys, rows)
         if edges.weight is not None:
             columns[self.schema.weight] = edges.weight
         if edges.time is not None:
@@ -275,7 +336,9 @@ def read_edges(
     what = f"{edge_type} edges"
     require_columns(table, ("source", "target"), what)
     ends = {"source": vocabulary(edge_type[0]), "target": vocabulary(edge_type[2])}
-    keys = {column: key_array(table[column], f"{what}, {column}") for column in ends}
+    keys = {
+        c: table[c] if are_keys(table[c]) else key_array(table[c], f"{what}, {c}") for c in ends
+    }
     index = np.stack([ends[c].rows(keys[c], missing="mark") for c in ends])
     dangling = np.any(index < 0, axis=0)
     if dangling.any() and on_dangling == "error":

@@ -91,6 +91,8 @@ def key_array(keys: Any, what: str) -> pa.ChunkedArray:
     if array.null_count:
         rows = np.flatnonzero(array.is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
         raise GraphError(f"{what}: {array.null_count} keys are null, in rows {rows}; fill or drop")
+    if are_keys(array) and not pa.types.is_string(array.type):
+        return array
     if pa.types.is_integer(array.type):
         try:
             return array.cast(pa.int64())
@@ -103,6 +105,11 @@ def key_array(keys: Any, what: str) -> pa.ChunkedArray:
     raise GraphError(
         f"{what}: keys must be integers or strings, got {array.type}; convert the column first"
     )
+
+
+def are_keys(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds whole numbers of 64 bits, or strings, and nothing is missing."""
+    return column.type in (pa.int64(), pa.string(), pa.large_string()) and not column.null_count
 
 
 def finite_array(column: pa.ChunkedArray, what: str) -> np.ndarray:

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.errors import AlignmentError, DuplicateKeyError, UnknownNodeError
+from kg.growing import followed_by, taken
 from kg.tables import key_array
 
 Key = int | str
 """A business key: the user's own, never a database's internal id."""
 
 _growing = threading.Lock()
-_MOST_CHUNKS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,11 @@ class Vocabulary:
     _rows: dict[Key, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if self._rows:
+            return  # grown out of another one, and checked there
         keys = key_array(self.keys, self.node_type)
         object.__setattr__(self, "keys", keys)
-        if not self._rows and (num_distinct := pc.count_distinct(keys).as_py()) != len(keys):
+        if (num_distinct := pc.count_distinct(keys).as_py()) != len(keys):
             counts = pc.value_counts(keys.combine_chunks())
             first = next(c["values"] for c in counts.to_pylist() if c["counts"] > 1)
             rows = np.flatnonzero(pc.equal(keys, first).to_numpy())[:5].tolist()
@@ -115,15 +117,17 @@ class Vocabulary:
 
     def take(self, rows: np.ndarray) -> Vocabulary:
         """The vocabulary of some rows, in the order given."""
-        return Vocabulary(self.node_type, self.keys.take(pa.array(rows, pa.int64())))
+        return Vocabulary(self.node_type, taken(self.keys, np.asarray(rows, np.int64)))
 
     def extend(self, keys: Any) -> Vocabulary:
-        """This vocabulary followed by further keys; rows that are here keep their number.
+        """This vocabulary followed by further keys, or by another one's.
+
+        Rows that are here keep their number.
 
         Raises:
             DuplicateKeyError: a key is here already or comes twice.
         """
-        more = Vocabulary(self.node_type, keys)
+        more = keys if isinstance(keys, Vocabulary) else Vocabulary(self.node_type, keys)
         if len(more) == 0:
             return self
         if len(self) == 0:
@@ -144,10 +148,7 @@ class Vocabulary:
             if len(rows) != len(self):
                 rows = {k: r for k, r in rows.items() if r < len(self)}
             rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
-        chunks = [*self.keys.chunks, *more.keys.chunks]
-        if len(chunks) > _MOST_CHUNKS:  # many small ones make every later look-up slow
-            chunks = [pa.chunked_array(chunks).combine_chunks()]
-        return Vocabulary(self.node_type, pa.chunked_array(chunks), rows)
+        return Vocabulary(self.node_type, followed_by(self.keys, more.keys), rows)
 
     @property
     def _kind(self) -> str:

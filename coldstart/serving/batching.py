@@ -8,9 +8,8 @@ from concurrent.futures import Future
 from itertools import pairwise
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from coldstart.serving.durable import DurableEngine, Version
+from kg.growing import taken
 from kg.vectors import Key
 
 MOST_TOGETHER = 64
@@ -103,7 +102,7 @@ def ranked(version: Version, users: list[Key], k: int, exclude_seen: bool) -> li
     """A list for each of some users, whatever their order and however often they come."""
     engine, number = version
     found = engine.recommend(users, k, exclude_seen=exclude_seen, evidence=False)
-    keys = found.items.keys.take(pa.array(found.item_rows)).to_pylist()
+    keys = taken(found.items.keys, found.item_rows).to_pylist()
     scores = found.scores.tolist()
     starts = [at for at, rank in enumerate(found.ranks.tolist()) if rank == 1] + [len(scores)]
     if len(starts) == len(users) + 1:

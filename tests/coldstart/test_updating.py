@@ -533,4 +533,8 @@ def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
     person = after.update(GraphDelta(nodes={"User": {"id": ["v"]}}))
     assert person.__dict__["_item_index"].rows is continued.rows  # no film came
     liked = after.update(GraphDelta(edges={RATED: ratings(("u1", "m3"))}))
-    assert "_item_index" not in liked.__dict__  # a row inside changed
+    changed = liked.__dict__["_item_index"]  # a row inside is another one
+    anew = type(changed).of(liked.item_vectors, liked.item_bias)
+    np.testing.assert_array_equal(changed.rows, anew.rows)
+    assert changed.longest >= anew.longest
+    assert not torch.equal(changed.rows, continued.rows)

@@ -12,7 +12,7 @@ from gnn.infer import (
     posteriors,
     precisions,
     priors,
-    reference_rows,
+    rotated_rows,
     warm_positions,
 )
 from gnn.train import TrainConfig, train, warm_precision
@@ -72,7 +72,7 @@ def test_without_interactions_the_prior_comes_back_bit_for_bit(made):
     trained, _, prior = made
     rows, side = np.arange(70, 80), trained.items
     one = links_of([[0, 3], *[[]] * 9], 54)
-    found = posteriors(side, rows, prior[70:], one, trained.users.reference, trained.users.spectrum)
+    found = posteriors(side, rows, prior[70:], one, trained.users.rotated, trained.users.spectrum)
     assert torch.equal(found[1:], prior[71:])
     assert not torch.equal(found[0], prior[70])
     none = links_of([[]] * 10, 54)
@@ -88,7 +88,7 @@ def test_a_posterior_is_the_formula_of_a_node_that_came_later(made):
         np.array([75]),
         prior[75:76],
         links_of([[1, 7, 20]], len(f)),
-        trained.users.reference,
+        trained.users.rotated,
         trained.users.spectrum,
     )
     rho, z = 100.0, f[[1, 7, 20]]
@@ -102,14 +102,15 @@ def test_the_other_side_sees_training_vectors_of_warm_nodes_and_current_ones_of_
     side = made[0].items
     vectors = torch.randn(80, side.reference.shape[1])
     cold = int(np.setdiff1d(np.arange(80), side.warm)[0])
-    seen = reference_rows(side, vectors, np.array([cold, side.warm[4]]))
-    assert torch.equal(seen, torch.stack([vectors[cold], side.reference[4]]))
+    seen = rotated_rows(side, vectors, np.array([cold, side.warm[4]]))
+    expected = torch.stack([vectors[cold], side.reference[4]])
+    np.testing.assert_allclose(seen @ side.spectrum.vectors.T, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("positives", [[], [2], list(range(30))])
 def test_parts_add_up_to_the_embedding_of_warm_and_new_nodes(made, positives):
     trained, items, prior = made
-    side, other, spectrum = trained.items, trained.users.reference, trained.users.spectrum
+    side, other, spectrum = trained.items, trained.users.rotated, trained.users.spectrum
     rows = np.array([int(side.warm[0]), 78])
     links = links_of([positives, positives], len(other))
     raws = side.propagation.raw(items, rows, CPU)

@@ -8,7 +8,7 @@ import torch
 
 from gnn.data import Adjacency, node_inputs
 from gnn.groups import SparseRows
-from gnn.infer import posteriors, priors, reference_rows
+from gnn.infer import posteriors, priors, rotated_rows
 from gnn.single import embed_single, single_row
 from gnn.train import TrainConfig, train
 from kg import GraphDelta
@@ -112,7 +112,7 @@ def test_one_node_is_embedded_as_many_are(sides, node_type, other_type, degree):
         row = len(vectors[node_type]) - 1
         positives = np.sort(rng.choice(len(vectors[other_type]), degree, replace=False))
         inputs = inputs_of(node_type, row)
-        seen = reference_rows(other, vectors[other_type], positives)
+        seen = rotated_rows(other, vectors[other_type], positives)
         links = Adjacency(np.array([0, degree]), np.arange(degree), degree)
         prior = priors(side, inputs, FIRST, CPU)
         expected = posteriors(side, inputs.rows, prior, links, seen, other.spectrum)[0]

@@ -217,6 +217,23 @@ def test_selecting_edges_takes_weight_and_time_along():
     assert (some.weight.tolist(), some.time.tolist()) == ([4, 5], [10, 40])
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_edges_that_touch_nodes_are_found_also_among_those_that_came_behind(few):
+    rng = np.random.default_rng(0)
+    every = Edges(rng.integers(0, 50, (2, 400)), rng.random(400))
+    edges = every.select(np.arange(100))
+    wanted = np.array([3, 17, 60] if few else [*range(40), 60])
+    for stop in range(100, 401, 50):
+        if stop > 100:
+            edges = edges.followed_by(every.select(np.arange(stop - 50, stop)))
+        for end in (0, 1):
+            at, which = edges.touching(end, wanted)
+            assert sorted(at) == np.flatnonzero(np.isin(every.index[end, :stop], wanted)).tolist()
+            assert (wanted[which] == edges.index[end, at]).all()
+    assert edges.bounds == every.bounds
+    assert edges.weight.tolist() == every.weight.tolist()
+
+
 def test_properties_must_have_a_row_per_key():
     nodes = {"User": Vocabulary("User", [1]), "Movie": Vocabulary("Movie", [1, 2])}
     tables = {"User": pa.table({"x": [1]}), "Movie": pa.table({"x": [1]})}

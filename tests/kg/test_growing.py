@@ -1,9 +1,11 @@
 import gc
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
 from kg import growing
-from kg.growing import grown
+from kg.growing import Lookup, followed_by, grown, taken
 
 FIRST = np.arange(6.0).reshape(3, 2)
 
@@ -32,3 +34,41 @@ def test_it_grows_past_any_room_and_forgets_what_nobody_holds():
     del matrix
     gc.collect()
     assert len(growing._rooms) == before - 1
+
+
+def test_columns_are_added_behind_and_share_memory():
+    once = grown(FIRST, np.full((3, 1), 7.0), axis=1)
+    twice = grown(once, np.full((3, 2), 8.0), axis=1)
+    assert twice.tolist() == [[*row, 7, 8, 8] for row in FIRST.tolist()]
+    assert once.tolist() == [[*row, 7] for row in FIRST.tolist()]
+    assert np.shares_memory(once, twice)
+
+
+def test_a_column_that_grows_by_one_stays_in_few_chunks_and_shares_the_large_one():
+    large = pa.chunked_array([pa.array([str(n) for n in range(10_000)])])
+    column = large
+    for n in range(10_000, 11_000):
+        column = followed_by(column, pa.array([str(n)]))
+        assert column.num_chunks < 30
+    assert column.to_pylist() == [str(n) for n in range(11_000)]
+    assert column.chunk(0).buffers()[2].address == large.chunk(0).buffers()[2].address
+
+
+@pytest.mark.parametrize("rows", [[], [4], [2, 3, 4, 5], [9, 0, 5, 5, 2], [5, 4, 3]])
+def test_values_are_taken_from_many_chunks_as_from_one(rows):
+    column = pa.chunked_array([["a", "b", "c"], [], ["d"], ["e", None, "g", "h", "i", "j"]])
+    found = taken(column, np.array(rows, np.int64))
+    assert found.to_pylist() == [column.to_pylist()[row] for row in rows]
+    assert found.type == column.type
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lookup_finds_what_reading_everything_finds_also_behind(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 30, 200)
+    lookup = Lookup.of(values[:120])
+    for size in (0, 1, 7):
+        wanted = rng.choice(40, size, replace=False)
+        at, which = lookup.find(values, wanted)
+        assert sorted(at.tolist()) == np.flatnonzero(np.isin(values, wanted)).tolist()
+        assert (wanted[which] == values[at]).all()
