@@ -123,6 +123,9 @@ def _continue_index(
     vectors, bias = after.user_vectors, None
     if name == "_item_index":
         vectors, bias = after.item_vectors, after.item_bias
+    if not len(touched) and len(vectors) == num_before:
+        after.__dict__[name] = index
+        return
     some = touched[: np.searchsorted(touched, num_before)]  # of those that were there
     new = np.arange(num_before, len(vectors))
     for rows in (some, new):
