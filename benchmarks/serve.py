@@ -29,6 +29,7 @@ import uvicorn
 from coldstart.engine import ColdStartEngine
 from coldstart.serving.app import create_app
 from coldstart.serving.durable import DurableEngine
+from coldstart.serving.running import spare_the_collector
 from kg.datasets import FROM_DECADE, HAS_GENRE, RATED, load_movielens_100k
 from kg.delta import GraphDelta
 from kg.vectors import NodeEmbeddings, Vocabulary
@@ -171,6 +172,7 @@ def over_http(model: Path, state: Path, num_requests: int) -> None:
 def serve(model: Path, state: Path, told: Any) -> None:
     torch.set_num_threads(1)
     durable = DurableEngine(model, state)
+    spare_the_collector()
     config = uvicorn.Config(create_app(durable), port=0, log_level="warning", access_log=False)
     listening = config.bind_socket()
     server = uvicorn.Server(config)

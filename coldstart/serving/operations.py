@@ -91,12 +91,19 @@ def upsert_of(
     return delta, given or None
 
 
-def check_edge_types(graph: KnowledgeGraph, operation: Operation) -> None:
-    """Refuse edges that no part of an engine would ever look at.
+def check_types(graph: KnowledgeGraph, operation: Operation) -> None:
+    """Refuse nodes and edges that no part of an engine would ever look at.
 
     Raises:
-        GraphError: an edge is of a type that neither graph nor schema has.
+        GraphError: a node or edge is of a type that neither graph nor schema has.
     """
+    types = {*graph.node_types, *graph.schema.node_types}
+    for name in ("nodes", "vectors"):
+        if unknown := sorted(operation.get(name, {}).keys() - types):
+            raise GraphError(
+                f"{name}: there are no {unknown[0]!r} nodes, only {', '.join(sorted(types))}; "
+                "use one of these, or fit an engine on a graph that has the new type"
+            )
     known = {*graph.edge_types, *graph.schema.edge_types, graph.schema.interaction}
     for name in ("edges", "remove_edges"):
         for at, edge in enumerate(operation.get(name, ())):

@@ -3,7 +3,14 @@ import time
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
+from coldstart.engine import ColdStartEngine, EngineConfig
+from coldstart.serving.app import create_app
+from coldstart.serving.durable import DurableEngine
+from coldstart.serving.operations import upsert_of
+from gnn.network import NetworkConfig
+from kg.toy import toy_graph
 from tests.coldstart.serving.conftest import KEY
 
 JSON = {"Content-Type": "application/json"}
@@ -64,6 +71,29 @@ def test_the_next_request_sees_a_new_film_and_what_people_did(client):
     assert "new" not in after["lists"][0]["keys"]
     assert ask(client, "/erase", type="Movie", key="new")["version"] == 3
     assert client.post("/score", json={"users": ["u1"], "items": ["new"]}).status_code == 404
+
+
+def test_an_engine_with_a_network_beside_propagation_is_served(tmp_path):
+    network = NetworkConfig(hidden_channels=8, dim=4, epochs=1, batch_size=256)
+    config = EngineConfig(graph_encoder="propagation+sage", network=network, network_folds=2)
+    engine = ColdStartEngine.fit(toy_graph(num_cold_items=4), config, texts={})
+    engine.save(tmp_path / "model")
+    film = {"nodes": FILM["nodes"], "edges": FILM["edges"]}
+    with TestClient(create_app(DurableEngine(tmp_path / "model", tmp_path / "state"))) as client:
+        ask(client, "/upsert", **film)
+        served = ask(client, "/recommend", users=["u1"], k=80)
+    delta, _ = upsert_of(engine.graph.schema, film)
+    expected = engine.update(delta).recommend(["u1"], 80)
+    assert served["lists"][0]["keys"] == [row["item"] for row in expected.to_pylist()]
+    assert "new" in served["lists"][0]["keys"]
+    again = DurableEngine(tmp_path / "model", tmp_path / "state")
+    found = again.current.engine.recommend(["u1"], 80)
+    again.close()
+    assert found.item_rows.tolist() == expected.item_rows.tolist()
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_allclose(
+        found.evidence["part_sage"], expected.evidence["part_sage"], atol=1e-5
+    )
 
 
 def test_a_new_model_is_taken_on_request(client, engine, model):
@@ -152,6 +182,18 @@ def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
             {"edges": [{"type": ["User", "OWNS", "Movie"], "source": "u1", "target": "m1"}]},
             422,
             "edges[0]: there are no User-OWNS-Movie edges, only Movie-HAS_GENRE-Genre, ",
+        ),
+        (
+            "/upsert",
+            {"nodes": {"Film": [{"id": "new"}]}},
+            422,
+            "nodes: there are no 'Film' nodes, only City, Genre, Movie, User; use one of these",
+        ),
+        (
+            "/upsert",
+            {"vectors": {"Film": {"keys": ["new"], "matrix": [[0.0] * 24]}}},
+            422,
+            "vectors: there are no 'Film' nodes",
         ),
         ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "love"}]}, 422, "kind"),
         ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "rating"}]}, 422, "value"),
