@@ -33,7 +33,8 @@ def evidence_of(
     ``part_interactions`` for what the item's own positives say, ``part_popularity`` for the
     constant group and the item's bias. ``confidence`` is between 0 and 1: the geometric mean of how
     much is known of the user and of the item, where a node with n interactions and features that
-    explain a share f of its kind's plain factors is known to 1 - (1 - n / (n + rho)) (1 - f).
+    explain a share f of its kind's plain factors is known to 1 - (1 - n / (n + rho)) (1 - f). It is
+    no probability; what it says of hits is measured in ``benchmarks/quality/confidence.py``.
     """
     schema = engine.graph.schema
     out: dict[str, np.ndarray] = {}
