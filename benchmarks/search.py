@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from coldstart.approximate import ApproximateIndex
 from coldstart.index import ExactIndex
 
 K = 100
@@ -29,6 +30,7 @@ def main() -> None:
     options.add_argument("--items", type=int, default=1_000_000)
     options.add_argument("--users", type=int, default=2000, help="of 100,000 items, together")
     options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--faiss", action="store_true", help="also approximate search")
     arguments = options.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
@@ -37,6 +39,8 @@ def main() -> None:
         one_user(arguments.items, dim, arguments.rounds)
     for dim in (64, 512):
         many_users(arguments.users, 100_000, dim, max(arguments.rounds // 3, 1))
+    if arguments.faiss:
+        approximate(arguments.items, 64, arguments.rounds)
 
 
 def one_user(num_items: int, dim: int, rounds: int) -> None:
@@ -60,6 +64,22 @@ def many_users(num_users: int, num_items: int, dim: int, rounds: int) -> None:
 
     name = f"best {K} of {num_items:,} x {dim} for {num_users:,} users"
     ratio(name, lambda: index.search(queries, K), product, rounds)
+
+
+def approximate(num_items: int, dim: int, rounds: int) -> None:
+    """Items around a thousand centres; without any order in them no search can leave some out."""
+    torch.manual_seed(0)
+    centres = torch.randn(1000, dim + 1)
+    place = torch.randint(0, 1000, (num_items,))
+    exact = ExactIndex(centres[place].addcmul_(torch.randn(num_items, dim + 1), torch.tensor(0.5)))
+    queries = centres[:256, :-1] + 0.5 * torch.randn(256, dim)
+    index = ApproximateIndex.of(exact, queries)  # logs recall and time
+    ratio(
+        f"best {K} of {num_items:,} x {dim} by faiss for one user, recall {index.recall:.3f}",
+        lambda: index.search(queries[:1], K),
+        lambda: exact.search(queries[:1], K),
+        rounds,
+    )
 
 
 def made(num_items: int, dim: int) -> ExactIndex:

@@ -32,6 +32,7 @@ from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
 
 if TYPE_CHECKING:
+    from coldstart.approximate import ApproximateIndex
     from coldstart.explanation import Explanation
     from encoders.base import TextEncoder
     from encoders.embed import CacheChoice
@@ -59,6 +60,9 @@ class EngineConfig:
         network: settings of the network; its model is the one named above.
         network_folds: so many networks, each without a share of the interactions, make the
             features of known nodes; 2 to 100.
+        approximate_from: from so many items on, :meth:`ColdStartEngine.recommend` looks for them by
+            faiss where no candidates are given, with the recall in the log; needs the extra
+            ``faiss`` and a CPU. ``None``: search is always exact.
     """
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
@@ -68,6 +72,7 @@ class EngineConfig:
     graph_encoder: str = "propagation"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     network_folds: int = 4
+    approximate_from: int | None = None
 
     def __post_init__(self) -> None:
         parts = self.graph_encoder.split("+")
@@ -78,6 +83,9 @@ class EngineConfig:
             )
         if not 2 <= self.network_folds <= 100:
             raise ValueError(f"network_folds must be from 2 to 100, got {self.network_folds!r}")
+        least = self.approximate_from
+        if least is not None and (isinstance(least, bool) or least < 1):
+            raise ValueError(f"approximate_from must be at least 1 or None, got {least!r}")
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
             raise ValueError(f"cold_boost must be a number or 'auto', got {self.cold_boost!r}")
 
@@ -303,12 +311,12 @@ class ColdStartEngine:
         if not 0 <= diversity <= 1:
             raise ValueError(f"diversity must be between 0 and 1, got {diversity!r}")
         if not diversity:
-            found = _search(self._item_index, self.user_vectors, rows, k, pool, excluded)
+            found = _search(self._item_search, self.user_vectors, rows, k, pool, excluded)
             return self._recommendations(rows, *found, user_axis=True, evidence=evidence)
         from coldstart.diversity import diversified, pool_size
 
         wide = pool_size(_list_length(k))
-        best = _search(self._item_index, self.user_vectors, rows, wide, pool, excluded)
+        best = _search(self._item_search, self.user_vectors, rows, wide, pool, excluded)
         *found, price = diversified(*best, self.item_vectors, k, diversity)
         out = self._recommendations(rows, *found, user_axis=True, evidence=evidence)
         prices = np.repeat(price, (found[0] >= 0).sum(axis=1))
@@ -497,6 +505,15 @@ class ColdStartEngine:
     @cached_property
     def _item_index(self) -> ExactIndex:
         return ExactIndex.of(self.item_vectors, self.item_bias)
+
+    @cached_property
+    def _item_search(self) -> ExactIndex | ApproximateIndex:
+        exact, least = self._item_index, self.config.approximate_from
+        if least is None or len(exact.rows) < least or exact.rows.device.type != "cpu":
+            return exact
+        from coldstart.approximate import ApproximateIndex
+
+        return ApproximateIndex.of(exact, self.user_vectors)
 
     @cached_property
     def _user_index(self) -> ExactIndex:
@@ -792,7 +809,7 @@ def check_finite(vectors: NodeEmbeddings) -> None:
 
 
 def _search(
-    index: ExactIndex,
+    index: ExactIndex | ApproximateIndex,
     vectors: torch.Tensor,
     rows: np.ndarray,
     k: int,

@@ -137,7 +137,8 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
 
 def _network_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Settings that came after the first engines were saved."""
-    found = {name: config[name] for name in ("graph_encoder", "network_folds") if name in config}
+    names = ("graph_encoder", "network_folds", "approximate_from")
+    found = {name: config[name] for name in names if name in config}
     if "network" in config:
         found["network"] = NetworkConfig.from_dict(config["network"])
     return found

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from coldstart.approximate import ApproximateIndex
 from coldstart.calibration import lift
 from coldstart.index import ExactIndex, grown_tensor
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
@@ -124,7 +125,9 @@ def _continue_index(
     if name == "_item_index":
         vectors, bias = after.item_vectors, after.item_bias
     if not len(touched) and len(vectors) == num_before:
-        after.__dict__[name] = index
+        for same in (name, "_item_search") if name == "_item_index" else (name,):
+            if same in before.__dict__:
+                after.__dict__[same] = before.__dict__[same]
         return
     some = touched[: np.searchsorted(touched, num_before)]  # of those that were there
     new = np.arange(num_before, len(vectors))
@@ -134,6 +137,11 @@ def _continue_index(
             its = vectors.new_zeros(len(rows)) if bias is None else bias[at]
             index = index.with_rows(at, vectors[at], its)
     after.__dict__[name] = index
+    approximate = before.__dict__.get("_item_search") if name == "_item_index" else None
+    if isinstance(approximate, ApproximateIndex):
+        followed = approximate.followed(index, np.union1d(some, new))
+        if followed is not None:
+            after.__dict__["_item_search"] = followed
 
 
 def _at(vectors: torch.Tensor, rows: np.ndarray) -> slice | torch.Tensor:

@@ -21,6 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 from starlette.exceptions import HTTPException
 
 from coldstart.engine import ColdStartEngine
+from coldstart.index import ExactIndex
 from coldstart.journal import JournalError
 from coldstart.ranking import Recommendations
 from coldstart.refitting import Refit
@@ -357,7 +358,13 @@ class _Gauges:
             "coldstart_interactions", "Interactions", value=len(engine.graph.interactions)
         )
         version = GaugeMetricFamily("coldstart_version", "Number of the last change", value=number)
-        return [nodes, edges, version]
+        search = engine._item_search
+        recall = GaugeMetricFamily(
+            "coldstart_search_recall",
+            "Recall at 100 of the search for items against exact search, when it was made",
+            value=1.0 if isinstance(search, ExactIndex) else search.recall,
+        )
+        return [nodes, edges, version, recall]
 
 
 def _refusals(app: FastAPI) -> None:

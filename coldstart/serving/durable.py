@@ -402,7 +402,8 @@ def _told_before(operation: Operation, *told: Mapping[str, _Told]) -> _Told | No
 
 def warmed(version: Version) -> Version:
     """A version whose indexes are made, so that no reader waits for them."""
-    _ = version.engine._item_index.longest, version.engine._user_index.longest
+    engine = version.engine
+    _ = engine._item_index.longest, engine._user_index.longest, engine._item_search
     return version
 
 

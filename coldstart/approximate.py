@@ -1,0 +1,148 @@
+"""Search in very large catalogues by faiss: a share of the items is looked at, chosen by clusters.
+
+What is given up is measured when the index is made: the recall against exact search. Scores are
+those of exact search, bit for bit; lists of candidates or by properties are exact.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from coldstart.index import ExactIndex
+from kg.errors import DependencyError
+
+log = logging.getLogger(__name__)
+
+LEAST_RECALL = 0.95
+"""So many clusters are looked at that the recall is at least this."""
+
+_K, _SAMPLE, _SPARE = 100, 256, 32
+_MOST_EXCLUDED = 2000
+"""Users who have seen more are searched for exactly."""
+
+_MOST_LATE = 0.05
+"""When a larger share of the items is new or changed, the clusters are made anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class ApproximateIndex:
+    """Items in clusters, and those that came or changed since beside them.
+
+    Args:
+        exact: all items.
+        clusters: a faiss index of them as they were, which never changes.
+        late: ascending rows of items that the clusters do not know as they are; all are looked at.
+        recall: share of the exact best hundred that was found, over some users, at the making.
+        probed: clusters that are looked at.
+        num_clusters: out of so many.
+    """
+
+    exact: ExactIndex
+    clusters: Any
+    late: np.ndarray
+    recall: float
+    probed: int
+    num_clusters: int
+
+    @classmethod
+    def of(
+        cls, exact: ExactIndex, queries: torch.Tensor, least_recall: float = LEAST_RECALL
+    ) -> ApproximateIndex:
+        """The index of these items; seconds to minutes.
+
+        Args:
+            exact: the items, on a CPU, at least one.
+            queries: user embeddings to measure the recall with, ``[n, dim]``; some of them are.
+            least_recall: up to 1.
+
+        Raises:
+            DependencyError: faiss is not installed.
+        """
+        try:
+            import faiss
+        except ImportError as error:
+            raise DependencyError(
+                "approximate search needs faiss: pip install kg-coldstart[faiss], or leave "
+                "approximate_from out of the EngineConfig"
+            ) from error
+        start = time.perf_counter()
+        rows = exact.rows.numpy()
+        num_items, width = rows.shape
+        num_clusters = max(1, min(round(num_items**0.5), num_items // 39 or 1))
+        clusters: Any = faiss.IndexIVFFlat(
+            faiss.IndexFlatIP(width), width, num_clusters, faiss.METRIC_INNER_PRODUCT
+        )
+        clusters.cp.max_points_per_centroid = 64
+        clusters.train(rows)  # pyright: ignore[reportCallIssue]
+        clusters.add(rows)  # pyright: ignore[reportCallIssue]
+        some = queries[:: max(1, len(queries) // _SAMPLE)][:_SAMPLE]
+        k = min(_K, num_items)
+        best, _ = exact.search(some, k)
+        probed, recall = 1, 0.0
+        while True:
+            out = cls(exact, clusters, np.empty(0, np.int64), recall, probed, num_clusters)
+            found, _ = out.search(some, k)
+            hits = [len(np.intersect1d(a, b)) for a, b in zip(best, found, strict=True)]
+            recall = sum(hits) / max(best.size, 1) if len(some) else 1.0
+            if recall >= least_recall or probed == num_clusters:
+                break
+            probed = min(2 * probed, num_clusters)
+        log.warning(
+            "approximate search of %d items: recall@%d %.4f against exact search for %d users, "
+            "with %d of %d clusters looked at (made in %.1f s)",
+            *(num_items, k, recall, len(some), probed, num_clusters, time.perf_counter() - start),
+        )
+        return replace(out, recall=recall)
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """All items, float32 ``[num_items, dim + 1]``."""
+        return self.exact.rows
+
+    def followed(self, exact: ExactIndex, changed: np.ndarray) -> ApproximateIndex | None:
+        """The index after some rows changed or came; ``None`` if it is worth making anew."""
+        late = np.union1d(self.late, changed)
+        return (
+            replace(self, exact=exact, late=late)
+            if len(late) <= _MOST_LATE * len(exact.rows)
+            else None
+        )
+
+    def search(
+        self,
+        queries: torch.Tensor,
+        k: int,
+        *,
+        candidates: np.ndarray | None = None,
+        excluded: list[np.ndarray] | None = None,
+        offsets: torch.Tensor | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`coldstart.index.ExactIndex.search`; exact where candidates are given."""
+        most = max((len(rows) for rows in excluded), default=0) if excluded else 0
+        wanted = min(k, len(self.rows)) + _SPARE + most
+        if candidates is not None or most > _MOST_EXCLUDED or wanted >= len(self.rows):
+            options = {"candidates": candidates, "excluded": excluded, "offsets": offsets}
+            return self.exact.search(queries, k, **options)
+        import faiss
+
+        longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1).numpy()
+        looked: Any = faiss.SearchParametersIVF(nprobe=self.probed)  # pyright: ignore[reportCallIssue]
+        _, near = self.clusters.search(longer, wanted, params=looked)
+        found_rows = np.full((len(queries), k), -1, np.int64)
+        found_scores = np.full((len(queries), k), -np.inf, np.float32)
+        for at in range(len(queries)):
+            pool = np.union1d(near[at][near[at] >= 0], self.late)
+            one = slice(at, at + 1)
+            out = None if excluded is None else excluded[one]
+            if len(pool) - (0 if out is None else len(np.intersect1d(pool, out[0]))) < k:
+                pool = None  # too few in these clusters
+            beside = None if offsets is None else offsets[one]
+            best = self.exact.search(queries[one], k, candidates=pool, excluded=out, offsets=beside)
+            found_rows[at], found_scores[at] = best[0][0], best[1][0]
+        return found_rows, found_scores
