@@ -19,6 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def main() -> None:
         model = Path(arguments.model or f"{place}/model")
         if not arguments.model:
             ColdStartEngine.fit(load_movielens_100k()).save(model)
-        engine = ColdStartEngine.load(model, device="cpu")
+        # Without the cache on disk, which knows the texts from the run before.
+        engine = replace(ColdStartEngine.load(model, device="cpu"), cache=None)
         in_process(engine)
         if arguments.films:
             in_process(with_films(engine, arguments.films), f", of {arguments.films:,}")

@@ -62,8 +62,8 @@ class ExactIndex:
             rows[at] = more
         out = ExactIndex(rows)
         if "longest" in self.__dict__:  # what was longest may be shorter now: as good for a limit
-            lengths = torch.linalg.vector_norm(more, dim=1)
-            out.__dict__["longest"] = torch.cat([self.longest[None], lengths]).max()
+            longest = torch.linalg.vector_norm(more, dim=1).max()
+            out.__dict__["longest"] = torch.maximum(self.longest, longest)
         return out
 
     @cached_property

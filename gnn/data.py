@@ -39,6 +39,9 @@ class Adjacency:
         if not len(sources):
             empty = np.empty(0, np.int64)
             return cls(np.zeros(num_nodes + 1, np.int64), empty, num_targets)
+        if num_nodes == 1:
+            targets = np.unique(targets)
+            return cls(np.array([0, len(targets)]), targets, num_targets)
         ids = np.unique(sources.astype(np.int64) * max(num_targets, 1) + targets)
         sources, targets = np.divmod(ids, max(num_targets, 1))
         indptr = np.zeros(num_nodes + 1, np.int64)

@@ -219,8 +219,8 @@ def _upsert_edges(old: Edges, new: Edges, edge_type: EdgeType) -> Edges:
             )
     num_targets = 1 + max(old.bounds[1][1], new.bounds[1][1])
     new_ids = _pair_ids(new.index, num_targets)
-    last = len(new) - 1 - np.unique(new_ids[::-1], return_index=True)[1]  # the last of equals holds
-    if len(last) < len(new):
+    if len(set(new_ids.tolist())) < len(new):  # the last of equals holds
+        last = len(new) - 1 - np.unique(new_ids[::-1], return_index=True)[1]
         new = new.select(np.sort(last))
     ends = [set(rows.tolist()) for rows in new.index]
     end = int(len(ends[1]) < len(ends[0]))

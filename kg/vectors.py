@@ -45,7 +45,7 @@ class Vocabulary:
             return  # grown out of another one, and checked there
         keys = key_array(self.keys, self.node_type)
         object.__setattr__(self, "keys", keys)
-        if (num_distinct := pc.count_distinct(keys).as_py()) != len(keys):
+        if len(keys) > 1 and (num_distinct := pc.count_distinct(keys).as_py()) != len(keys):
             counts = pc.value_counts(keys.combine_chunks())
             first = next(c["values"] for c in counts.to_pylist() if c["counts"] > 1)
             rows = np.flatnonzero(pc.equal(keys, first).to_numpy())[:5].tolist()
@@ -170,10 +170,9 @@ class Vocabulary:
     def _find_all(self, keys: Sequence[Any]) -> np.ndarray:
         keys = list(keys)
         if set(map(type, keys)) <= {int if self.is_int else str}:
-            get = self._index().get
-            found = np.array([get(key, -1) for key in keys], np.int64)
-            found[found >= len(self)] = -1
-            return found
+            get, size = self._index().get, len(self)
+            found = [get(key, -1) for key in keys]
+            return np.array([row if row < size else -1 for row in found], np.int64)
         return np.array([self._find(key) for key in keys], np.int64)
 
     def _unknown(self, key: Any) -> UnknownNodeError:
