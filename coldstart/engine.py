@@ -22,7 +22,7 @@ from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
 from gnn.exposure import exposure_by_time
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
-from gnn.network import NetworkConfig
+from gnn.network import MODELS, NetworkConfig
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENCODERS = {"propagation", "sage", "gat", "rgcn", "hgt"}
+ENCODERS = {"propagation", *MODELS}
 """What can make features of a graph."""
 
 

@@ -120,9 +120,15 @@ def fit_propagation(
     if not only_further:
         groups += _own_and_linked(inputs, warm)
     groups += further
+    fitted = scaled(groups, inputs, warm)
+    return replace(fitted, groups=_distinctly_named(fitted.groups))
+
+
+def scaled(groups: Sequence[FeatureGroup], inputs: NodeInputs, warm: np.ndarray) -> Propagation:
+    """Groups with the scale of each; those that say nothing of any warm node are left out."""
     scales = [root_mean_square(group.raw(inputs, warm, torch.device("cpu"))) for group in groups]
     useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
-    return Propagation(_distinctly_named([g for g, _ in useful]), tuple(s for _, s in useful))
+    return Propagation(tuple(g for g, _ in useful), tuple(s for _, s in useful))
 
 
 def _own_and_linked(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
@@ -157,7 +163,7 @@ def _own_and_linked(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     return groups
 
 
-def _distinctly_named(groups: list[FeatureGroup]) -> tuple[FeatureGroup, ...]:
+def _distinctly_named(groups: Sequence[FeatureGroup]) -> tuple[FeatureGroup, ...]:
     """The groups, with their kind behind a name that is taken.
 
     A relation and a property may share a name, and the parts of a score are told apart by it.

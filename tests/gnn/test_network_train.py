@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from gnn.network import NetworkConfig
-from gnn.network_infer import all_states
-from gnn.network_train import NetworkData, _ndcg, train_network
+from gnn.network import MODELS, NetworkConfig
+from gnn.network_data import NetworkData
+from gnn.network_infer import Vectors, all_vectors
+from gnn.network_ranking import ranked_ndcg
+from gnn.network_train import train_network
 from gnn.typed import Incoming, TypedGraph
 from kg.errors import SavedFileError, TrainingError
 from tests.gnn.tastes import tastes, with_rare_relation
@@ -29,24 +31,18 @@ def data() -> NetworkData:
     return tastes()
 
 
-def vectors(network, data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    graph = data.with_interactions(data.positives) if network.config.interactions else data.graph
-    states = all_states(network, graph, data.features, CPU)[-1]
-    with torch.no_grad():
-        items = states["item"]
-        users = network.user_vectors(states["user"])
-        return users, network.item_vectors(items), network.item_biases(items)
+def vectors(network, data) -> Vectors:
+    return all_vectors(network, data.passed(network.config), data.features, CPU)
 
 
-@pytest.mark.parametrize("model", ["sage", "gat", "rgcn", "hgt"])
+@pytest.mark.parametrize("model", MODELS)
 def test_items_that_nobody_has_chosen_go_to_those_who_share_their_taste(model, data):
     found = train_network(data, replace(LONGER, model=model))
-    users, items, biases = vectors(found.network, data)
     cold = np.setdiff1d(np.arange(60), data.positives[1])
     assert len(cold) == 12
     pairs = np.array([(u, i) for u in range(80) for i in cold if u % 4 == i % 4]).T
     # By chance it would be .5; a few seeds of the attention models end at .8.
-    assert _ndcg(users, items, biases, pairs, cold) > 0.75
+    assert ranked_ndcg(vectors(found.network, data), pairs, cold) > 0.75
     rated = found.history[found.best_epoch]["ndcg"]
     assert rated == max(h["ndcg"] for h in found.history)
 
