@@ -20,7 +20,9 @@ from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
+from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder
 from gnn.exposure import exposure_by_time
+from gnn.groups import FeatureGroup
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.network import MODELS, NetworkConfig
 from gnn.ratings import RatingConfig
@@ -86,9 +88,14 @@ class EngineConfig:
         return [part for part in self.graph_encoder.split("+") if part != "propagation"]
 
     @property
-    def trained_network(self) -> NetworkConfig | None:
-        """Settings of the network that makes features; ``None`` where none does."""
-        return replace(self.network, model=self._models[0]) if self._models else None
+    def graph_encoders(self) -> list[GraphEncoder]:
+        """What :attr:`graph_encoder` names."""
+        found: list[GraphEncoder] = []
+        if "propagation" in self.graph_encoder:
+            found.append(PropagationEncoder())
+        for model in self._models:
+            found.append(NetworkEncoder(replace(self.network, model=model), self.network_folds))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +118,7 @@ class ColdStartEngine:
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
+        graph_encoders: of the user's own, that made features beside those of ``config``.
         ratings: what :meth:`rate` needs, trained when it is first asked for.
         heard: feedback since the engine was fitted.
     """
@@ -127,6 +135,7 @@ class ColdStartEngine:
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
+    graph_encoders: tuple[GraphEncoder, ...] = ()
     ratings: RatingSource = field(default_factory=RatingSource)
     heard: Heard = field(default_factory=Heard)
 
@@ -138,6 +147,7 @@ class ColdStartEngine:
         *,
         encoder: TextEncoder | None = None,
         texts: Mapping[str, NodeEmbeddings] | None = None,
+        graph_encoders: Sequence[GraphEncoder] = (),
         cache: CacheChoice = "default",
         rng: int | np.random.Generator = 0,
         device: str = "auto",
@@ -150,6 +160,8 @@ class ColdStartEngine:
             config: settings.
             encoder: of node texts; all-MiniLM-L6-v2 by default.
             texts: ready text vectors by node type, instead of encoding.
+            graph_encoders: encoders of your own, whose features stand beside those that ``config``
+                names; the leave-one-out loss decides what they are worth.
             cache: where text vectors are kept on disk: an ``encoders.VectorCache``, ``"default"``,
                 or ``None`` for nowhere.
             rng: seed or generator; the same seed and number of threads give the same engine.
@@ -179,25 +191,23 @@ class ColdStartEngine:
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
-            further = None
-            if (network := config.trained_network) is not None:
-                from gnn.crossfit import cross_fitted
-
-                further = cross_fitted(
-                    *(graph, user_inputs, item_inputs, positives, network),
-                    folds=config.network_folds,
-                    seed=int(rng.integers(2**31)),
+            groups: tuple[list[FeatureGroup], list[FeatureGroup]] = [], []
+            for one in (*config.graph_encoders, *graph_encoders):
+                found = one.fit(
+                    *(graph, user_inputs, item_inputs, positives),
+                    rng=rng,
                     device=where,
                     progress=steps,
                 )
+                for side, fitted in zip(groups, found, strict=True):
+                    side += fitted
             trained = train(
                 user_inputs,
                 item_inputs,
                 positives,
                 config.propagation,
                 item_exposure=item_exposure(graph),
-                further=further,
-                only_further="propagation" not in config.graph_encoder,
+                groups=groups,
                 rng=rng,
                 device=where,
                 progress=steps,
@@ -222,6 +232,7 @@ class ColdStartEngine:
             graph.edge_types,
             encoder,
             cache,
+            tuple(graph_encoders),
         )
 
     # --- what comes out -------------------------------------------------------------------------
@@ -476,13 +487,20 @@ class ColdStartEngine:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, encoder: TextEncoder | None = None, device: str = "auto"
+        cls,
+        folder: str | Path,
+        *,
+        encoder: TextEncoder | None = None,
+        graph_encoders: Sequence[GraphEncoder] = (),
+        device: str = "auto",
     ) -> ColdStartEngine:
         """The engine in a folder that :meth:`save` wrote.
 
         Args:
             folder: where it is.
             encoder: needed where the engine was fitted with an encoder of the user's own.
+            graph_encoders: needed where the engine was fitted with graph encoders of the user's
+                own.
             device: as for :meth:`fit`.
 
         Raises:
@@ -490,7 +508,7 @@ class ColdStartEngine:
         """
         from coldstart.saving import load_engine
 
-        return load_engine(Path(folder), encoder, _device(device))
+        return load_engine(Path(folder), encoder, graph_encoders, _device(device))
 
     # --- inside ---------------------------------------------------------------------------------
 

@@ -112,6 +112,7 @@ def refit(
             engine.config,
             encoder=engine.encoder,
             texts=engine.texts,
+            graph_encoders=engine.graph_encoders,
             cache=engine.cache,
             rng=rng,
             device=device,

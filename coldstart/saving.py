@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from kg.vectors import NodeEmbeddings
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
     from encoders.base import TextEncoder
+    from gnn.encoding import GraphEncoder
 
 KIND, VERSION = "cold-start engine", 1
 
@@ -33,12 +35,26 @@ def save_engine(engine: ColdStartEngine, folder: Path) -> None:
     write_folder(folder, lambda at: _write(engine, at), kind=KIND, version=VERSION)
 
 
-def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
+def load_engine(
+    folder: Path,
+    encoder: TextEncoder | None,
+    graph_encoders: Sequence[GraphEncoder],
+    device: torch.device,
+) -> ColdStartEngine:
     """The engine in a folder; see :meth:`coldstart.engine.ColdStartEngine.load`."""
-    return read_folder(folder, lambda at: _read(at, encoder, device), kind=KIND, version=VERSION)
+
+    def read(at: Path) -> ColdStartEngine:
+        return _read(at, encoder, tuple(graph_encoders), device)
+
+    return read_folder(folder, read, kind=KIND, version=VERSION)
 
 
-def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
+def _read(
+    folder: Path,
+    encoder: TextEncoder | None,
+    graph_encoders: tuple[GraphEncoder, ...],
+    device: torch.device,
+) -> ColdStartEngine:
     from safetensors.numpy import load_file
 
     from coldstart.engine import ColdStartEngine, EngineConfig
@@ -58,8 +74,10 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
         ratings = RatingSource()
         if meta.get("ratings") is not None:
             ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
+        kinds = [kind for own in graph_encoders for kind in own.kinds]
         sides = [
-            side_from_state(meta[name], _under(arrays, name), device) for name in ("users", "items")
+            side_from_state(meta[name], _under(arrays, name), device, kinds)
+            for name in ("users", "items")
         ]
         texts = {
             t: NodeEmbeddings(graph.vocabularies[t], arrays[f"text.{i}"])
@@ -93,6 +111,7 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
         boost,
         feature_edges,
         encoder,
+        graph_encoders=graph_encoders,
         ratings=ratings,
         heard=heard,
     )

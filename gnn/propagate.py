@@ -16,6 +16,7 @@ from gnn.groups import (
     Constant,
     FeatureGroup,
     Gaussians,
+    KeepsRows,
     NeighbourOneHot,
     NeighbourText,
     OneHot,
@@ -95,32 +96,24 @@ class Propagation:
                 )
             elif isinstance(group, NeighbourText):
                 group = replace(group, warm=_taken(group.warm, own))
-            elif isinstance(group, Networked):
+            elif isinstance(group, KeepsRows):
                 group = group.renumbered(node_type, kept)
             groups.append(group)
         return Propagation(tuple(groups), self.scales)
 
 
 def fit_propagation(
-    inputs: NodeInputs,
-    warm: np.ndarray,
-    *,
-    further: Sequence[FeatureGroup] = (),
-    only_further: bool = False,
+    inputs: NodeInputs, warm: np.ndarray, groups: Sequence[FeatureGroup] | None = None
 ) -> Propagation:
-    """The feature groups of one side, with every statistic from its warm rows.
+    """Feature groups of one side and a constant, scaled by its warm rows.
 
     Args:
         inputs: inputs of all nodes, in row order.
         warm: rows of the nodes with a training interaction, int64 ``[num_warm]``.
-        further: groups that were fitted elsewhere, cross-fitted where they saw interactions.
-        only_further: whether these and a constant are all.
+        groups: fitted ones; those of :func:`linked_groups` by default.
     """
-    groups: list[FeatureGroup] = [Constant()]
-    if not only_further:
-        groups += _own_and_linked(inputs, warm)
-    groups += further
-    fitted = scaled(groups, inputs, warm)
+    groups = linked_groups(inputs, warm) if groups is None else groups
+    fitted = scaled([Constant(), *groups], inputs, warm)
     return replace(fitted, groups=_distinctly_named(fitted.groups))
 
 
@@ -131,7 +124,8 @@ def scaled(groups: Sequence[FeatureGroup], inputs: NodeInputs, warm: np.ndarray)
     return Propagation(tuple(g for g, _ in useful), tuple(s for _, s in useful))
 
 
-def _own_and_linked(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
+def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
+    """The groups of the default propagation, with every statistic from the warm rows."""
     groups: list[FeatureGroup] = []
     is_warm = np.zeros(len(inputs), bool)
     is_warm[warm] = True
