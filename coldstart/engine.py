@@ -25,6 +25,7 @@ from gnn.exposure import exposure_by_time
 from gnn.groups import FeatureGroup
 from gnn.infer import embedding_parts, posteriors, priors, reference_rows
 from gnn.network import MODELS, NetworkConfig
+from gnn.parallel import own_device
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
@@ -833,7 +834,7 @@ def _list_length(k: int) -> int:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_device()
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from coldstart.scorer import CosineBiasScorer
 from coldstart.training_data import Settings, TrainingData
 from gnn.content import Content
@@ -18,6 +16,7 @@ from gnn.network import NetworkConfig, TypedNetwork
 from gnn.network_data import NetworkData
 from gnn.network_infer import all_vectors
 from gnn.network_train import TrainedNetwork, train_network
+from gnn.parallel import own_device
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +52,13 @@ def train_scorer(
     checkpoint: str | Path | None = None,
     progress: Callable[[str, dict[str, float]], None] | None = None,
 ) -> tuple[CosineBiasScorer, TrainedNetwork]:
-    """Train a network on some data, and its scores for all users and items."""
+    """Train a network on some data, and its scores for all users and items.
+
+    On a GPU where there is one; under ``torchrun`` each process takes its own.
+    """
     prepared = network_data(data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = train_network(
-        prepared, config, seed=seed, device=device, checkpoint=checkpoint, progress=progress
+        prepared, config, seed=seed, device=own_device(), checkpoint=checkpoint, progress=progress
     )
     return network_scorer(found.network, prepared), found
 

@@ -66,7 +66,8 @@ def train_network(
         seed: of weights, batches, neighbours, dropout and held-out nodes.
         device: where the arithmetic happens; the CPU by default.
         checkpoint: folder that gets the state after every epoch; where it holds one of the same
-            data, settings and seed, training goes on from there.
+            data, settings and seed, training goes on from there. Of several processes the first
+            one writes and reads it.
         progress: called with ``"step"`` or ``"epoch"`` and the numbers so far.
 
     Raises:
@@ -111,8 +112,10 @@ class _Run:
             parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         state = Progress(self._fingerprint(), 0, [], -1, {})
-        if folder is not None and folder.exists():
-            state = read_progress(folder, state.fingerprint, parameters, optimizer)
+        if folder is not None and (
+            found := read_progress(folder, state.fingerprint, parameters, optimizer, self.device)
+        ):
+            state = found
             log.info("training goes on after epoch %d, from %s", state.epoch, folder)
         if state.epoch == 0:
             state.best = _copied(parameters)
