@@ -18,6 +18,7 @@ from coldstart.feedback import FeedbackConfig, FeedbackEvent, FeedbackReport, He
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
+from coldstart.ready_vectors import Ready, aligned
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs, touching
 from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder
@@ -120,6 +121,7 @@ class ColdStartEngine:
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
         graph_encoders: of the user's own, that made features beside those of ``config``.
+        vectors: ready-made ones of users and items by type and name, in row order.
         ratings: what :meth:`rate` needs, trained when it is first asked for.
         heard: feedback since the engine was fitted.
     """
@@ -137,6 +139,7 @@ class ColdStartEngine:
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
     graph_encoders: tuple[GraphEncoder, ...] = ()
+    vectors: Ready = field(default_factory=dict)
     ratings: RatingSource = field(default_factory=RatingSource)
     heard: Heard = field(default_factory=Heard)
 
@@ -149,6 +152,7 @@ class ColdStartEngine:
         encoder: TextEncoder | None = None,
         texts: Mapping[str, NodeEmbeddings] | None = None,
         graph_encoders: Sequence[GraphEncoder] = (),
+        vectors: Ready | None = None,
         cache: CacheChoice = "default",
         rng: int | np.random.Generator = 0,
         device: str = "auto",
@@ -163,6 +167,8 @@ class ColdStartEngine:
             texts: ready text vectors by node type, instead of encoding.
             graph_encoders: encoders of your own, whose features stand beside those that ``config``
                 names; the leave-one-out loss decides what they are worth.
+            vectors: further features made elsewhere, of images or sound say, by node type and name:
+                ``{"Movie": {"poster": NodeEmbeddings(...)}}``. A node that is not in them has none.
             cache: where text vectors are kept on disk: an ``encoders.VectorCache``, ``"default"``,
                 or ``None`` for nowhere.
             rng: seed or generator; the same seed and number of threads give the same engine.
@@ -187,8 +193,8 @@ class ColdStartEngine:
             from encoders.embed import embed_nodes
 
             texts = embed_nodes(graph, encoder, _text_types(graph), cache=cache, progress=progress)
-        texts = _aligned(graph, texts)
-        user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types)
+        texts, ready = _aligned(graph, texts), aligned(graph, vectors or {})
+        user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types, vectors=ready)
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
@@ -234,6 +240,7 @@ class ColdStartEngine:
             encoder,
             cache,
             tuple(graph_encoders),
+            ready,
         )
 
     # --- what comes out -------------------------------------------------------------------------
@@ -409,6 +416,7 @@ class ColdStartEngine:
         delta: GraphDelta,
         *,
         texts: Mapping[str, NodeEmbeddings] | None = None,
+        vectors: Ready | None = None,
         progress: bool = False,
     ) -> ColdStartEngine:
         """The engine after a change of the graph, without training.
@@ -422,6 +430,7 @@ class ColdStartEngine:
         Args:
             delta: new and changed nodes, edges, interactions, and what is gone.
             texts: ready text vectors of the nodes in ``delta``, instead of encoding.
+            vectors: of nodes in ``delta``, as for :meth:`fit`; one without keeps what it had.
             progress: whether to show a bar while texts are encoded.
 
         Raises:
@@ -429,7 +438,7 @@ class ColdStartEngine:
         """
         from coldstart.updating import updated
 
-        return updated(self, delta, texts, progress)
+        return updated(self, delta, texts, vectors or {}, progress)
 
     def feedback(
         self, events: Iterable[FeedbackEvent], *, now: float | None = None
@@ -456,6 +465,7 @@ class ColdStartEngine:
         links: Mapping[EdgeType, Sequence[Key]] | None = None,
         properties: Mapping[str, Any] | None = None,
         text: np.ndarray | None = None,
+        vectors: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
         """The embedding a new node would get, without adding it: for a visitor or a draft.
 
@@ -466,6 +476,7 @@ class ColdStartEngine:
             properties: texts, numbers and categories by name of the property; texts count by
                 their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
+            vectors: ready-made ones by name, of the length they had at training.
 
         Returns:
             float32 ``[dim]``, equal to what :meth:`update` with the same node would give.
@@ -476,7 +487,7 @@ class ColdStartEngine:
         """
         from coldstart.updating import new_node
 
-        return new_node(self, node_type, links or {}, properties or {}, text)
+        return new_node(self, node_type, links or {}, properties or {}, text, vectors or {})
 
     # --- disk -----------------------------------------------------------------------------------
 
@@ -569,7 +580,9 @@ class ColdStartEngine:
         which = 0 if node_type == self.graph.schema.user else 1
         wanted: list[np.ndarray] = [np.empty(0, np.int64)] * 2
         wanted[which] = rows
-        return inputs_of_graph(self.graph, self.texts, self.feature_edges, *wanted)[which]
+        return inputs_of_graph(
+            self.graph, self.texts, self.feature_edges, *wanted, vectors=self.vectors
+        )[which]
 
     def _embedded(
         self,
@@ -727,11 +740,17 @@ def inputs_of_graph(
     edge_types: Sequence[EdgeType],
     user_rows: np.ndarray | None = None,
     item_rows: np.ndarray | None = None,
+    *,
+    vectors: Ready | None = None,
 ) -> tuple[NodeInputs, NodeInputs]:
     """Inputs of users and of items, of all or of some rows, from the edge types of training."""
     schema = graph.schema
     matrix = {t: texts[t].matrix if t in texts else None for t in (schema.user, schema.item)}
     item_text = matrix[schema.item]
+    ready = {
+        t: {name: one.matrix for name, one in (vectors or {}).get(t, {}).items()}
+        for t in (schema.user, schema.item)
+    }
     history = None
     if item_text is not None and any(e[0] == e[2] == schema.user for e in edge_types):
         history = _history_of(graph, item_text)
@@ -742,9 +761,17 @@ def inputs_of_graph(
             matrix[schema.user],
             rows=user_rows,
             edge_types=edge_types,
+            vectors=ready[schema.user],
             peer_history=history,
         ),
-        node_inputs(graph, schema.item, item_text, rows=item_rows, edge_types=edge_types),
+        node_inputs(
+            graph,
+            schema.item,
+            item_text,
+            rows=item_rows,
+            edge_types=edge_types,
+            vectors=ready[schema.item],
+        ),
     )
 
 

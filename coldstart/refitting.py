@@ -113,6 +113,7 @@ def refit(
             encoder=engine.encoder,
             texts=engine.texts,
             graph_encoders=engine.graph_encoders,
+            vectors=engine.vectors,
             cache=engine.cache,
             rng=rng,
             device=device,

@@ -83,6 +83,13 @@ def _read(
             t: NodeEmbeddings(graph.vocabularies[t], arrays[f"text.{i}"])
             for i, t in enumerate(meta["texts"])
         }
+        ready = {
+            t: {
+                name: NodeEmbeddings(graph.vocabularies[t], arrays[f"vectors.{t}.{i}"])
+                for i, name in enumerate(names)
+            }
+            for t, names in meta.get("vectors", {}).items()
+        }
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
             for name in ("user_vectors", "item_vectors", "item_bias")
@@ -112,6 +119,7 @@ def _read(
         feature_edges,
         encoder,
         graph_encoders=graph_encoders,
+        vectors=ready,
         ratings=ratings,
         heard=heard,
     )
@@ -130,12 +138,16 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "cold_boost": engine.cold_boost,
         "feature_edges": engine.feature_edges,
         "texts": list(engine.texts),
+        "vectors": {t: list(named) for t, named in engine.vectors.items()},
         "encoder": None,
         "ratings": None,
         "heard": engine.heard.to_json(),
     }
     for i, vectors in enumerate(engine.texts.values()):
         arrays[f"text.{i}"] = vectors.matrix
+    for t, named in engine.vectors.items():
+        for i, vectors in enumerate(named.values()):
+            arrays[f"vectors.{t}.{i}"] = vectors.matrix
     for name, side in (("users", engine.users), ("items", engine.items)):
         meta[name], own = side_to_state(side)
         arrays |= {f"{name}/{key}": value for key, value in own.items()}
