@@ -90,7 +90,8 @@ def network_cost(
     states = 4 * sum(outline.nodes.values()) * config.hidden_channels * trained
     weights = sum(p.nbytes for n, p in network.named_parameters() if not n.startswith("rows."))
     memory = round(scale * _data_bytes(data)) + states * (layers + 1) + working
-    saved = states * layers + 2 * trained * weights  # users and items have them each
+    per_node = 4 * config.hidden_channels * trained * layers
+    saved = per_node * _givers(outline) + 2 * trained * weights  # users and items have them each
     return NetworkCost(loading + seconds, loading, memory, saved)
 
 
@@ -117,6 +118,18 @@ def _made_up(
     most = [[num[schema.user]], [num[schema.item]]]
     pairs = np.unique(rng.integers(0, most, (2, num_pairs)), axis=1)
     return NetworkData(TypedGraph(num, edges), features, pairs, schema.interaction), scale
+
+
+def _givers(outline: Outline) -> int:
+    """Nodes that give messages to users, and those that give to items, together."""
+    ends = {outline.schema.user, outline.schema.item}
+    giving = {
+        (at, source if at == target else target)
+        for source, _, target in outline.edges
+        for at in ends & {source, target}
+        if {source, target} != ends
+    }
+    return sum(outline.nodes[source] for _, source in giving)
 
 
 def _data_bytes(data: NetworkData) -> int:
