@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests share out files among processes; a server that NEO4J_URI names is one for all of them.
+JOBS ?= $(if $(NEO4J_URI),0,auto)
 UV := $(shell command -v uv 2>/dev/null)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
@@ -28,7 +30,7 @@ endif
 
 help:
 	@echo "make demo       MovieLens through the whole line, to a table and a picture"
-	@echo "make test       all tests (ARGS='-k graph' and the like go to pytest)"
+	@echo "make test       all tests, on all cores (ARGS='-k graph' and the like go to pytest; JOBS=0)"
 	@echo "make check      formatting, lint, types, import contract, notebooks"
 	@echo "make notebooks  run the notebooks from top to bottom"
 	@echo "make format     format the code and fix what can be fixed"
@@ -38,7 +40,7 @@ demo: $(VENV)/.installed
 	$(BIN)/coldstart demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: lint types contract notebooks
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.estimate                              # toy graphs of three sizes
     python -m benchmarks.estimate --users 3000 --movielens     # one size, and MovieLens 100K
+    python -m benchmarks.estimate --graph-encoder propagation+sage   # a network, within its train
 
 Budget: within 1.5 x for the peak of memory, 2 x for time. Both run in processes of their own, one
 after the other, from an embedded store, with an empty text cache. Linux tells the peak of a stage.
@@ -34,7 +35,7 @@ def peak_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, graph_encoder: str) -> None:
     """The four stages of a run, as a child process; prints what they took as JSON."""
     took: dict[str, dict[str, float]] = {}
 
@@ -54,14 +55,15 @@ def run(folder: Path) -> None:
         import_ = lambda: import_graph(store, folder / "graph", schema)  # noqa: E731
         graph = stage("import", import_, folder / "graph").graph
 
-    from coldstart.engine import ColdStartEngine
+    from coldstart.engine import ColdStartEngine, EngineConfig
     from encoders.cache import VectorCache
     from encoders.embed import embed_nodes
 
     cache = VectorCache(folder / "cache")
     types = [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
     texts = stage("encode", lambda: embed_nodes(graph, None, types, cache=cache), folder / "cache")
-    engine = stage("train", lambda: ColdStartEngine.fit(graph, texts=texts))
+    config = EngineConfig(graph_encoder=graph_encoder)
+    engine = stage("train", lambda: ColdStartEngine.fit(graph, config, texts=texts))
 
     def index() -> None:
         engine.recommend([engine.graph.users[0]], 10, evidence=False)
@@ -77,7 +79,7 @@ def child(*arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def compare(name: str, graph: KnowledgeGraph) -> None:
+def compare(name: str, graph: KnowledgeGraph, encoder: str) -> None:
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         graph.schema.write(folder / "schema.toml")
@@ -85,12 +87,17 @@ def compare(name: str, graph: KnowledgeGraph) -> None:
             store.write(graph)
         del store
         options = ["--store", str(folder / "store"), "--schema", str(folder / "schema.toml")]
+        options += ["--graph-encoder", encoder]
         start = time.perf_counter()
         said = child(
             "coldstart.cli", "estimate", *options, "--cache", str(folder / "cache"), "--json"
         )
         seconds = time.perf_counter() - start
-        was = child("benchmarks.estimate", "--run", at)
+        was = child("benchmarks.estimate", "--run", at, "--graph-encoder", encoder)
+    if networks := said["stages"].pop("networks", None):  # fit makes both in one
+        train = said["stages"]["train"]
+        train["seconds"] += networks["seconds"]
+        train["memory"] = max(train["memory"], networks["memory"])
     print(f"{name}: {graph!r}\n  estimated in {seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
     for stage in STAGES:
         print(f"  {stage:7}" + "".join(compared(said["stages"][stage], was[stage])))
@@ -118,18 +125,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, nargs="*", default=[500, 3000, 15000])
     parser.add_argument("--movielens", action="store_true")
+    parser.add_argument("--graph-encoder", default="propagation")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        run(Path(options.run))
+        run(Path(options.run), options.graph_encoder)
         return
     for users in options.users:
         items = users // 2
-        compare(f"toy, {users} users", toy_graph(num_users=users, num_items=items))
+        graph = toy_graph(num_users=users, num_items=items)
+        compare(f"toy, {users} users", graph, options.graph_encoder)
     if options.movielens:
         from kg.datasets import load_movielens_100k
 
-        compare("MovieLens 100K", load_movielens_100k())
+        compare("MovieLens 100K", load_movielens_100k(), options.graph_encoder)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ def add_commands(commands: Any) -> None:
     add_source(estimating, graph=True)
     estimating.add_argument("--cache", help="folder of text vectors, if not the usual one")
     estimating.add_argument("--out", help="folder on the disk that will be written to")
+    estimating.add_argument(
+        "--graph-encoder", default="propagation", help="of coldstart fit, as in propagation+sage"
+    )
     estimating.add_argument("--json", action="store_true", help="bytes and seconds, as JSON")
     estimating.set_defaults(run=_estimate)
 
@@ -211,10 +214,13 @@ def _estimate(arguments: argparse.Namespace) -> None:
         with open_store(arguments) as store:
             outline = outline_store(store, schema_for(arguments, store))
     # Only now torch is loaded: an import does without, and its memory is told from that of now.
+    from coldstart.engine import EngineConfig
     from coldstart.estimating import estimate
     from encoders.cache import VectorCache
 
-    found = estimate(outline, cache=VectorCache(arguments.cache), folder=arguments.out)
+    config = EngineConfig(graph_encoder=arguments.graph_encoder)
+    cache = VectorCache(arguments.cache)
+    found = estimate(outline, config=config, cache=cache, folder=arguments.out)
     print(json.dumps(found.to_dict(), indent=1) if arguments.json else found.to_text())
 
 

@@ -18,11 +18,15 @@ from coldstart.feedback import FeedbackConfig, FeedbackEvent, FeedbackReport, He
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
+from coldstart.ready_vectors import Ready, aligned
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
+from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder
 from gnn.exposure import exposure_by_time
+from gnn.groups import FeatureGroup
 from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
-from gnn.network import NetworkConfig
+from gnn.network import MODELS, NetworkConfig
+from gnn.parallel import own_device
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENCODERS = {"propagation", "sage", "gat", "rgcn", "hgt"}
+ENCODERS = {"propagation", *MODELS}
 """What can make features of a graph."""
 
 
@@ -94,9 +98,14 @@ class EngineConfig:
         return [part for part in self.graph_encoder.split("+") if part != "propagation"]
 
     @property
-    def trained_network(self) -> NetworkConfig | None:
-        """Settings of the network that makes features; ``None`` where none does."""
-        return replace(self.network, model=self._models[0]) if self._models else None
+    def graph_encoders(self) -> list[GraphEncoder]:
+        """What :attr:`graph_encoder` names."""
+        found: list[GraphEncoder] = []
+        if "propagation" in self.graph_encoder:
+            found.append(PropagationEncoder())
+        for model in self._models:
+            found.append(NetworkEncoder(replace(self.network, model=model), self.network_folds))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +128,8 @@ class ColdStartEngine:
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
+        graph_encoders: of the user's own, that made features beside those of ``config``.
+        vectors: ready-made ones of users and items by type and name, in row order.
         ratings: what :meth:`rate` needs, trained when it is first asked for.
         heard: feedback since the engine was fitted.
     """
@@ -135,6 +146,8 @@ class ColdStartEngine:
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
+    graph_encoders: tuple[GraphEncoder, ...] = ()
+    vectors: Ready = field(default_factory=dict)
     ratings: RatingSource = field(default_factory=RatingSource)
     heard: Heard = field(default_factory=Heard)
 
@@ -146,6 +159,8 @@ class ColdStartEngine:
         *,
         encoder: TextEncoder | None = None,
         texts: Mapping[str, NodeEmbeddings] | None = None,
+        graph_encoders: Sequence[GraphEncoder] = (),
+        vectors: Ready | None = None,
         cache: CacheChoice = "default",
         rng: int | np.random.Generator = 0,
         device: str = "auto",
@@ -158,6 +173,10 @@ class ColdStartEngine:
             config: settings.
             encoder: of node texts; all-MiniLM-L6-v2 by default.
             texts: ready text vectors by node type, instead of encoding.
+            graph_encoders: encoders of your own, whose features stand beside those that ``config``
+                names; the leave-one-out loss decides what they are worth.
+            vectors: further features made elsewhere, of images or sound say, by node type and name:
+                ``{"Movie": {"poster": NodeEmbeddings(...)}}``. A node that is not in them has none.
             cache: where text vectors are kept on disk: an ``encoders.VectorCache``, ``"default"``,
                 or ``None`` for nowhere.
             rng: seed or generator; the same seed and number of threads give the same engine.
@@ -182,30 +201,28 @@ class ColdStartEngine:
             from encoders.embed import embed_nodes
 
             texts = embed_nodes(graph, encoder, _text_types(graph), cache=cache, progress=progress)
-        texts = _aligned(graph, texts)
-        user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types)
+        texts, ready = _aligned(graph, texts), aligned(graph, vectors or {})
+        user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types, vectors=ready)
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
-            further = None
-            if (network := config.trained_network) is not None:
-                from gnn.crossfit import cross_fitted
-
-                further = cross_fitted(
-                    *(graph, user_inputs, item_inputs, positives, network),
-                    folds=config.network_folds,
-                    seed=int(rng.integers(2**31)),
+            groups: tuple[list[FeatureGroup], list[FeatureGroup]] = [], []
+            for one in (*config.graph_encoders, *graph_encoders):
+                found = one.fit(
+                    *(graph, user_inputs, item_inputs, positives),
+                    rng=rng,
                     device=where,
                     progress=steps,
                 )
+                for side, fitted in zip(groups, found, strict=True):
+                    side += fitted
             trained = train(
                 user_inputs,
                 item_inputs,
                 positives,
                 config.propagation,
                 item_exposure=item_exposure(graph),
-                further=further,
-                only_further="propagation" not in config.graph_encoder,
+                groups=groups,
                 rng=rng,
                 device=where,
                 progress=steps,
@@ -230,6 +247,8 @@ class ColdStartEngine:
             graph.edge_types,
             encoder,
             cache,
+            tuple(graph_encoders),
+            ready,
         )
 
     # --- what comes out -------------------------------------------------------------------------
@@ -405,6 +424,7 @@ class ColdStartEngine:
         delta: GraphDelta,
         *,
         texts: Mapping[str, NodeEmbeddings] | None = None,
+        vectors: Ready | None = None,
         progress: bool = False,
     ) -> ColdStartEngine:
         """The engine after a change of the graph, without training.
@@ -418,6 +438,7 @@ class ColdStartEngine:
         Args:
             delta: new and changed nodes, edges, interactions, and what is gone.
             texts: ready text vectors of the nodes in ``delta``, instead of encoding.
+            vectors: of nodes in ``delta``, as for :meth:`fit`; one without keeps what it had.
             progress: whether to show a bar while texts are encoded.
 
         Raises:
@@ -425,7 +446,7 @@ class ColdStartEngine:
         """
         from coldstart.updating import updated
 
-        return updated(self, delta, texts, progress)
+        return updated(self, delta, texts, vectors or {}, progress)
 
     def feedback(
         self, events: Iterable[FeedbackEvent], *, now: float | None = None
@@ -452,6 +473,7 @@ class ColdStartEngine:
         links: Mapping[EdgeType, Sequence[Key]] | None = None,
         properties: Mapping[str, Any] | None = None,
         text: np.ndarray | None = None,
+        vectors: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
         """The embedding a new node would get, without adding it: for a visitor or a draft.
 
@@ -462,6 +484,7 @@ class ColdStartEngine:
             properties: texts, numbers and categories by name of the property; texts count by
                 their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
+            vectors: ready-made ones by name, of the length they had at training.
 
         Returns:
             float32 ``[dim]``, equal to what :meth:`update` with the same node would give.
@@ -472,7 +495,7 @@ class ColdStartEngine:
         """
         from coldstart.updating import new_node
 
-        return new_node(self, node_type, links or {}, properties or {}, text)
+        return new_node(self, node_type, links or {}, properties or {}, text, vectors or {})
 
     # --- disk -----------------------------------------------------------------------------------
 
@@ -484,13 +507,20 @@ class ColdStartEngine:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, encoder: TextEncoder | None = None, device: str = "auto"
+        cls,
+        folder: str | Path,
+        *,
+        encoder: TextEncoder | None = None,
+        graph_encoders: Sequence[GraphEncoder] = (),
+        device: str = "auto",
     ) -> ColdStartEngine:
         """The engine in a folder that :meth:`save` wrote.
 
         Args:
             folder: where it is.
             encoder: needed where the engine was fitted with an encoder of the user's own.
+            graph_encoders: needed where the engine was fitted with graph encoders of the user's
+                own.
             device: as for :meth:`fit`.
 
         Raises:
@@ -498,7 +528,7 @@ class ColdStartEngine:
         """
         from coldstart.saving import load_engine
 
-        return load_engine(Path(folder), encoder, _device(device))
+        return load_engine(Path(folder), encoder, graph_encoders, _device(device))
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -564,7 +594,8 @@ class ColdStartEngine:
         }
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
-        return inputs_of_side(self.graph, self.texts, self.feature_edges, node_type, rows)
+        some = self.graph, self.texts, self.feature_edges, node_type, rows
+        return inputs_of_side(*some, vectors=self.vectors)
 
     def _embedded(
         self,
@@ -719,12 +750,14 @@ def inputs_of_graph(
     graph: KnowledgeGraph,
     texts: Mapping[str, NodeEmbeddings],
     edge_types: Sequence[EdgeType],
+    *,
+    vectors: Ready | None = None,
 ) -> tuple[NodeInputs, NodeInputs]:
     """Inputs of all users and of all items, from the edge types of training."""
     user, item = graph.schema.user, graph.schema.item
     return (
-        inputs_of_side(graph, texts, edge_types, user),
-        inputs_of_side(graph, texts, edge_types, item),
+        inputs_of_side(graph, texts, edge_types, user, vectors=vectors),
+        inputs_of_side(graph, texts, edge_types, item, vectors=vectors),
     )
 
 
@@ -734,14 +767,22 @@ def inputs_of_side(
     edge_types: Sequence[EdgeType],
     node_type: str,
     rows: np.ndarray | None = None,
+    *,
+    vectors: Ready | None = None,
 ) -> NodeInputs:
     """Inputs of all or some users, or items, from the edge types of training."""
     user, item, history = graph.schema.user, graph.schema.item, None
     if node_type == user and item in texts and any(e[0] == e[2] == user for e in edge_types):
         history = _history_of(graph, texts[item].matrix)
-    matrix = texts[node_type].matrix if node_type in texts else None
+    ready = {name: one.matrix for name, one in (vectors or {}).get(node_type, {}).items()}
     return node_inputs(
-        graph, node_type, matrix, rows=rows, edge_types=edge_types, peer_history=history
+        graph,
+        node_type,
+        texts[node_type].matrix if node_type in texts else None,
+        rows=rows,
+        edge_types=edge_types,
+        vectors=ready,
+        peer_history=history,
     )
 
 
@@ -831,7 +872,7 @@ def _list_length(k: int) -> int:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_device()
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

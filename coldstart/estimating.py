@@ -11,14 +11,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from coldstart.engine import EngineConfig
+from coldstart.estimating_networks import network_cost
 from coldstart.probing import Machine, fastest
+from gnn.encoding import NetworkEncoder
 from gnn.groups import NUM_FREQUENCIES
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
@@ -49,7 +52,7 @@ class Stage:
     """What one stage takes.
 
     Args:
-        name: ``import``, ``encode``, ``train`` or ``index``.
+        name: ``import``, ``encode``, ``networks`` if there are any, ``train`` or ``index``.
         seconds: of this stage alone.
         memory: bytes that the process holds at the peak of this stage.
         disk: bytes that are on disk after it because of it.
@@ -108,7 +111,7 @@ class Estimate:
 def estimate(
     outline: Outline,
     encoder: TextEncoder | None = None,
-    config: TrainConfig | None = None,
+    config: EngineConfig | None = None,
     *,
     cache: CacheChoice = "default",
     machine: Machine | None = None,
@@ -121,7 +124,8 @@ def estimate(
     Args:
         outline: of the graph; see :mod:`kg.outlining`.
         encoder: of node texts; MiniLM by default.
-        config: settings of training.
+        config: of the engine. A graph network is trained on a few batches to tell what it takes;
+            when it will stop cannot be known, a usual number of epochs is supposed.
         cache: where text vectors are kept; texts of the sample that are in it need no encoding, and
             of all texts the same share.
         machine: where training happens, perhaps with rates found before; the CPU by default.
@@ -130,7 +134,7 @@ def estimate(
     from encoders.embed import default_encoder
 
     encoder = encoder or default_encoder()
-    config = config or TrainConfig()
+    config = config or EngineConfig()
     machine = machine or Machine(torch.device("cpu"))
     written = _disk_rate(folder)
     importing = _importing(outline, written)
@@ -138,9 +142,19 @@ def estimate(
     encoding = _encoding(texts, outline, encoder, cache)
     types = (outline.schema.user, outline.schema.item)
     sides = [_Side.of(outline, t, texts, encoder.dim) for t in types]
-    training = _training(outline, sides, machine, config)
-    indexing = _indexing(outline, sides, machine, config, written)
-    return Estimate((importing, encoding, training, indexing), _counts(outline, texts))
+    stages, saved = [importing, encoding], 0
+    if network := next((e for e in config.graph_encoders if isinstance(e, NetworkEncoder)), None):
+        text_dims = {t: side.text_dim for t, side in zip(types, sides, strict=True)}
+        cost = network_cost(outline, network, text_dims, machine.device)
+        texts_held = sum(4 * side.nodes * side.text_dim for side in sides)
+        memory = resident_bytes() + outline.graph_bytes + texts_held + cost.memory
+        stages.append(Stage("networks", cost.seconds, memory, 0))
+        saved = cost.saved
+        plain = len(config.graph_encoders) > 1
+        sides = [side.with_network(network.config.dim + 1, beside=plain) for side in sides]
+    stages.append(_training(outline, sides, machine, config.propagation))
+    stages.append(_indexing(outline, sides, machine, config.propagation, written, saved))
+    return Estimate(tuple(stages), _counts(outline, texts))
 
 
 @dataclass(frozen=True)
@@ -246,6 +260,12 @@ class _Side:
             dim if has_text else 0,
             degrees,
         )
+
+    def with_network(self, width: int, *, beside: bool) -> _Side:
+        """The side with a network's vectors, beside the other features or in their place."""
+        if beside:
+            return replace(self, dense=(*self.dense, width))
+        return replace(self, dense=(1, width), sparse=(), word_seconds=0.0)
 
     @property
     def entries(self) -> float:
@@ -388,13 +408,18 @@ def _ridge_bytes(side: _Side) -> int:
 
 
 def _indexing(
-    outline: Outline, sides: list[_Side], machine: Machine, config: TrainConfig, written: float
+    outline: Outline,
+    sides: list[_Side],
+    machine: Machine,
+    config: TrainConfig,
+    written: float,
+    networks: int,
 ) -> Stage:
     """Of both directions, and the saved engine."""
     k = _dim(sides[1], config)
     index = sum(4 * side.nodes * (k + 1) for side in sides)
     engine = sum(4 * (s.nodes * (k + s.text_dim) + (s.warm + s.width) * k) for s in sides)
-    saved = outline.folder_bytes() + engine
+    saved = outline.folder_bytes() + engine + networks
     memory = resident_bytes() + outline.graph_bytes + 2 * engine + index
     return Stage("index", 2 * index / machine.bytes_copied + saved / written, memory, saved)
 

@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from coldstart.scorer import CosineBiasScorer
 from coldstart.training_data import Settings, TrainingData
-from gnn.crossfit import content_graph, own_groups
+from gnn.content import Content
 from gnn.network import NetworkConfig, TypedNetwork
-from gnn.network_infer import all_states
-from gnn.network_train import NetworkData, TrainedNetwork, train_network
-from gnn.networked import own_features
+from gnn.network_data import NetworkData
+from gnn.network_infer import all_vectors
+from gnn.network_train import TrainedNetwork, train_network
+from gnn.parallel import own_device
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +28,8 @@ def network_data(data: TrainingData) -> NetworkData:
         data: the training graph and the vectors of its texts.
     """
     schema = data.graph.schema
-    warm = {schema.user: data.warm_users, schema.item: data.warm_items}
-    sides = {node_type: data.inputs(node_type) for node_type in warm}
-    features = {}
-    for node_type, inputs in sides.items():
-        every = np.arange(len(inputs))
-        groups = own_groups(inputs, warm[node_type])
-        features[node_type] = own_features(*groups, inputs, every, torch.device("cpu")).numpy()
-    graph = content_graph(data.graph, sides, warm, data.graph.edge_types)
-    return NetworkData(graph, features, data.graph.positives(), schema.interaction)
+    inputs = data.inputs(schema.user), data.inputs(schema.item)
+    return Content.of(data.graph, *inputs, data.graph.positives()).data
 
 
 def network_scorer(network: TypedNetwork, data: NetworkData) -> CosineBiasScorer:
@@ -48,16 +39,9 @@ def network_scorer(network: TypedNetwork, data: NetworkData) -> CosineBiasScorer
         network: trained.
         data: as it is now; with ``interactions`` in its settings, its positives are passed along.
     """
-    passed = data.with_interactions(data.positives) if network.config.interactions else data.graph
     device = next(network.parameters()).device
-    states = all_states(network, passed, data.features, device)[-1]
-    users, items = (states[t].to(device) for t in (data.user, data.item))
-    with torch.no_grad():
-        return CosineBiasScorer(
-            network.user_vectors(users).cpu().numpy(),
-            network.item_vectors(items).cpu().numpy(),
-            network.item_biases(items).cpu().numpy(),
-        )
+    found = all_vectors(network, data.passed(network.config), data.features, device)
+    return CosineBiasScorer(*(values.numpy() for values in found))
 
 
 def train_scorer(
@@ -68,11 +52,13 @@ def train_scorer(
     checkpoint: str | Path | None = None,
     progress: Callable[[str, dict[str, float]], None] | None = None,
 ) -> tuple[CosineBiasScorer, TrainedNetwork]:
-    """Train a network on some data, and its scores for all users and items."""
+    """Train a network on some data, and its scores for all users and items.
+
+    On a GPU where there is one; under ``torchrun`` each process takes its own.
+    """
     prepared = network_data(data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = train_network(
-        prepared, config, seed=seed, device=device, checkpoint=checkpoint, progress=progress
+        prepared, config, seed=seed, device=own_device(), checkpoint=checkpoint, progress=progress
     )
     return network_scorer(found.network, prepared), found
 

@@ -112,6 +112,8 @@ def refit(
             engine.config,
             encoder=engine.encoder,
             texts=engine.texts,
+            graph_encoders=engine.graph_encoders,
+            vectors=engine.vectors,
             cache=engine.cache,
             rng=rng,
             device=device,

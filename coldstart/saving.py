@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from kg.vectors import NodeEmbeddings
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
     from encoders.base import TextEncoder
+    from gnn.encoding import GraphEncoder
 
 KIND, VERSION = "cold-start engine", 1
 
@@ -33,12 +35,26 @@ def save_engine(engine: ColdStartEngine, folder: Path) -> None:
     write_folder(folder, lambda at: _write(engine, at), kind=KIND, version=VERSION)
 
 
-def load_engine(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
+def load_engine(
+    folder: Path,
+    encoder: TextEncoder | None,
+    graph_encoders: Sequence[GraphEncoder],
+    device: torch.device,
+) -> ColdStartEngine:
     """The engine in a folder; see :meth:`coldstart.engine.ColdStartEngine.load`."""
-    return read_folder(folder, lambda at: _read(at, encoder, device), kind=KIND, version=VERSION)
+
+    def read(at: Path) -> ColdStartEngine:
+        return _read(at, encoder, tuple(graph_encoders), device)
+
+    return read_folder(folder, read, kind=KIND, version=VERSION)
 
 
-def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> ColdStartEngine:
+def _read(
+    folder: Path,
+    encoder: TextEncoder | None,
+    graph_encoders: tuple[GraphEncoder, ...],
+    device: torch.device,
+) -> ColdStartEngine:
     from safetensors.numpy import load_file
 
     from coldstart.engine import ColdStartEngine, EngineConfig
@@ -58,12 +74,21 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
         ratings = RatingSource()
         if meta.get("ratings") is not None:
             ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
+        kinds = [kind for own in graph_encoders for kind in own.kinds]
         sides = [
-            side_from_state(meta[name], _under(arrays, name), device) for name in ("users", "items")
+            side_from_state(meta[name], _under(arrays, name), device, kinds)
+            for name in ("users", "items")
         ]
         texts = {
             t: NodeEmbeddings(graph.vocabularies[t], arrays[f"text.{i}"])
             for i, t in enumerate(meta["texts"])
+        }
+        ready = {
+            t: {
+                name: NodeEmbeddings(graph.vocabularies[t], arrays[f"vectors.{t}.{i}"])
+                for i, name in enumerate(names)
+            }
+            for t, names in meta.get("vectors", {}).items()
         }
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
@@ -93,6 +118,8 @@ def _read(folder: Path, encoder: TextEncoder | None, device: torch.device) -> Co
         boost,
         feature_edges,
         encoder,
+        graph_encoders=graph_encoders,
+        vectors=ready,
         ratings=ratings,
         heard=heard,
     )
@@ -111,12 +138,16 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "cold_boost": engine.cold_boost,
         "feature_edges": engine.feature_edges,
         "texts": list(engine.texts),
+        "vectors": {t: list(named) for t, named in engine.vectors.items()},
         "encoder": None,
         "ratings": None,
         "heard": engine.heard.to_json(),
     }
     for i, vectors in enumerate(engine.texts.values()):
         arrays[f"text.{i}"] = vectors.matrix
+    for t, named in engine.vectors.items():
+        for i, vectors in enumerate(named.values()):
+            arrays[f"vectors.{t}.{i}"] = vectors.matrix
     for name, side in (("users", engine.users), ("items", engine.items)):
         meta[name], own = side_to_state(side)
         arrays |= {f"{name}/{key}": value for key, value in own.items()}

@@ -15,6 +15,7 @@ import torch
 from coldstart.approximate import ApproximateIndex
 from coldstart.calibration import lift
 from coldstart.index import ExactIndex, grown_tensor
+from coldstart.ready_vectors import Ready, after_change, of_one
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, rotated_rows
 from gnn.single import embed_single, single_prior
@@ -35,6 +36,7 @@ def updated(
     engine: ColdStartEngine,
     delta: GraphDelta,
     texts: Mapping[str, NodeEmbeddings] | None,
+    ready: Ready,
     progress: bool,
 ) -> ColdStartEngine:
     """See :meth:`coldstart.engine.ColdStartEngine.update`."""
@@ -48,6 +50,8 @@ def updated(
         node_type: np.setdiff1d(np.arange(old.num_nodes(node_type)), _rows(old, node_type, keys))
         for node_type, keys in delta.removed_nodes.items()
     }
+    changed = {t: Vocabulary(t, table[graph.schema.key_of(t)]) for t, table in delta.nodes.items()}
+    further = after_change(engine.vectors, graph, kept, changed, ready)
     given = texts or {}
     reworded = {t: _reworded(engine, graph, delta, kept, given, t) for t in engine.texts}
     vectors = {
@@ -58,6 +62,7 @@ def updated(
         engine,
         graph=graph,
         texts=vectors,
+        vectors=further,
         users=_renumbered(engine, user, engine.users, kept),
         items=_renumbered(engine, item, engine.items, kept),
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
@@ -432,6 +437,7 @@ def new_node(
     links: Mapping[EdgeType, Sequence[Key]],
     properties: Mapping[str, Any],
     text: np.ndarray | None,
+    vectors: Mapping[str, np.ndarray],
 ) -> np.ndarray:
     """See :meth:`coldstart.engine.ColdStartEngine.embed_new`."""
     schema = engine.graph.schema
@@ -444,15 +450,17 @@ def new_node(
             f"the schema names {sorted(named)}"
         )
     inputs, positives = _inputs_of_new(engine, node_type, links, properties, text)
+    if engine.vectors or vectors:
+        inputs = replace(inputs, vectors=of_one(engine.vectors.get(node_type, {}), vectors))
     is_user = node_type == schema.user
-    other, vectors = (
+    other, others = (
         (engine.items, engine.item_vectors) if is_user else (engine.users, engine.user_vectors)
     )
-    if vectors.device.type == "cpu":
-        return embed_single(side, inputs, positives, other, vectors)
-    prior = priors(side, inputs, np.zeros(1, np.int64), vectors.device)
+    if others.device.type == "cpu":
+        return embed_single(side, inputs, positives, other, others)
+    prior = priors(side, inputs, np.zeros(1, np.int64), others.device)
     one = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
-    seen = rotated_rows(other, vectors, positives)
+    seen = rotated_rows(other, others, positives)
     return posteriors(side, inputs.rows, prior, one, seen, other.spectrum)[0].cpu().numpy()
 
 

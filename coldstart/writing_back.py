@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coldstart.folding import fold_items, fold_users
-from kg.stores.base import CypherStore, WriteReport
+from kg.stores.base import CypherStore
+from kg.stores.protocol import WriteReport
 from kg.stores.values import (
     BIAS_PROPERTY,
     FOLDED_PROPERTY,
@@ -109,7 +110,8 @@ def recommending_cypher(engine: ColdStartEngine) -> str:
     The index is asked for more than ``$k`` items, as some of them are seen, and as it finds more of
     the best ones then.
     """
-    from kg.stores.neo4j import quoted, vector_index_name
+    from kg.stores.bolt import quoted
+    from kg.stores.neo4j import vector_index_name
 
     schema = engine.graph.schema
     user, relation, item = schema.interaction

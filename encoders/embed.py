@@ -52,12 +52,14 @@ def embed_nodes(
 
     Raises:
         SchemaError: a node type is not in the graph.
-        EncoderError: the encoder cannot be loaded.
+        EncoderError: the encoder cannot be loaded, or a prompt leaves no token for a text.
     """
     encoder = default_encoder() if encoder is None else encoder
     templates, neighbours = templates or {}, neighbours or {}
     before: Mapping[str, str] = getattr(encoder, "prompts", {}) if prompts is None else prompts
     named = {*graph.schema.text, *templates, *neighbours}
+    if prompts is not None and (check := getattr(encoder, "check_prompts", None)):
+        check(prompts)  # its own are checked when it is loaded
     types = (t for t in graph.node_types if t in named) if node_types is None else node_types
     texts = {
         node_type: node_texts(

@@ -15,7 +15,7 @@ from torch.nn import functional
 from encoders.adaptation import AdaptationConfig, Stage
 from encoders.base import EncoderError
 from encoders.lessons import Lesson, contrastive_loss
-from encoders.loading import half_precision, load_model
+from encoders.loading import check_prompt, half_precision, load_model
 from encoders.packed import PackedBert, runs_of
 from encoders.settings import read_settings
 from encoders.transformer import pool
@@ -48,6 +48,8 @@ class Learner:
         self.settings = read_settings(folder)
         loaded = load_model(self.settings, device, "float32")
         self.device, self.tokenizer = loaded.device, loaded.tokenizer
+        self._limit = min(config.max_tokens, self.settings.max_tokens)
+        check_prompt(self.tokenizer, self.settings.prompt, self._limit, "this adaptation")
         self.half = half_precision(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -208,8 +210,8 @@ class Learner:
 
     def _tokens(self, text: str) -> np.ndarray:
         if text not in self._ids:
-            limit = min(self.config.max_tokens, self.settings.max_tokens)
-            ids = self.tokenizer(self.settings.prompt + text, truncation=True, max_length=limit)
+            told = self.settings.prompt + text
+            ids = self.tokenizer(told, truncation=True, max_length=self._limit)
             self._ids[text] = np.array(ids["input_ids"], np.int32)
         return self._ids[text]
 

@@ -134,17 +134,30 @@ def _reason(folder: Path, error: Exception) -> str:
     return f"{folder} cannot be loaded: {type(error).__name__}: {reason}"
 
 
-def _prompt_tokens(tokenizer: Any, settings: ModelSettings) -> int:
-    if not settings.prompt:
-        return 0
-    ids = tokenizer(settings.prompt, verbose=False)["input_ids"]
-    if len(ids) >= settings.max_tokens:
+def check_prompt(tokenizer: Any, prompt: str, max_tokens: int, who: object) -> list[int]:
+    """The tokens of a prompt, special ones included.
+
+    Args:
+        tokenizer: of the model.
+        prompt: what is put before every text.
+        max_tokens: of prompt and text together.
+        who: takes no more, for the message.
+
+    Raises:
+        EncoderError: the prompt leaves no token for a text.
+    """
+    ids = tokenizer(prompt, verbose=False)["input_ids"]
+    if prompt and len(ids) >= max_tokens:
         raise EncoderError(
-            f"the prompt {settings.prompt[:60]!r} has {len(ids)} tokens of the "
-            f"{settings.max_tokens} that {settings.folder} takes, which leaves none for a text; "
-            "give a shorter prompt or more max_tokens"
+            f"the prompt {prompt[:60]!r} has {len(ids)} tokens of the {max_tokens} that {who} "
+            "takes, which leaves none for a text; give a shorter prompt or more max_tokens"
         )
-    if settings.pool_prompt:
+    return ids
+
+
+def _prompt_tokens(tokenizer: Any, settings: ModelSettings) -> int:
+    ids = check_prompt(tokenizer, settings.prompt, settings.max_tokens, settings.folder)
+    if settings.pool_prompt or not settings.prompt:
         return 0
     return len(ids) - (ids[-1] in tokenizer.all_special_ids)
 

@@ -206,8 +206,24 @@ class TransformerEncoder:
         if self._loaded is None:
             from encoders.loading import load_model
 
+            self.check_prompts(self.prompts)
             self._loaded = load_model(self.settings, self.device, self.dtype)
         return self
+
+    def check_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Raise where a prompt by node type leaves no token for a text.
+
+        Raises:
+            EncoderError: one does, behind :attr:`prompt`; or there is no tokenizer.
+        """
+        from encoders.loading import check_prompt, load_tokenizer
+
+        settings, distinct = self.settings, set(prompts.values())
+        if any(distinct):
+            tokenizer = load_tokenizer(settings.folder)
+            for prompt in sorted(distinct):
+                before = settings.prompt + prompt
+                check_prompt(tokenizer, before, settings.max_tokens, settings.folder)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """One vector per text, float32 ``[len(texts), dim]``; zero for an empty text.

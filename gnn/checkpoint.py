@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from gnn import groups as _groups
-from gnn.networked import FrozenNetwork, Networked
+from gnn.encoding import NetworkEncoder, PropagationEncoder
 from gnn.propagate import Propagation
 from gnn.rating_head import Beliefs, RatedSide, RatingHead
 from gnn.train import TrainedSide
-from gnn.words import Words
 from kg.errors import SavedFileError
 
-_GROUPS = {
-    cls.kind: cls
-    for cls in (
-        _groups.Constant,
-        _groups.Text,
-        _groups.TextKernel,
-        _groups.NeighbourText,
-        _groups.OneHot,
-        _groups.NeighbourOneHot,
-        _groups.Gaussians,
-        _groups.Category,
-        Words,
-        Networked,
-        FrozenNetwork,
-    )
-}
+_KINDS = (*PropagationEncoder.kinds, *NetworkEncoder.kinds)
 
 _HEAD_NUMBERS = ("mean", "scale", "noise", "lowest", "highest")
 _SIDE_TENSORS = ("cold_leverage", "warm_leverage", "variance")
@@ -58,15 +42,24 @@ def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarr
 
 
 def side_from_state(
-    meta: dict[str, Any], arrays: dict[str, np.ndarray], device: torch.device
+    meta: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    device: torch.device,
+    kinds: Sequence[type] = (),
 ) -> TrainedSide:
     """The side that :func:`side_to_state` described.
+
+    Args:
+        meta: the description.
+        arrays: by name.
+        device: where tensors go.
+        kinds: classes of feature groups besides ours.
 
     Raises:
         SavedFileError: an array or group is missing or of an unknown kind.
     """
     try:
-        propagation = _propagation(meta["groups"], meta["scales"], "group", arrays)
+        propagation = _propagation(meta["groups"], meta["scales"], "group", arrays, kinds)
         tensors = {
             name: torch.from_numpy(arrays[name]).to(device)
             for name in ("leverage", "reference", "exposure")
@@ -161,8 +154,10 @@ def _propagation(
     scales: list[float],
     prefix: str,
     arrays: dict[str, np.ndarray],
+    kinds: Sequence[type] = (),
 ) -> Propagation:
-    groups = (_restore(entry, f"{prefix}.{i}", arrays) for i, entry in enumerate(described))
+    classes = {cls.kind: cls for cls in (*kinds, *_KINDS)}  # pyright: ignore
+    groups = [_restore(e, f"{prefix}.{i}", arrays, classes) for i, e in enumerate(described)]
     return Propagation(tuple(groups), tuple(scales))
 
 
@@ -187,18 +182,26 @@ def _flatten(group: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str
     return out
 
 
-def _restore(entry: dict[str, Any], prefix: str, arrays: dict[str, np.ndarray]) -> Any:
-    cls = _GROUPS[entry["kind"]]
+def _restore(
+    entry: dict[str, Any], prefix: str, arrays: dict[str, np.ndarray], classes: dict[str, type]
+) -> Any:
+    cls = classes.get(entry["kind"])
+    if cls is None:
+        raise SavedFileError(
+            f"the saved engine has a feature group of kind {entry['kind']!r}, which is none of "
+            f"{sorted(classes)}; give the encoder that made it, load(..., graph_encoders=[...])"
+        )
     values: dict[str, Any] = {}
     for field in fields(cls):
         name, value = f"{prefix}.{field.name}", entry.get(field.name)
         if name in arrays:
             values[field.name] = arrays[name]
         elif isinstance(value, dict):
-            values[field.name] = _restore(value, name, arrays)
+            values[field.name] = _restore(value, name, arrays, classes)
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            parts = (_restore(part, f"{name}.{i}", arrays) for i, part in enumerate(value))
-            values[field.name] = tuple(parts)
+            values[field.name] = tuple(
+                _restore(part, f"{name}.{i}", arrays, classes) for i, part in enumerate(value)
+            )
         elif isinstance(value, list):
             values[field.name] = tuple(value)
         elif f"{name}.0" in arrays and isinstance(value, int):

@@ -7,101 +7,23 @@ others leaves out those of a fold of the users and of the items.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from gnn.data import Adjacency, NodeInputs
-from gnn.groups import Category, Constant, FeatureGroup, Gaussians, Text
+from gnn.content import Content
+from gnn.data import NodeInputs
 from gnn.network import NetworkConfig, TypedNetwork
+from gnn.network_data import build_network
 from gnn.network_infer import all_states
-from gnn.network_train import NetworkData, build_network, train_network
-from gnn.networked import FrozenNetwork, Networked, output, own_features
-from gnn.propagate import root_mean_square
-from gnn.typed import Incoming, TypedGraph, reverse_type, typed_graph
+from gnn.network_train import train_network
+from gnn.networked import FrozenNetwork, Networked, output
 from kg.graph import KnowledgeGraph
-from kg.schema import EdgeType
 
 ALIGNMENT_RIDGE = 1e-3
 """Of the map between two networks' vectors, as a share of their mean square."""
-
-
-def own_groups(
-    inputs: NodeInputs, warm: np.ndarray
-) -> tuple[tuple[FeatureGroup, ...], tuple[float, ...]]:
-    """The features of nodes apart from their links, and the scale of each group.
-
-    A constant, text, ready-made vectors, numbers and categories, with every statistic from warm
-    rows; see :mod:`gnn.groups`.
-    """
-    groups: list[FeatureGroup] = [Constant()]
-    if inputs.text is not None:
-        groups.append(Text.fit("text", "text", inputs, warm))
-    groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
-    groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
-    groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
-    cpu = torch.device("cpu")
-    scales = [root_mean_square(group.raw(inputs, warm, cpu)) for group in groups]
-    useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
-    return tuple(g for g, _ in useful), tuple(s for _, s in useful)
-
-
-def content_graph(
-    graph: KnowledgeGraph,
-    sides: Mapping[str, NodeInputs],
-    warm: Mapping[str, np.ndarray],
-    edge_types: Sequence[EdgeType],
-) -> TypedGraph:
-    """What the networks pass along: every relation but the interactions.
-
-    Users and items give messages only where they are warm, so a node that comes later changes no
-    state that is kept; who gives to them is in :func:`givers`.
-
-    Args:
-        graph: the typed graph.
-        sides: inputs of all users and of all items, by type.
-        warm: their warm rows.
-        edge_types: relations that there are.
-    """
-    ends = set(sides)
-    between = [e for e in edge_types if not ends & {e[0], e[2]}]
-    found = typed_graph(graph, edge_types=between)
-    edges = dict(found.edges)
-    for node_type, inputs in sides.items():
-        is_warm = np.zeros(len(inputs), bool)
-        is_warm[warm[node_type]] = True
-        for (name, source), giving in givers(inputs, node_type, warm[node_type]).items():
-            if source == node_type:
-                edges[(node_type, name, node_type)] = _arriving(inputs.same_type[name].only(giving))
-                continue
-            links = inputs.relations[name].only(giving)
-            edges[(source, name, node_type)] = _arriving(links)
-            back = links.select(is_warm[links.sources]).transpose()
-            edges[reverse_type((source, name, node_type))] = _arriving(back)
-    return TypedGraph(found.num_nodes, edges)
-
-
-def givers(
-    inputs: NodeInputs, node_type: str, warm: np.ndarray
-) -> dict[tuple[str, str], np.ndarray]:
-    """Who gives messages to nodes of a type, bool ``[num_nodes]`` by relation and source type.
-
-    Entities that at least two warm nodes have (what only one has is that node's name), and of the
-    same type the warm nodes.
-    """
-    out = {}
-    for name, links in inputs.relations.items():
-        frequency = np.bincount(links.take(warm).indices, minlength=links.num_targets)
-        out[name, inputs.entity_types[name]] = frequency >= 2
-    is_warm = np.zeros(len(inputs), bool)
-    is_warm[warm] = True
-    return out | {(name, node_type): is_warm for name in inputs.same_type}
-
-
-def _arriving(links: Adjacency) -> Incoming:
-    return Incoming(torch.from_numpy(links.indptr), torch.from_numpy(links.indices))
 
 
 def cross_fitted(
@@ -134,18 +56,9 @@ def cross_fitted(
     """
     if not 2 <= folds <= 100:
         raise ValueError(f"cross-fitting needs 2 to 100 folds, got {folds}")
-    schema = graph.schema
-    sides = {schema.user: user_inputs, schema.item: item_inputs}
-    warm = {schema.user: np.unique(positives[0]), schema.item: np.unique(positives[1])}
-    own = {t: own_groups(inputs, warm[t]) for t, inputs in sides.items()}
-    cpu = torch.device("cpu")
-    features = {
-        t: own_features(*own[t], inputs, np.arange(len(inputs)), cpu).numpy()
-        for t, inputs in sides.items()
-    }
-    passed = content_graph(graph, sides, warm, list(graph.edge_types))
+    content = Content.of(graph, user_inputs, item_inputs, positives)
+    data = content.data
     config = replace(config, interactions=False, cold_share=0.0)
-    data = NetworkData(passed, features, positives, schema.interaction)
 
     def trained(pairs: np.ndarray, settings: NetworkConfig, what: str) -> tuple[TypedNetwork, int]:
         def tell(kind: str, numbers: dict[str, float]) -> None:
@@ -160,40 +73,37 @@ def cross_fitted(
     _, epochs = trained(positives, config, "search for the number of epochs")
     settings = replace(config, epochs=epochs, held_out=0.0)
     rng = np.random.default_rng([seed, 3])
-    fold_of = {t: np.zeros(len(inputs), np.int8) for t, inputs in sides.items()}
-    for t, rows in warm.items():
+    fold_of = {t: np.zeros(len(inputs), np.int8) for t, inputs in content.sides.items()}
+    for t, rows in content.warm.items():
         fold_of[t][rows] = rng.permutation(len(rows)) % folds + 1
     networks = [trained(positives, settings, "on all")[0]]
     for fold in range(1, folds + 1):
-        away = (fold_of[schema.user][positives[0]] == fold) | (
-            fold_of[schema.item][positives[1]] == fold
+        away = (fold_of[data.user][positives[0]] == fold) | (
+            fold_of[data.item][positives[1]] == fold
         )
         if away.all():  # nothing is left to learn from, and nothing may be learnt from the rest
             networks.append(build_network(data, settings, seed).to(device).eval())
             continue
         networks.append(trained(positives[:, ~away], settings, f"without fold {fold}")[0])
-    states = [all_states(network, passed, features, device) for network in networks]
-    groups = [
-        _group(t, sides[t], warm[t], own[t], fold_of[t], networks, states, settings, features)
-        for t in (schema.user, schema.item)
-    ]
-    return groups[0], groups[1]
+    states = [all_states(network, data.graph, data.features, device) for network in networks]
+    user, item = (
+        _group(t, content, fold_of[t], networks, states, settings) for t in (data.user, data.item)
+    )
+    return user, item
 
 
 def _group(
     node_type: str,
-    inputs: NodeInputs,
-    warm: np.ndarray,
-    own: tuple[tuple[FeatureGroup, ...], tuple[float, ...]],
+    content: Content,
     folds: np.ndarray,
     networks: Sequence[TypedNetwork],
     states: Sequence[list[dict[str, torch.Tensor]]],
     config: NetworkConfig,
-    features: Mapping[str, np.ndarray],
 ) -> Networked:
+    warm, own = content.warm[node_type], content.own[node_type]
     giving = {
         (name, source, node_type): mask
-        for (name, source), mask in givers(inputs, node_type, warm).items()
+        for (name, source), mask in content.giving[node_type].items()
         if source in states[0][0]
     }
     kept = tuple(sorted({source for _, source, _ in giving}))
@@ -218,7 +128,7 @@ def _group(
         )
     description = {
         "config": config.to_dict(),
-        "widths": {t: f.shape[1] for t, f in features.items()},
+        "widths": {t: f.shape[1] for t, f in content.data.features.items()},
         "with_rows": sorted(first.num_rows),
         "edge_types": first.edge_types,
         "user": first.user,
@@ -229,7 +139,8 @@ def _group(
         json.dumps(description),
         node_type,
         tuple(giving),
-        *own,
+        own.groups,
+        own.scales,
         folds,
         tuple(giving.values()),
         tuple(frozen),

@@ -7,9 +7,10 @@ it was there at training or came later.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -88,7 +89,10 @@ Raw = torch.Tensor | SparseRows
 
 
 class FeatureGroup(Protocol):
-    """One block of features; frozen once fitted."""
+    """One block of features of any node, seen at training or not; frozen once fitted.
+
+    What a graph encoder is fitted to (see :class:`gnn.encoding.GraphEncoder`).
+    """
 
     kind: ClassVar[str]
 
@@ -99,6 +103,20 @@ class FeatureGroup(Protocol):
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> Raw:
         """Raw features of these rows."""
+        ...
+
+
+@runtime_checkable
+class KeepsRows(Protocol):
+    """A group that keeps something by row of the graph, and so must follow when nodes are gone."""
+
+    def renumbered(self, node_type: str, kept: Mapping[str, np.ndarray]) -> FeatureGroup:
+        """The same group after nodes were removed and the rest moved up.
+
+        Args:
+            node_type: of the nodes that it describes.
+            kept: old rows that stay, in order, by node type; a type that lost none is absent.
+        """
         ...
 
 

@@ -22,9 +22,6 @@ except ImportError as error:
         "graph networks need torch-geometric: pip install kg-coldstart[pyg]"
     ) from error
 
-MODELS = ("sage", "gat", "rgcn", "hgt")
-"""Names of the models."""
-
 NUM_BASES = 8
 """Matrices that the relations of an R-GCN share."""
 
@@ -33,7 +30,7 @@ class TypedLayer(nn.Module):
     """x + relu(norm(messages + W x)) for the targets of a block.
 
     Args:
-        model: one of :data:`MODELS`.
+        model: one of :data:`gnn.network.MODELS`.
         channels: width of a state, before and after.
         node_types: all that can occur.
         edge_types: all that can occur; others are ignored.
@@ -79,7 +76,7 @@ class TypedLayer(nn.Module):
             self.convs = nn.ModuleList(
                 [RGCNConv(channels, channels, count, bases, root_weight=False, bias=False)]
             )
-        elif model == "hgt":
+        else:  # hgt
             names = [f"n{i}" for i in range(len(self.node_types))]
             index = {t: names[i] for i, t in enumerate(self.node_types)}
             self.renamed = {
@@ -87,8 +84,6 @@ class TypedLayer(nn.Module):
             }
             metadata = (names, list(self.renamed.values()))
             self.convs = nn.ModuleList([HGTConv(channels, channels, metadata, heads)])
-        else:
-            raise ValueError(f"there is no model {model!r}; choose one of {list(MODELS)}")
 
     def forward(
         self,

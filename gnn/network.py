@@ -17,6 +17,9 @@ from torch import nn
 from gnn.sampler import Block
 from kg.schema import EdgeType
 
+MODELS = ("sage", "gat", "rgcn", "hgt")
+"""Names of the networks: GraphSAGE, GAT, R-GCN, HGT."""
+
 DECODERS = ("cosine", "dot", "distmult")
 """How a user and an item make a score."""
 
@@ -29,7 +32,7 @@ class NetworkConfig:
     """Settings of a graph network and of its training.
 
     Args:
-        model: ``sage``, ``gat``, ``rgcn`` or ``hgt``.
+        model: one of :data:`MODELS`.
         dim: length of the vectors that come out.
         hidden_channels: width of the states inside.
         fanouts: neighbours drawn per relation, at the seeds first; one layer for each.
@@ -85,7 +88,7 @@ class NetworkConfig:
         # A list comes from JSON.
         object.__setattr__(self, "fanouts", tuple(self.fanouts))
         choices = {
-            "model": ("sage", "gat", "rgcn", "hgt"),
+            "model": MODELS,
             "decoder": DECODERS,
             "triple_loss": (None, "transe", "distmult", "rotate"),
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gnn.parallel import told_bytes
 from kg.errors import SavedFileError
 from kg.files import read_folder, write_folder
 
@@ -69,19 +70,30 @@ def read_progress(
     fingerprint: dict[str, Any],
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
-) -> Progress:
-    """Put the parameters and the optimizer back to where they were.
+    device: torch.device,
+) -> Progress | None:
+    """Put the parameters and the optimizer back to where they were; ``None`` if there is no folder.
+
+    Of several processes the first one reads and tells the others, so all go on from one epoch
+    wherever the folder lies.
 
     Raises:
         SavedFileError: the folder is incomplete, or of other data, settings or seed.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    def read(at: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def read(at: Path) -> bytes:
         meta = json.loads((at / "progress.json").read_text(encoding="utf-8"))
-        return meta, load_file(at / "state.safetensors")
+        return json.dumps(meta).encode() + b"\n" + (at / "state.safetensors").read_bytes()
 
-    meta, tensors = read_folder(folder, read, kind=KIND, version=VERSION)
+    found = told_bytes(
+        lambda: read_folder(folder, read, kind=KIND, version=VERSION) if folder.exists() else None,
+        device,
+    )
+    if found is None:
+        return None
+    described, _, packed = found.partition(b"\n")
+    meta, tensors = json.loads(described), load(packed)
     theirs = dict(meta["fingerprint"])
     differ = sorted(k for k in fingerprint if theirs.get(k) != fingerprint[k])
     if differ:

@@ -6,6 +6,7 @@ Both use every neighbour and give the same to rounding.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,34 @@ from gnn.typed import TypedGraph
 
 _BLOCK_ROWS = 4096
 """So many nodes of a type are computed at once."""
+
+
+class Vectors(NamedTuple):
+    """What a network makes of all users and items, on the CPU.
+
+    Args:
+        users: a_u u / |u|, float32 ``[num_users, dim]``.
+        items: a_i i / |i|, ``[num_items, dim]``.
+        biases: b_i, ``[num_items]``.
+    """
+
+    users: torch.Tensor
+    items: torch.Tensor
+    biases: torch.Tensor
+
+
+@torch.no_grad()
+def all_vectors(
+    network: TypedNetwork,
+    graph: TypedGraph,
+    features: Mapping[str, np.ndarray],
+    device: torch.device,
+) -> Vectors:
+    """Vectors of all users and items, and the biases of items; arguments as :func:`all_states`."""
+    states = all_states(network, graph, features, device)[-1]
+    users, items = (states[t].to(device) for t in (network.user, network.item))
+    found = network.user_vectors(users), network.item_vectors(items), network.item_biases(items)
+    return Vectors(*(values.cpu() for values in found))
 
 
 @torch.no_grad()

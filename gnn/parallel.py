@@ -8,11 +8,14 @@ the gradient of the whole batch. The result is that of one process.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from kg.errors import SavedFileError
 
 
 def place() -> tuple[int, int]:
@@ -20,6 +23,15 @@ def place() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def own_device() -> torch.device:
+    """The GPU of this process, by the ``LOCAL_RANK`` that torchrun sets; without GPUs the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if (local := os.environ.get("LOCAL_RANK")) is None:
+        return torch.device("cuda")
+    return torch.device("cuda", int(local) % torch.cuda.device_count())
 
 
 def share(rows: torch.Tensor) -> torch.Tensor:
@@ -75,6 +87,39 @@ def told(value: torch.Tensor) -> torch.Tensor:
     if place()[1] > 1:
         dist.broadcast(value, 0)
     return value
+
+
+def told_bytes(read: Callable[[], bytes | None], device: torch.device) -> bytes | None:
+    """What the first process reads, in all of them; only that one needs the file.
+
+    Args:
+        read: returns the contents, or ``None`` where there is no file.
+        device: that tensors can be sent from.
+
+    Raises:
+        SavedFileError: the first process could not read it; every process raises alike.
+    """
+    rank, world = place()
+    if world == 1:
+        return read()
+    kind, content = _NOTHING, b""
+    if rank == 0:
+        try:
+            if (found := read()) is not None:
+                kind, content = _CONTENT, found
+        except SavedFileError as error:
+            kind, content = _ERROR, str(error).encode()
+    kind, size = told(torch.tensor([kind, len(content)], device=device)).tolist()
+    values = torch.empty(size, dtype=torch.uint8)
+    if rank == 0 and size:
+        values = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    content = told(values.to(device)).cpu().numpy().tobytes()
+    if kind == _ERROR:
+        raise SavedFileError(content.decode())
+    return content if kind == _CONTENT else None
+
+
+_NOTHING, _CONTENT, _ERROR = range(3)
 
 
 def _bounds(total: int, world: int) -> list[int]:

@@ -16,6 +16,7 @@ from gnn.groups import (
     Constant,
     FeatureGroup,
     Gaussians,
+    KeepsRows,
     NeighbourOneHot,
     NeighbourText,
     OneHot,
@@ -95,37 +96,36 @@ class Propagation:
                 )
             elif isinstance(group, NeighbourText):
                 group = replace(group, warm=_taken(group.warm, own))
-            elif isinstance(group, Networked):
+            elif isinstance(group, KeepsRows):
                 group = group.renumbered(node_type, kept)
             groups.append(group)
         return Propagation(tuple(groups), self.scales)
 
 
 def fit_propagation(
-    inputs: NodeInputs,
-    warm: np.ndarray,
-    *,
-    further: Sequence[FeatureGroup] = (),
-    only_further: bool = False,
+    inputs: NodeInputs, warm: np.ndarray, groups: Sequence[FeatureGroup] | None = None
 ) -> Propagation:
-    """The feature groups of one side, with every statistic from its warm rows.
+    """Feature groups of one side and a constant, scaled by its warm rows.
 
     Args:
         inputs: inputs of all nodes, in row order.
         warm: rows of the nodes with a training interaction, int64 ``[num_warm]``.
-        further: groups that were fitted elsewhere, cross-fitted where they saw interactions.
-        only_further: whether these and a constant are all.
+        groups: fitted ones; those of :func:`linked_groups` by default.
     """
-    groups: list[FeatureGroup] = [Constant()]
-    if not only_further:
-        groups += _own_and_linked(inputs, warm)
-    groups += further
+    groups = linked_groups(inputs, warm) if groups is None else groups
+    fitted = scaled([Constant(), *groups], inputs, warm)
+    return replace(fitted, groups=_distinctly_named(fitted.groups))
+
+
+def scaled(groups: Sequence[FeatureGroup], inputs: NodeInputs, warm: np.ndarray) -> Propagation:
+    """Groups with the scale of each; those that say nothing of any warm node are left out."""
     scales = [root_mean_square(group.raw(inputs, warm, torch.device("cpu"))) for group in groups]
     useful = [(g, s) for g, s in zip(groups, scales, strict=True) if s > 0]
-    return Propagation(_distinctly_named([g for g, _ in useful]), tuple(s for _, s in useful))
+    return Propagation(tuple(g for g, _ in useful), tuple(s for _, s in useful))
 
 
-def _own_and_linked(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
+def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
+    """The groups of the default propagation, with every statistic from the warm rows."""
     groups: list[FeatureGroup] = []
     is_warm = np.zeros(len(inputs), bool)
     is_warm[warm] = True
@@ -157,7 +157,7 @@ def _own_and_linked(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     return groups
 
 
-def _distinctly_named(groups: list[FeatureGroup]) -> tuple[FeatureGroup, ...]:
+def _distinctly_named(groups: Sequence[FeatureGroup]) -> tuple[FeatureGroup, ...]:
     """The groups, with their kind behind a name that is taken.
 
     A relation and a property may share a name, and the parts of a score are told apart by it.

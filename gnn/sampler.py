@@ -145,9 +145,11 @@ def _neighbours(
     if when is not None and edges.times is not None:
         counts = _not_later(edges.times, starts, counts, when)
     keys = _mixed(_mixed(rows ^ _signed(key)) ^ (0 if when is None else when.view(torch.int64)))
-    indices = edges.indices
+    indices: torch.Tensor | _Joined = edges.indices
     if excluded is not None and excluded.shape[1]:
-        starts, counts, indices = _without(indices, rows, starts, counts, excluded, num_sources)
+        starts, counts, indices = _without(
+            edges.indices, rows, starts, counts, excluded, num_sources
+        )
     if fanout < 0:
         places, at = _every(starts, counts)
     elif replace:
@@ -201,7 +203,7 @@ def _without(
     counts: torch.Tensor,
     excluded: torch.Tensor,
     num_sources: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, _Joined]:
     """The same neighbour lists, those with an excluded edge written anew behind the others."""
     hit = _true(torch.isin(rows, excluded[1]))
     places, at = _every(_taken(starts, hit), _taken(counts, hit))
@@ -212,7 +214,7 @@ def _without(
     starts, counts = starts.clone(), counts.clone()
     starts[hit] = len(indices) + left.cumsum(0) - left
     counts[hit] = left
-    return starts, counts, _Joined(indices, found[keep])  # pyright: ignore[reportReturnType]
+    return starts, counts, _Joined(indices, found[keep])
 
 
 class _Joined:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,8 +111,7 @@ def train(
     config: TrainConfig,
     *,
     item_exposure: np.ndarray | None = None,
-    further: tuple[FeatureGroup, FeatureGroup] | None = None,
-    only_further: bool = False,
+    groups: tuple[Sequence[FeatureGroup], Sequence[FeatureGroup]] | None = None,
     rng: np.random.Generator,
     device: torch.device,
     progress: Callable[[str], None] = log.debug,
@@ -127,8 +126,8 @@ def train(
         item_exposure: omega of all items, 0 to 1, ``[num_items]``; ``None``: 1. An item that came
             when most interactions had been made is charged with less of those that it does not
             have.
-        further: one more feature group of users and of items, see :mod:`gnn.crossfit`.
-        only_further: whether that and a constant are all features.
+        groups: features of users and of items beside a constant, see :mod:`gnn.encoding`; by
+            default those of the propagation.
         rng: of the ALS start and the nodes that the weights are learnt on.
         device: where the arithmetic happens.
         progress: called with a sentence at every step.
@@ -152,13 +151,9 @@ def train(
         exposure = torch.from_numpy(item_exposure[warm_items]).to(exposure)
 
     progress("features")
-    more = ((), ()) if further is None else tuple((group,) for group in further)
-    user_propagation, item_propagation = (
-        fit_propagation(inputs, warm, further=groups, only_further=only_further)
-        for inputs, warm, groups in zip(
-            (user_inputs, item_inputs), (warm_users, warm_items), more, strict=True
-        )
-    )
+    user_groups, item_groups = (None, None) if groups is None else groups
+    user_propagation = fit_propagation(user_inputs, warm_users, user_groups)
+    item_propagation = fit_propagation(item_inputs, warm_items, item_groups)
     item_raws = item_propagation.raw(item_inputs, warm_items, device)
     user_raws = user_propagation.raw(user_inputs, warm_users, device)
 

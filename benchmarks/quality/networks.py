@@ -28,9 +28,8 @@ from coldstart.networks import network_family
 from coldstart.report import paired
 from coldstart.splits import read_splits
 from coldstart.training_data import TrainingData
-from gnn.network import NetworkConfig
+from gnn.network import MODELS, NetworkConfig
 
-MODELS = ("sage", "gat", "rgcn", "hgt")
 CLOSED = {
     "cold_items": ("ridge to ALS factors", "ridge to EASE columns"),
     "warm": ("popularity", "EASE"),

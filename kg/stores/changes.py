@@ -18,7 +18,7 @@ from kg.schema import EdgeType
 from kg.vectors import Vocabulary
 
 if TYPE_CHECKING:
-    from kg.stores.base import CypherStore
+    from kg.stores.reading import ReadingStore
 
 UPDATED = "__changed_at"
 """Column of the time of change in tables of edges that changed."""
@@ -55,7 +55,7 @@ class Changes:
 
 
 def read_changes(
-    store: CypherStore,
+    store: ReadingStore,
     graph: KnowledgeGraph,
     updated_at: str | None,
     since: Any,
@@ -76,7 +76,7 @@ def read_changes(
 class _Reading:
     """One look at a store, type by type."""
 
-    store: CypherStore
+    store: ReadingStore
     graph: KnowledgeGraph
     updated_at: str | None
     since: Any

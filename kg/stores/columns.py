@@ -9,8 +9,6 @@
 - A property that is missing is null.
 """
 
-# pyright: reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import datetime

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -9,14 +10,18 @@ import torch
 
 from coldstart import estimating
 from coldstart.cli import main
+from coldstart.engine import EngineConfig, inputs_of_graph
 from coldstart.estimating import Estimate, estimate
+from coldstart.estimating_networks import network_cost
 from coldstart.probing import Machine, fastest
 from encoders.cache import VectorCache
 from encoders.embed import embed_nodes
 from encoders.texts import node_texts
 from encoders.tfidf import TfidfEncoder
 from gnn.data import Adjacency
+from gnn.encoding import NetworkEncoder
 from gnn.heads import implicit_als
+from gnn.network import NetworkConfig
 from kg.files import write_graph
 from kg.outlining import Outline, outline_folder
 from kg.stores import LadybugStore
@@ -89,6 +94,31 @@ def test_half_steps_are_told_from_a_few_rows_within_a_factor_of_three():
     )
     took = fastest(1, lambda: implicit_als(links, k, 10.0, rng, torch.device("cpu")))
     assert 1 / 3 < told / took < 3
+
+
+def test_what_networks_take_is_told_within_a_factor_of_three(outline):
+    config = NetworkConfig(hidden_channels=16, fanouts=(5,), epochs=1, held_out=0.0, batch_size=512)
+    encoder = NetworkEncoder(config, folds=2)
+    inputs = inputs_of_graph(GRAPH, {}, GRAPH.edge_types)
+    work = lambda: encoder.fit(  # noqa: E731
+        *(GRAPH, *inputs, GRAPH.positives()),
+        rng=np.random.default_rng(0),
+        device=MACHINE.device,
+    )
+    told = network_cost(outline, encoder, {}, MACHINE.device)
+    importlib.import_module("gnn.layers")  # for the first to train
+    took = fastest(1, work)
+    assert 1 / 3 < (told.seconds - told.loading) / took < 3
+    assert told.memory > 4 * 16 * 2 * 3 * GRAPH.num_nodes()  # states of three networks
+
+
+def test_networks_have_a_stage_of_their_own_and_features_in_training(outline, encoder, small):
+    network = NetworkConfig(hidden_channels=16, dim=8, batch_size=256)
+    config = EngineConfig(graph_encoder="propagation+sage", network=network)
+    found = estimate(outline, encoder, config, cache=None, machine=MACHINE)
+    assert [s.name for s in found.stages] == ["import", "encode", "networks", "train", "index"]
+    assert "\nnetworks " in found.to_text()
+    assert found.stages[-1].disk > small.stages[-1].disk  # their features have a table
 
 
 def test_a_table_has_a_line_for_every_stage_and_the_total(small):

@@ -203,6 +203,16 @@ def test_settings_come_from_toml_and_unknown_ones_are_named(tmp_path):
         AdaptationConfig.read(path)
 
 
+def test_a_prompt_that_fills_the_texts_of_learning_is_refused(config, tiny_bert, tmp_path):
+    model = shutil.copytree(tiny_bert, tmp_path / "model")
+    said = {"prompts": {"film": "a film of one "}, "default_prompt_name": "film"}
+    (model / "config_sentence_transformers.json").write_text(json.dumps(said))
+    told = "the prompt 'a film of one ' has 6 tokens of the 6 that this adaptation takes"
+    with pytest.raises(EncoderError, match=told):
+        Learner(replace(config, max_tokens=6), model, "cpu", None)
+    Learner(replace(config, max_tokens=7), model, "cpu", None)
+
+
 def test_items_without_texts_cannot_be_learnt_from(graph, config, tmp_path):
     bare = KnowledgeGraph.from_tables(
         {"Movie": {"id": [1]}}, {RATED: {"source": ["u"], "target": [1]}},

@@ -8,7 +8,9 @@ import pytest
 from encoders import TransformerEncoder, encoder_from
 from encoders import transformer as module
 from encoders.base import EncoderError
+from encoders.embed import embed_nodes
 from encoders.weights import MINILM
+from kg.toy import toy_graph
 from tests.encoders.contract import EncoderContract
 
 SENTENCES = [
@@ -180,6 +182,18 @@ def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tiny_bert):
         TransformerEncoder(tiny_bert, max_tokens=4, prompt="a film ", device="cpu").load()
     some = TransformerEncoder(tiny_bert, max_tokens=5, prompt="a film ", device="cpu")
     assert not np.array_equal(*some.encode(["dark", "one"]))
+
+
+def test_a_prompt_of_a_node_type_that_leaves_no_room_for_a_text_is_refused(tiny_bert):
+    told = TransformerEncoder(
+        tiny_bert, max_tokens=5, prompt="a ", prompts={"Song": "film ", "Movie": "film one "}
+    )
+    with pytest.raises(EncoderError, match="the prompt 'a film one ' has 5 tokens of the 5 that"):
+        told.encode(["a film one two"])
+    TransformerEncoder(tiny_bert, max_tokens=6, prompt="a ", prompts=told.prompts).load()
+    graph = toy_graph(num_users=4, num_items=4)
+    with pytest.raises(EncoderError, match="the prompt 'a film one ' has 5 tokens of the 5 that"):
+        embed_nodes(graph, told, prompts={"Movie": "film one "}, cache=None)
 
 
 def test_tokens_are_counted_before_anything_is_cut(tiny_bert):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gnn.network_train import NetworkData
+from gnn.network_data import NetworkData
 from gnn.typed import Incoming, TypedGraph
 
 

@@ -58,7 +58,7 @@ def test_a_missing_array_or_an_unknown_kind_of_group_is_an_error(made):
     with pytest.raises(SavedFileError, match="the saved engine lacks 'leverage'; save it again"):
         side_from_state(meta, some, CPU)
     strange = meta | {"groups": [{"kind": "hologram"}, *meta["groups"][1:]]}
-    with pytest.raises(SavedFileError, match="lacks 'hologram'"):
+    with pytest.raises(SavedFileError, match="has a feature group of kind 'hologram'"):
         side_from_state(strange, arrays, CPU)
 
 

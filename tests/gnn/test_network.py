@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from gnn.network import MASKS, NetworkConfig, TypedNetwork
+from gnn.network import MASKS, MODELS, NetworkConfig, TypedNetwork
+from gnn.network_data import NetworkData, build_network
 from gnn.network_infer import all_states, some_states
-from gnn.network_train import NetworkData, build_network
 from gnn.typed import Incoming, TypedGraph
 
-MODELS = ("sage", "gat", "rgcn", "hgt")
 CPU = torch.device("cpu")
 RATED = ("user", "rated", "item")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from gnn.network import NetworkConfig
-from gnn.network_infer import all_states
-from gnn.network_train import NetworkData, _ndcg, train_network
+from gnn.network import MODELS, NetworkConfig
+from gnn.network_data import NetworkData
+from gnn.network_infer import Vectors, all_vectors
+from gnn.network_ranking import ranked_ndcg
+from gnn.network_train import train_network
+from gnn.parallel import own_device
 from gnn.typed import Incoming, TypedGraph
 from kg.errors import SavedFileError, TrainingError
 from tests.gnn.tastes import tastes, with_rare_relation
 
 CPU = torch.device("cpu")
 SMALL = NetworkConfig(
-    hidden_channels=16, dim=8, heads=2, epochs=6, batch_size=128, num_negatives=16, fanouts=(4, 4)
+    hidden_channels=16, dim=8, heads=2, epochs=4, batch_size=128, num_negatives=16, fanouts=(4, 4)
 )
 
 LONGER = replace(SMALL, epochs=12, learning_rate=0.02, num_negatives=4, batch_size=64)
@@ -29,24 +34,18 @@ def data() -> NetworkData:
     return tastes()
 
 
-def vectors(network, data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    graph = data.with_interactions(data.positives) if network.config.interactions else data.graph
-    states = all_states(network, graph, data.features, CPU)[-1]
-    with torch.no_grad():
-        items = states["item"]
-        users = network.user_vectors(states["user"])
-        return users, network.item_vectors(items), network.item_biases(items)
+def vectors(network, data) -> Vectors:
+    return all_vectors(network, data.passed(network.config), data.features, CPU)
 
 
-@pytest.mark.parametrize("model", ["sage", "gat", "rgcn", "hgt"])
+@pytest.mark.parametrize("model", MODELS)
 def test_items_that_nobody_has_chosen_go_to_those_who_share_their_taste(model, data):
     found = train_network(data, replace(LONGER, model=model))
-    users, items, biases = vectors(found.network, data)
     cold = np.setdiff1d(np.arange(60), data.positives[1])
     assert len(cold) == 12
     pairs = np.array([(u, i) for u in range(80) for i in cold if u % 4 == i % 4]).T
     # By chance it would be .5; a few seeds of the attention models end at .8.
-    assert _ndcg(users, items, biases, pairs, cold) > 0.75
+    assert ranked_ndcg(vectors(found.network, data), pairs, cold) > 0.75
     rated = found.history[found.best_epoch]["ndcg"]
     assert rated == max(h["ndcg"] for h in found.history)
 
@@ -88,7 +87,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data, tmp_pat
         pass
 
     def stop(kind: str, numbers: dict[str, float]) -> None:
-        if kind == "step" and numbers["epoch"] == 3:
+        if kind == "step" and numbers["epoch"] == 2:
             raise Stop
 
     with pytest.raises(Stop):
@@ -115,49 +114,86 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_and_the_checkpoint_stays(
     with pytest.raises(TrainingError, match=r"epoch 2, step 0 of \d+ \(the pairs from user row"):
         train_network(broken, SMALL, checkpoint=tmp_path / "c", progress=poison)
     rest = train_network(data, SMALL, checkpoint=tmp_path / "c")
-    assert len(rest.history) == 6
+    assert len(rest.history) == 4
     assert np.isfinite([h["loss"] for h in rest.history]).all()
 
 
-def test_two_processes_come_to_what_one_does(data, tmp_path):
-    # One link a step: one process has no genre in its share; and not every step meets a studio.
-    options = "epochs=3, triple_loss='distmult', num_triples=1, num_hard=2"
-    code = f"""
+SHARED = replace(SMALL, epochs=3, triple_loss="distmult", num_triples=1, num_hard=2)
+"""One link a step: one process has no genre in its share; and not every step meets a studio."""
+
+TWO = """
 import json, sys, torch
 import torch.distributed as dist
-from dataclasses import replace
+from pathlib import Path
 from gnn.network_train import train_network
+from kg.errors import SavedFileError
 from tests.gnn.tastes import with_rare_relation
-from tests.gnn.test_network_train import SMALL
+from tests.gnn.test_network_train import SHARED
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-found = train_network(with_rare_relation(), replace(SMALL, {options}))
-if dist.get_rank() == 0:
-    print(json.dumps([[h["loss"], h["ndcg"]] for h in found.history]))
+rank, data = dist.get_rank(), with_rare_relation()
+own = Path(sys.argv[1]) / f"rank {rank}"
+def stop(kind, numbers):
+    if kind == "step" and numbers["epoch"] == 2:
+        raise InterruptedError
+try:
+    train_network(data, SHARED, checkpoint=own, progress=stop)
+except InterruptedError:
+    pass
+there = own.exists()
+found = train_network(data, SHARED, checkpoint=own)
+try:
+    train_network(data, SHARED, seed=1, checkpoint=own)
+except SavedFileError as error:
+    refused = str(error)
 dist.destroy_process_group()
+told = {"there": there, "history": found.history, "refused": refused}
+own.with_suffix(".json").write_text(json.dumps(told))
 """
-    script = tmp_path / "two.py"
-    script.write_text(code)
-    root = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    """What two processes, each with a folder of its own, tell of a training that was stopped."""
+    folder, root = tmp_path_factory.mktemp("two"), Path(__file__).parents[2]
+    (folder / "two.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, str(script)],
+        [*command, str(folder / "two.py"), str(folder)],
         capture_output=True,
         text=True,
         cwd=root,
         timeout=300,
-        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    import json
+    return [json.loads((folder / f"rank {rank}.json").read_text()) for rank in range(2)]
 
-    two = np.array(json.loads(done.stdout.strip().splitlines()[-1]))
-    config = replace(SMALL, epochs=3, triple_loss="distmult", num_triples=1, num_hard=2)
-    one = np.array(
-        [[h["loss"], h["ndcg"]] for h in train_network(with_rare_relation(), config).history]
-    )
-    np.testing.assert_allclose(two[:, 0], one[:, 0], atol=1e-5)
-    np.testing.assert_allclose(two[:, 1], one[:, 1], atol=1e-3)
+
+def test_two_processes_come_to_what_one_does_also_when_they_were_stopped(ranks):
+    one = train_network(with_rare_relation(), SHARED).history
+    for told in ranks:
+        for name, error in (("loss", 1e-5), ("ndcg", 1e-3)):
+            np.testing.assert_allclose(
+                [h[name] for h in told["history"]], [h[name] for h in one], atol=error
+            )
+
+
+def test_the_first_process_alone_writes_and_reads_the_checkpoint_and_all_refuse_alike(ranks):
+    assert [told["there"] for told in ranks] == [True, False]
+    assert [len(told["history"]) for told in ranks] == [3, 3]
+    for told in ranks:
+        assert "holds a training that differs in ['seed']" in told["refused"]
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    assert own_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own_device() == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device() == torch.device("cuda:3")
 
 
 def test_features_may_lie_in_a_file(data, tmp_path):

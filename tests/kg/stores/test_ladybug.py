@@ -16,7 +16,7 @@ from kg.errors import DependencyError, GraphError, StoreError, StoreUnavailableE
 from kg.files import read_graph
 from kg.importing import import_graph
 from kg.stores import LadybugStore
-from kg.stores import ladybug as module
+from kg.stores import ladybug_reading as module
 from kg.toy import toy_graph
 from tests.contracts import FILMS, RATED, StoreContract, films, same_graph, vectors
 

@@ -16,7 +16,7 @@ from kg.errors import (
     StoreUnavailableError,
 )
 from kg.stores import Neo4jStore
-from kg.stores import neo4j as module
+from kg.stores import neo4j_reading as module
 from tests.contracts import FILMS, RATED, StoreContract, films, same_graph, vectors
 
 RATED_ONLY = Schema("User", "Movie", RATED, edge_types=(("User", "RATED", "Movie"),))

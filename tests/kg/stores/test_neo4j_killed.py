@@ -13,8 +13,7 @@ from kg import KnowledgeGraph, Schema
 from kg.errors import StoreUnavailableError
 from kg.files import read_graph
 from kg.importing import import_graph
-from kg.stores import Neo4jStore, base
-from kg.stores import neo4j as module
+from kg.stores import Neo4jStore, base, neo4j, neo4j_reading, reading
 from tests.contracts import RATED, same_graph, vectors
 from tests.neo4j_server import PASSWORD, Server, jars, start_java
 
@@ -62,8 +61,9 @@ def mortal(neo4j: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def killed(mortal: Mortal, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable], int]:
     """Does some work, kills the server once so many rows have passed, and says how many passed."""
-    for size in ("NODES_PER_RECORD", "EDGES_PER_RECORD", "DIGESTS_PER_RECORD"):
-        monkeypatch.setattr(module, size, 50)
+    monkeypatch.setattr(neo4j_reading, "NODES_PER_RECORD", 50)
+    monkeypatch.setattr(neo4j_reading, "EDGES_PER_RECORD", 50)
+    monkeypatch.setattr(neo4j, "DIGESTS_PER_RECORD", 50)
 
     def work(after: int, what: Callable[[], object]) -> int:
         passed = 0
@@ -80,7 +80,8 @@ def killed(mortal: Mortal, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Ca
             yield Bar()
 
         with monkeypatch.context() as patch:
-            patch.setattr(base, "progress_bar", progress_bar)
+            for module in (base, reading):
+                patch.setattr(module, "progress_bar", progress_bar)
             with pytest.raises(StoreUnavailableError, match="no Neo4j server answers at") as caught:
                 what()
         assert mortal.server is None

@@ -1,0 +1,103 @@
+"""Who a network ranks high: held-out cold nodes tell when to stop, and hard negatives are found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gnn.data import Adjacency
+from gnn.network_infer import Vectors
+from gnn.weighting import Fold, left_out_ndcg
+
+LEAST_HELD_OUT = 5
+"""With fewer held-out nodes on a side than this, training runs all epochs."""
+
+HARD_POOL = 100
+"""Hard negatives are drawn from so many items, those ranked highest for a user."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Users and items that training never sees chosen.
+
+    Args:
+        users: rows, sorted; none where there are too few.
+        items: rows, sorted; none where there are too few.
+        taught: the positives of the others, ``[2, num_pairs]``.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    taught: np.ndarray
+
+    @classmethod
+    def draw(cls, positives: np.ndarray, rate: float, seed: int) -> HeldOut:
+        """A share of the warm users and of the warm items at random; none if nothing were left."""
+        rng = np.random.default_rng([seed, 7])
+        sides = []
+        for rows in positives:
+            warm = np.unique(rows)
+            count = int(rate * len(warm))
+            chosen = np.sort(rng.choice(warm, count, replace=False))
+            sides.append(chosen if count >= LEAST_HELD_OUT else np.empty(0, np.int64))
+        cold = np.isin(positives[0], sides[0]) | np.isin(positives[1], sides[1])
+        if cold.all():
+            return cls(np.empty(0, np.int64), np.empty(0, np.int64), positives)
+        return cls(sides[0], sides[1], np.ascontiguousarray(positives[:, ~cold]))
+
+    def ndcg(self, vectors: Vectors, positives: np.ndarray) -> float:
+        """Mean NDCG@20 of held-out items for known users and of known items for held-out users.
+
+        NaN where none is held out.
+        """
+        cold_user, cold_item = (
+            np.isin(rows, of) for rows, of in zip(positives, (self.users, self.items), strict=True)
+        )
+        found = [
+            ranked_ndcg(vectors, positives[:, cold_item & ~cold_user], self.items),
+            ranked_ndcg(vectors, positives[:, cold_user & ~cold_item], np.unique(self.taught[1])),
+        ]
+        found = [f for f in found if not math.isnan(f)]
+        return float(np.mean(found)) if found else math.nan
+
+
+def ranked_ndcg(vectors: Vectors, pairs: np.ndarray, candidates: np.ndarray) -> float:
+    """Mean NDCG@20 of users' lists of some items; NaN where no pair is among these.
+
+    Args:
+        vectors: of all users and items.
+        pairs: what the users chose, rows ``[2, num_pairs]``.
+        candidates: rows of the items, sorted.
+    """
+    pairs = pairs[:, np.isin(pairs[1], candidates)]
+    if not pairs.shape[1]:
+        return math.nan
+    who, context = np.unique(pairs[0], return_inverse=True)
+    users = torch.cat([vectors.users[torch.from_numpy(who)], torch.ones(len(who), 1)], dim=1)
+    items = torch.cat([vectors.items, vectors.biases[:, None]], dim=1)
+    node = torch.from_numpy(np.searchsorted(candidates, pairs[1]))
+    fold = Fold(torch.from_numpy(candidates), users, torch.from_numpy(context), node)
+    return left_out_ndcg(items, [fold])
+
+
+def hard_items(vectors: Vectors, links: Adjacency) -> np.ndarray:
+    """For every user the best ranked warm items that are no positive, ``[num_users, pool]``.
+
+    Args:
+        vectors: of all users and items.
+        links: every user's positives; the warm items are those among them.
+    """
+    warm = np.unique(links.indices)
+    pool = min(HARD_POOL, len(warm))
+    out = np.zeros((len(links), pool), np.int64)
+    at = torch.from_numpy(warm)
+    for rows in torch.arange(len(links)).split(1024):
+        scores = vectors.users[rows] @ vectors.items[at].T + vectors.biases[at]
+        of = links.take(rows.numpy())
+        chosen = torch.from_numpy(np.searchsorted(warm, of.indices))
+        scores[torch.from_numpy(of.sources), chosen] = -torch.inf
+        out[rows.numpy()] = warm[scores.topk(pool).indices.numpy()]
+    return out
