@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency, NodeInputs
+from gnn.exposure import exposure_by_count
 from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.propagate import Propagation, fit_propagation
@@ -145,10 +146,10 @@ def train(
     back = links.transpose()
     mean_degree = len(user) / len(warm_items)
     k = max(1, min(config.max_dim, len(warm_items) // 4))
-    all_there = torch.ones(len(warm_users), device=device)
     exposure = torch.ones(len(warm_items), device=device)
     if item_exposure is not None:
         exposure = torch.from_numpy(item_exposure[warm_items]).to(exposure)
+    user_exposure = torch.from_numpy(exposure_by_count(links.degrees)).to(exposure)
 
     progress("features")
     user_groups, item_groups = (None, None) if groups is None else groups
@@ -175,7 +176,8 @@ def train(
         progress(f"joint sweep {sweep + 1} of {config.sweeps}")
         left_out = item_ridge.fit(v).left_out
         v = warm_half_step(back, u, left_out, config.item_precision, exposure=exposure)
-        u = warm_half_step(links, v, user_ridge.fit(u).left_out, user_precision)
+        left_out = user_ridge.fit(u).left_out
+        u = warm_half_step(links, v, left_out, user_precision, exposure=user_exposure)
 
     progress("last half steps")
     item_fit, user_fit = item_ridge.fit(v), user_ridge.fit(u)
@@ -191,7 +193,7 @@ def train(
         exposure,
     )
     leverage = user_ridge.leverage.float()
-    u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, all_there, links, v)
+    u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, user_exposure, links, v)
     user_side = TrainedSide(
         user_propagation,
         user_w,
@@ -201,7 +203,7 @@ def train(
         leverage,
         u,
         user_reliability,
-        all_there,
+        user_exposure,
     )
     rho = config.item_precision
     v = embed_warm(item_raws, item_side.tables, item_side.leverage, rho, exposure, back, u)

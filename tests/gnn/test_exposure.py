@@ -1,6 +1,6 @@
 import numpy as np
 
-from gnn.exposure import CONFIDENCE, ENOUGH, exposure_by_time
+from gnn.exposure import CONFIDENCE, ENOUGH, FEW, exposure_by_count, exposure_by_time
 
 
 def test_an_item_that_was_there_all_along_has_exposure_one():
@@ -36,3 +36,11 @@ def test_the_limit_holds_as_often_as_it_says():
         nodes = np.concatenate([np.zeros(1000, np.int64), np.ones(3, np.int64)])
         held += exposure_by_time(nodes, (times * 1e9).astype(np.int64), 2)[1] >= 0.2 / ENOUGH
     assert abs(held / 400 - CONFIDENCE) < 0.03
+
+
+def test_a_user_with_a_first_interaction_is_hardly_exposed_and_an_active_one_in_full():
+    found = exposure_by_count(np.array([0, 1, FEW, 10, 100]))
+    assert found[0] == 0
+    assert found[1] < 0.04
+    assert found[2] == 0.5
+    assert 0.97 < found[3] < found[4] <= 1

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from gnn.data import Adjacency, NodeInputs
+from gnn.exposure import exposure_by_count
 from gnn.heads import Spectrum, half_step
 from gnn.ridge import DualRidge
 from gnn.train import (
@@ -80,12 +81,14 @@ def test_the_embeddings_of_warm_nodes_follow_from_features_edges_and_the_other_s
     )
     np.testing.assert_allclose(again, result.item_embeddings, atol=1e-5)
     raws = users.propagation.raw(inputs(USERS), users.warm, CPU)
+    counts = np.bincount(pairs[0])[users.warm]
+    omega = torch.from_numpy(exposure_by_count(counts)).float()
     again = embed_warm(
         raws,
         users.tables,
         users.leverage,
         users.precision,
-        torch.ones(USERS),
+        omega,
         links.transpose(),
         items.reference,
     )
