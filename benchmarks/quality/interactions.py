@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--steps", default="0,1,2,5,10")
     parser.add_argument("--refit", action="store_true", help="also train anew at every step")
     parser.add_argument("--undated", action="store_true", help="interactions have no times")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of splits: cold_item, cold_user")
     parser.add_argument("--plot", help="draw it, as PNG")
     parser.add_argument("--out", help="write every figure as JSON")
     parser.add_argument("--threads", type=int, default=2)
@@ -101,7 +102,8 @@ def main() -> None:
     seeds = {f"seed {s}" for s in arguments.seeds.split(",")}
     steps = sorted({0, *map(int, arguments.steps.split(","))})
     everything: dict[str, Found] = {}
-    for kind, segment in KINDS.items():
+    for kind in arguments.kinds.split(","):
+        segment = KINDS[kind]
         found = everything[segment] = Found()
         for split in read_splits(sets.DATA / folder / "splits" / f"{kind}.parquet", graph):
             if split.name in seeds:
