@@ -22,6 +22,7 @@ def aligned(graph: KnowledgeGraph, given: Ready) -> dict[str, dict[str, NodeEmbe
         ValueError: a type is neither that of users nor that of items, a name is taken, or a vector
             holds NaN or infinity.
         UnknownNodeError: a vector is of a node that is not in the graph.
+        AlignmentError: vectors are of another type of node than they are named by.
     """
     sides = (graph.schema.user, graph.schema.item)
     out: dict[str, dict[str, NodeEmbeddings]] = {}
@@ -36,7 +37,7 @@ def aligned(graph: KnowledgeGraph, given: Ready) -> dict[str, dict[str, NodeEmbe
             if name in ("text", "history"):
                 raise ValueError(f"vectors= named {name!r} are made by the engine; rename them")
             matrix = np.zeros((len(nodes), vectors.dim), np.float32)
-            matrix[nodes.rows(vectors.nodes.keys)] = _finite(vectors, name).matrix
+            matrix[nodes.rows(vectors.nodes.keys)] = _checked(vectors, name, node_type).matrix
             out.setdefault(node_type, {})[name] = NodeEmbeddings(nodes, matrix)
     return out
 
@@ -109,7 +110,7 @@ def _rows(
             f"{nodes.node_type} vectors {name!r}: the engine was fitted on {dim} floats each, got "
             f"{new.dim}; give vectors of the same kind as in training"
         )
-    keys = _finite(new, name).nodes.keys
+    keys = _checked(new, name, nodes.node_type).nodes.keys
     there = (
         np.zeros(len(new.nodes), int) - 1 if changed is None else changed.rows(keys, missing="mark")
     )
@@ -121,7 +122,12 @@ def _rows(
     return nodes.rows(keys)
 
 
-def _finite(vectors: NodeEmbeddings, name: str) -> NodeEmbeddings:
+def _checked(vectors: NodeEmbeddings, name: str, node_type: str) -> NodeEmbeddings:
+    if vectors.node_type != node_type:
+        raise AlignmentError(
+            f"vectors {name!r} of {node_type} were expected, and vectors of {vectors.node_type} "
+            "came; name them by the type of their nodes"
+        )
     bad = np.flatnonzero(~np.isfinite(vectors.matrix).all(axis=1))
     if len(bad):
         raise ValueError(

@@ -100,3 +100,12 @@ def test_vectors_that_do_not_fit_are_refused(engine):
         update({"Movie": {"poster": posters("m2")}})
     with pytest.raises(ValueError, match=r"vectors= 'poster': expected \[6\] finite floats, got"):
         engine.embed_new("Movie", vectors={"poster": np.ones(3)})
+
+
+def test_vectors_of_another_type_of_node_are_refused(engine):
+    strange = NodeEmbeddings(Vocabulary("User", ["m401"]), np.ones((1, 6), np.float32))
+    with pytest.raises(AlignmentError, match="of Movie were expected, and vectors of User came"):
+        ColdStartEngine.fit(GRAPH, texts={}, vectors={"Movie": {"poster": strange}})
+    delta = GraphDelta(nodes={"Movie": {"id": ["m401"]}})
+    with pytest.raises(AlignmentError, match="of Movie were expected, and vectors of User came"):
+        engine.update(delta, texts={}, vectors={"Movie": {"poster": strange}})
