@@ -79,8 +79,6 @@ def updated(
         heard={user: moved.users.warm, item: moved.items.warm},
         uses_history=item in engine.texts and _uses_history(engine),
     )
-    if not (len(touched[user]) or len(touched[item])):
-        return moved
     fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
     before = {user: moved.user_vectors, item: moved.item_vectors}
     prior: dict[str, torch.Tensor] = {}

@@ -86,3 +86,12 @@ def test_an_engine_tells_the_recall_of_its_search_and_keeps_it_through_updates(c
     assert again.recommend(["u1", "u2"], 5, evidence=False).to_table() == found.to_table()
     with pytest.raises(ValueError, match="approximate_from must be at least 1"):
         EngineConfig(approximate_from=0)
+
+
+def test_a_change_that_moves_no_user_or_item_keeps_the_searches_as_they_are():
+    engine = ColdStartEngine.fit(toy_graph(), EngineConfig(approximate_from=50), texts={})
+    engine.recommend(["u0"], 3)
+    engine.audience(["m0"], 3)
+    after = engine.update(GraphDelta(nodes={"Genre": {"id": ["western"]}}))
+    for name in ("_item_index", "_item_search", "_user_index"):
+        assert after.__dict__[name] is engine.__dict__[name]
