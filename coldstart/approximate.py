@@ -1,7 +1,9 @@
 """Search in very large catalogues by faiss: a share of the items is looked at, chosen by clusters.
 
 What is given up is measured when the index is made: the recall against exact search. Scores are
-those of exact search, bit for bit; lists of candidates or by properties are exact.
+those of exact search, bit for bit; lists of candidates or by properties are exact. The clusters
+never change: items that came or changed since are looked at beside them, and those that are gone
+are passed over, though their vectors stay in memory until the clusters are made anew.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ _MOST_EXCLUDED = 2000
 _MOST_LATE = 0.05
 """When a larger share of the items is new or changed, the clusters are made anew."""
 
+_MOST_GONE = 0.25
+"""When a larger share of what is in the clusters is gone, they are made anew."""
+
 
 @dataclass(frozen=True, eq=False)
 class ApproximateIndex:
@@ -37,6 +42,9 @@ class ApproximateIndex:
     Args:
         exact: all items.
         clusters: a faiss index of them as they were, which never changes.
+        places: where the first items are in the clusters, ascending, int64 ``[num_left]``; items
+            behind them came later.
+        live: a bit for every place, 1 where the item is there and as it was, uint8.
         late: ascending rows of items that the clusters do not know as they are; all are looked at.
         recall: share of the exact best hundred that was found, over some users, at the making.
         probed: clusters that are looked at.
@@ -45,6 +53,8 @@ class ApproximateIndex:
 
     exact: ExactIndex
     clusters: Any
+    places: np.ndarray
+    live: np.ndarray
     late: np.ndarray
     recall: float
     probed: int
@@ -85,8 +95,10 @@ class ApproximateIndex:
         k = min(_K, num_items)
         best, _ = exact.search(some, k)
         probed, recall = 1, 0.0
+        beside = np.arange(num_items), np.packbits(np.ones(num_items, bool), bitorder="little")
         while True:
-            out = cls(exact, clusters, np.empty(0, np.int64), recall, probed, num_clusters)
+            none = np.empty(0, np.int64)
+            out = cls(exact, clusters, *beside, none, recall, probed, num_clusters)
             found, _ = out.search(some, k)
             hits = [len(np.intersect1d(a, b)) for a, b in zip(best, found, strict=True)]
             recall = sum(hits) / max(best.size, 1) if len(some) else 1.0
@@ -105,14 +117,34 @@ class ApproximateIndex:
         """All items, float32 ``[num_items, dim + 1]``."""
         return self.exact.rows
 
-    def followed(self, exact: ExactIndex, changed: np.ndarray) -> ApproximateIndex | None:
-        """The index after some rows changed or came; ``None`` if it is worth making anew."""
-        late = np.union1d(self.late, changed)
-        return (
-            replace(self, exact=exact, late=late)
-            if len(late) <= _MOST_LATE * len(exact.rows)
-            else None
-        )
+    def followed(
+        self, exact: ExactIndex, changed: np.ndarray, kept: np.ndarray | None = None
+    ) -> ApproximateIndex | None:
+        """The index after rows were removed, and then some changed or came.
+
+        Args:
+            exact: all items as they are now.
+            changed: their rows that changed or came, int64.
+            kept: ascending rows of before that stay; ``None``: all.
+
+        Returns:
+            ``None`` if it is worth making anew.
+        """
+        places, late, live = self.places, self.late, self.live.copy()
+        if kept is not None:
+            there = np.zeros(len(self.exact.rows), bool)
+            there[kept] = True
+            _clear(live, places[~there[: len(places)]])
+            places = places[there[: len(places)]]
+            late = (np.cumsum(there) - 1)[late[there[late]]]
+        late = np.union1d(late, changed)
+        if (
+            len(late) > _MOST_LATE * len(exact.rows)
+            or len(places) < (1 - _MOST_GONE) * self.clusters.ntotal
+        ):
+            return None
+        _clear(live, places[changed[changed < len(places)]])
+        return replace(self, exact=exact, places=places, live=live, late=late)
 
     def search(
         self,
@@ -132,12 +164,16 @@ class ApproximateIndex:
         import faiss
 
         longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1).numpy()
-        looked: Any = faiss.SearchParametersIVF(nprobe=self.probed)  # pyright: ignore[reportCallIssue]
+        known = {}
+        if len(self.late) or len(self.places) < self.clusters.ntotal:
+            known["sel"] = faiss.IDSelectorBitmap(self.live)  # pyright: ignore[reportCallIssue]
+        looked: Any = faiss.SearchParametersIVF(nprobe=self.probed, **known)  # pyright: ignore[reportCallIssue]
         _, near = self.clusters.search(longer, wanted, params=looked)
         found_rows = np.full((len(queries), k), -1, np.int64)
         found_scores = np.full((len(queries), k), -np.inf, np.float32)
         for at in range(len(queries)):
-            pool = np.union1d(near[at][near[at] >= 0], self.late)
+            found = np.searchsorted(self.places, near[at][near[at] >= 0])
+            pool = np.union1d(found, self.late)
             one = slice(at, at + 1)
             out = None if excluded is None else excluded[one]
             if len(pool) - (0 if out is None else len(np.intersect1d(pool, out[0]))) < k:
@@ -146,3 +182,8 @@ class ApproximateIndex:
             best = self.exact.search(queries[one], k, candidates=pool, excluded=out, offsets=beside)
             found_rows[at], found_scores[at] = best[0][0], best[1][0]
         return found_rows, found_scores
+
+
+def _clear(bits: np.ndarray, places: np.ndarray) -> None:
+    """Set some bits to 0, in place."""
+    np.bitwise_and.at(bits, places >> 3, ~(1 << (places & 7)).astype(np.uint8))

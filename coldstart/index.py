@@ -60,11 +60,27 @@ class ExactIndex:
         else:
             rows = self.rows.clone()
             rows[at] = more
-        out = ExactIndex(rows)
+        return self._limiting(ExactIndex(rows), more)
+
+    def after_removal(
+        self, vectors: torch.Tensor, bias: torch.Tensor, changed: np.ndarray
+    ) -> ExactIndex:
+        """The index of what is left, in one copy that holds nothing of what is gone.
+
+        Args:
+            vectors: all embeddings as they are now.
+            bias: their biases.
+            changed: rows of those that are not among the rows here.
+        """
+        out = ExactIndex.of(vectors, bias)
+        return self._limiting(out, out.rows[torch.from_numpy(changed).to(out.rows.device)])
+
+    def _limiting(self, other: ExactIndex, more: torch.Tensor) -> ExactIndex:
+        """Another index, of some of these rows and more, with a limit to length if this has one."""
         if "longest" in self.__dict__:  # what was longest may be shorter now: as good for a limit
-            longest = torch.linalg.vector_norm(more, dim=1).max()
-            out.__dict__["longest"] = torch.maximum(self.longest, longest)
-        return out
+            lengths = torch.linalg.vector_norm(more, dim=1)
+            other.__dict__["longest"] = torch.cat([self.longest[None], lengths]).max()
+        return other
 
     @cached_property
     def longest(self) -> torch.Tensor:

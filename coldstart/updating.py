@@ -120,21 +120,33 @@ def _continue_index(
     num_before: int,
     kept: np.ndarray | None,
 ) -> None:
-    """Give the new engine the old one's index, with new rows behind, where only such came."""
+    """Give the new engine the old one's index as far as it goes.
+
+    Args:
+        before: the engine before the change.
+        after: the engine after it.
+        name: of the index.
+        touched: ascending rows that changed or came.
+        num_before: so many of the rows after were there before.
+        kept: rows before that stay; ``None``: all.
+    """
     index: ExactIndex | None = before.__dict__.get(name)
-    if index is None or kept is not None or index.rows.device.type != "cpu":
+    if index is None or index.rows.device.type != "cpu":
         return
     vectors, bias = after.user_vectors, None
     if name == "_item_index":
         vectors, bias = after.item_vectors, after.item_bias
-    if not len(touched) and len(vectors) == num_before:
+    if kept is None and not len(touched) and len(vectors) == num_before:
         for same in (name, "_item_search") if name == "_item_index" else (name,):
             if same in before.__dict__:
                 after.__dict__[same] = before.__dict__[same]
         return
     some = touched[: np.searchsorted(touched, num_before)]  # of those that were there
     new = np.arange(num_before, len(vectors))
-    for rows in (some, new):
+    if kept is not None:
+        bias = vectors.new_zeros(len(vectors)) if bias is None else bias
+        index = index.after_removal(vectors, bias, np.union1d(some, new))
+    for rows in (some, new) if kept is None else ():
         if len(rows):
             at = _at(vectors, rows)
             its = vectors.new_zeros(len(rows)) if bias is None else bias[at]
@@ -142,7 +154,7 @@ def _continue_index(
     after.__dict__[name] = index
     approximate = before.__dict__.get("_item_search") if name == "_item_index" else None
     if isinstance(approximate, ApproximateIndex):
-        followed = approximate.followed(index, np.union1d(some, new))
+        followed = approximate.followed(index, np.union1d(some, new), kept)
         if followed is not None:
             after.__dict__["_item_search"] = followed
 

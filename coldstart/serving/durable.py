@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from coldstart.engine import ColdStartEngine
+from coldstart.index import ExactIndex
 from coldstart.journal import Journal, journal_content, read_journal
 from coldstart.serving.operations import Operation, applied, redacted
 from coldstart.updating import graph_of_rows
@@ -222,7 +223,15 @@ class DurableEngine:
         row = graph.vocabularies[node_type].rows([key])
         texts = list(node_texts(graph_of_rows(graph, node_type, row), node_type))
         self.submit({"op": "erase", "type": node_type, "key": key})
-        return self._forget(node_type, key, texts)
+        done = self._forget(node_type, key, texts)
+        if node_type == schema.item and "_item_search" in self.current.engine.__dict__:
+            search = self.current.engine.__dict__["_item_search"]
+            if not isinstance(search, ExactIndex):
+                done.append(
+                    "remains: its vector in the memory of this process, in the clusters of faiss, "
+                    "where no search finds it; until they are made anew, at the latest by a restart"
+                )
+        return done
 
     def close(self) -> None:
         """Write a snapshot if there were changes, and close the journal."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from kg.toy import toy_graph
 
 pytest.importorskip("faiss", reason="needs the extra faiss")
 NUM, DIM = 4000, 12
+INDEXES = ("_item_index", "_user_index")
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +98,68 @@ def test_a_change_that_moves_no_user_or_item_keeps_the_searches_as_they_are():
     after = engine.update(GraphDelta(nodes={"Genre": {"id": ["western"]}}))
     for name in ("_item_index", "_item_search", "_user_index"):
         assert after.__dict__[name] is engine.__dict__[name]
+
+
+def test_what_is_gone_is_never_found_and_the_clusters_are_not_made_anew(index, exact, queries):
+    best, _ = index.search(queries, 100)
+    gone = np.unique(best[:10])  # many more than are asked for beyond k
+    kept = np.setdiff1d(np.arange(NUM), gone)
+    rows = exact.rows[torch.from_numpy(kept)]
+    left = index.followed(ExactIndex(rows), np.empty(0, np.int64), kept)
+    assert left.clusters is index.clusters
+    found, scores = left.search(queries, 100)
+    truth, _ = left.exact.search(queries, 100)
+    shares = [np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]
+    assert np.mean(shares[10:]) > 0.9  # the first ten lost all they had, whole clusters
+    longer = torch.cat([queries, torch.ones(len(queries), 1)], dim=1)
+    products = (longer[:, None] * rows[torch.from_numpy(found)]).sum(dim=2)
+    np.testing.assert_allclose(scores, products, rtol=1e-4, atol=1e-4)
+    assert not np.isin(index.search(queries, 100)[0], found).all()  # the one before stays
+    again = left.followed(ExactIndex(rows[1:]), np.array([7]), np.arange(1, len(rows)))
+    assert again.search(queries, 10)[0].max() < len(rows) - 1
+    assert left.followed(ExactIndex(rows[:1000]), np.empty(0, np.int64), np.arange(1000)) is None
+
+
+def test_removals_changes_and_additions_in_any_order_are_searched_as_if_made_anew(exact, queries):
+    rng = np.random.default_rng(0)
+    index, rows = ApproximateIndex.of(exact, queries, least_recall=0.999), exact.rows
+    for step in range(12):
+        kept = np.flatnonzero(rng.random(len(rows)) > 0.004)
+        rows = rows[torch.from_numpy(kept)]
+        changed = rng.choice(len(rows), 5, replace=False)
+        rows[torch.from_numpy(changed)] = torch.randn(5, DIM + 1) + 2
+        rows = torch.cat([rows, torch.randn(3, DIM + 1) + 2])
+        changed = np.concatenate([np.sort(changed), np.arange(len(rows) - 3, len(rows))])
+        index = index.followed(ExactIndex(rows), changed, kept)
+        best, scores = index.exact.search(queries, 20)
+        found, found_scores = index.search(queries, 20)
+        assert np.mean([np.isin(a, b).mean() for a, b in zip(best, found, strict=True)]) > 0.97
+        for at in range(len(queries)):
+            known = dict(zip(best[at].tolist(), scores[at].tolist(), strict=True))
+            told = zip(found[at].tolist(), found_scores[at].tolist(), strict=True)
+            assert all(known[row] == score for row, score in told if row in known), step
+
+
+def test_an_engine_keeps_its_searches_when_items_and_people_are_removed(monkeypatch):
+    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.9)  # of 80 items many are touched
+    engine = ColdStartEngine.fit(toy_graph(), EngineConfig(approximate_from=50), texts={})
+    engine.recommend(["u0"], 3)
+    engine.audience(["m0"], 3)
+    best = engine.recommend(["u1"], 1, exclude_seen=False).to_table()["item"].to_pylist()
+    delta = GraphDelta(
+        nodes={"Movie": {"id": ["new"], "year": [1990]}},
+        removed_nodes={"Movie": best, "User": ["u0", "u59"]},
+    )
+    after = engine.update(delta)
+    before, search = engine.__dict__["_item_search"], after.__dict__["_item_search"]
+    assert search.clusters is before.clusters
+    lengths = [torch.linalg.vector_norm(after.__dict__[n].rows, dim=1).max() for n in INDEXES]
+    assert [after.__dict__[n].longest >= x for n, x in zip(INDEXES, lengths, strict=True)]
+    fresh = replace(after)  # makes its indexes anew
+    for name in INDEXES:
+        assert torch.equal(after.__dict__[name].rows, getattr(fresh, name).rows)
+    everybody = list(after.graph.users)
+    found = after.recommend(everybody, 79, exclude_seen=False, evidence=False)
+    assert set(found.to_table()["item"].to_pylist()) == set(after.graph.items)
+    seen_by = after.audience(["m3"], 58, exclude_seen=False, evidence=False)
+    assert set(seen_by.to_table()["user"].to_pylist()) == set(after.graph.users)

@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -279,3 +280,22 @@ def test_a_change_with_a_key_is_applied_once_also_after_a_restart(durable, model
     assert again.submit(change) == first
     assert again.current.number == 1
     again.close()
+
+
+def test_a_removal_does_not_wait_for_clusters_and_what_is_gone_is_not_found(
+    engine, tmp_path, monkeypatch
+):
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.9)  # of 80 items many are touched
+    config = replace(engine.config, approximate_from=50)
+    replace(engine, config=config).save(tmp_path / "model")
+    durable = DurableEngine(tmp_path / "model", tmp_path / "state")
+    monkeypatch.setattr("coldstart.approximate.ApproximateIndex.of", None)
+    done = durable.erase("Movie", "m5")
+    found = durable.current.engine.recommend(["u1", "u58"], 80, exclude_seen=False, evidence=False)
+    assert len(found) == 2 * 79
+    assert "m5" not in found.to_table()["item"].to_pylist()
+    assert any("in the memory of this process, in the clusters of faiss" in line for line in done)
+    assert not any("memory of this process" in line for line in durable.erase("User", "u2"))
+    durable.close()
