@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from coldstart.index import ExactIndex
+from coldstart.index import ExactIndex, places_of
 from kg.errors import DependencyError
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,12 @@ _K, _SAMPLE, _SPARE = 100, 256, 32
 _MOST_EXCLUDED = 2000
 """Users who have seen more are searched for exactly."""
 
-_MOST_LATE = 0.05
-"""When a larger share of the items is new or changed, the clusters are made anew."""
+_MOST_LATE = 0.02
+"""When a larger share of the items is new or changed, the clusters are made anew.
+
+Looking at so many takes about a millisecond for 100,000 items of 64 floats, a sixth of exact search
+(``benchmarks.search --faiss``).
+"""
 
 _MOST_GONE = 0.25
 """When a larger share of what is in the clusters is gone, they are made anew."""
@@ -63,13 +68,16 @@ class ApproximateIndex:
     @classmethod
     def of(
         cls, exact: ExactIndex, queries: torch.Tensor, least_recall: float = LEAST_RECALL
-    ) -> ApproximateIndex:
+    ) -> ApproximateIndex | ExactIndex:
         """The index of these items; seconds to minutes.
 
         Args:
             exact: the items, on a CPU, at least one.
             queries: user embeddings to measure the recall with, ``[n, dim]``; some of them are.
             least_recall: up to 1.
+
+        Returns:
+            ``exact`` itself, with a line in the log, where such a recall takes all clusters.
 
         Raises:
             DependencyError: faiss is not installed.
@@ -99,12 +107,19 @@ class ApproximateIndex:
         while True:
             none = np.empty(0, np.int64)
             out = cls(exact, clusters, *beside, none, recall, probed, num_clusters)
-            found, _ = out.search(some, k)
+            found, _ = out._found(some, k, None, None, k + _SPARE)  # short as they are
             hits = [len(np.intersect1d(a, b)) for a, b in zip(best, found, strict=True)]
             recall = sum(hits) / max(best.size, 1) if len(some) else 1.0
             if recall >= least_recall or probed == num_clusters:
                 break
             probed = min(2 * probed, num_clusters)
+        if probed == num_clusters:
+            log.warning(
+                "search of %d items stays exact: a recall@%d of %.2f would take all %d clusters, "
+                "which is slower (found out in %.1f s); leave approximate_from out",
+                *(num_items, k, least_recall, num_clusters, time.perf_counter() - start),
+            )
+            return exact
         log.warning(
             "approximate search of %d items: recall@%d %.4f against exact search for %d users, "
             "with %d of %d clusters looked at (made in %.1f s)",
@@ -161,6 +176,44 @@ class ApproximateIndex:
         if candidates is not None or most > _MOST_EXCLUDED or wanted >= len(self.rows):
             options = {"candidates": candidates, "excluded": excluded, "offsets": offsets}
             return self.exact.search(queries, k, **options)
+        rows, scores = self._found(queries, k, excluded, offsets, wanted)
+        for at in np.flatnonzero((rows < 0).any(axis=1)).tolist():  # too few in these clusters
+            one, out = slice(at, at + 1), None if excluded is None else excluded[at : at + 1]
+            offset = None if offsets is None else offsets[one]
+            rows[one], scores[one] = self.exact.search(
+                queries[one], k, excluded=out, offsets=offset
+            )
+        return rows, scores
+
+    def _found(
+        self,
+        queries: torch.Tensor,
+        k: int,
+        excluded: list[np.ndarray] | None,
+        offsets: torch.Tensor | None,
+        wanted: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best of the clusters nearest to each query and of the late items."""
+        near = self._near(queries, wanted)
+        beside = queries.new_zeros(len(queries)) if offsets is None else offsets
+        scores = self.exact.pair_scores(
+            queries, beside, None, torch.from_numpy(np.maximum(near, 0))
+        ).numpy()
+        scores[near < 0] = -np.inf
+        for at, gone in enumerate(excluded or ()):
+            scores[at, np.isin(near[at], gone)] = -np.inf
+        of_late = None if excluded is None else [places_of(rows, self.late) for rows in excluded]
+        places, late_scores = self._beside.search(queries, k, excluded=of_late, offsets=offsets)
+        late = np.append(self.late, -1)[places]  # -1 stays -1
+        rows = np.concatenate([near, late], axis=1)
+        scores = np.concatenate([scores, late_scores], axis=1)
+        order = np.lexsort((rows, -scores), axis=1)[:, :k]
+        rows, scores = (np.take_along_axis(x, order, axis=1) for x in (rows, scores))
+        rows[np.isneginf(scores)] = -1
+        return rows, scores
+
+    def _near(self, queries: torch.Tensor, wanted: int) -> np.ndarray:
+        """Rows of the best in the clusters nearest to a query, -1 where none, ``[n, wanted]``."""
         import faiss
 
         longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1).numpy()
@@ -168,20 +221,15 @@ class ApproximateIndex:
         if len(self.late) or len(self.places) < self.clusters.ntotal:
             known["sel"] = faiss.IDSelectorBitmap(self.live)  # pyright: ignore[reportCallIssue]
         looked: Any = faiss.SearchParametersIVF(nprobe=self.probed, **known)  # pyright: ignore[reportCallIssue]
-        _, near = self.clusters.search(longer, wanted, params=looked)
-        found_rows = np.full((len(queries), k), -1, np.int64)
-        found_scores = np.full((len(queries), k), -np.inf, np.float32)
-        for at in range(len(queries)):
-            found = np.searchsorted(self.places, near[at][near[at] >= 0])
-            pool = np.union1d(found, self.late)
-            one = slice(at, at + 1)
-            out = None if excluded is None else excluded[one]
-            if len(pool) - (0 if out is None else len(np.intersect1d(pool, out[0]))) < k:
-                pool = None  # too few in these clusters
-            beside = None if offsets is None else offsets[one]
-            best = self.exact.search(queries[one], k, candidates=pool, excluded=out, offsets=beside)
-            found_rows[at], found_scores[at] = best[0][0], best[1][0]
-        return found_rows, found_scores
+        _, found = self.clusters.search(longer, wanted, params=looked)
+        return np.where(found >= 0, np.searchsorted(self.places, found), -1)
+
+    @cached_property
+    def _beside(self) -> ExactIndex:
+        """The late items."""
+        out = ExactIndex(self.rows[torch.from_numpy(self.late)])
+        out.__dict__["longest"] = self.exact.longest
+        return out
 
 
 def _clear(bits: np.ndarray, places: np.ndarray) -> None:

@@ -167,26 +167,33 @@ class ExactIndex:
         slack = 2 * self.rows.shape[1] * torch.finfo(self.rows.dtype).eps * largest
         unsure = top[:, k - 1] - slack
         columns = columns.sort(dim=1).values
-        exact = self._exact(queries, offsets, pool, columns)
+        exact = self.pair_scores(queries, offsets, pool, columns)
         exact = torch.where(scores.gather(1, columns).isneginf(), -torch.inf, exact)
         order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
         columns, exact = columns.gather(1, order), exact.gather(1, order)
         many = (top[:, -1] >= unsure) & ~top[:, -1].isneginf() & (width < scores.shape[1])
         for row in torch.nonzero(many).flatten().tolist():
             near = torch.nonzero(scores[row] >= unsure[row]).flatten()
-            again = self._exact(queries[row, None], offsets[row, None], pool, near[None])[0]
+            again = self.pair_scores(queries[row, None], offsets[row, None], pool, near[None])[0]
             order = again.argsort(descending=True, stable=True)[:k]
             columns[row], exact[row] = near[order], again[order]
         return columns.cpu().numpy(), exact.cpu().numpy()
 
-    def _exact(
+    def pair_scores(
         self,
         queries: torch.Tensor,
         offsets: torch.Tensor,
         pool: np.ndarray | None,
         columns: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores of every query with some candidates, float32 ``[n, num_columns]``."""
+        """Scores of every query with rows of its own, float32 ``[n, num_columns]``.
+
+        Args:
+            queries: float32 ``[n, dim]``.
+            offsets: ``[n]``, added to all scores of a query.
+            pool: what the columns stand for; ``None``: rows of the index.
+            columns: int64 ``[n, num_columns]``.
+        """
         out = torch.empty(columns.shape, dtype=self.rows.dtype, device=columns.device)
         at = columns if pool is None else torch.from_numpy(pool).to(columns.device)[columns]
         step = max(1, _BLOCK_FLOATS // max(columns.shape[1] * self.rows.shape[1], 1))
@@ -235,13 +242,18 @@ def _exclude(scores: torch.Tensor, pool: np.ndarray | None, excluded: list[np.nd
     for i, rows in enumerate(excluded):
         at = rows
         if pool is not None:
-            at = np.searchsorted(pool, rows)
-            inside = at < len(pool)
-            at = at[inside][pool[at[inside]] == rows[inside]]
+            at = places_of(rows, pool)
         column.append(at)
         query.append(np.full(len(at), i))
     where = (torch.from_numpy(np.concatenate(x)).to(scores.device) for x in (query, column))
     scores[tuple(where)] = -torch.inf
+
+
+def places_of(rows: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Where in an ascending pool those of some rows stand that are in it."""
+    at = np.searchsorted(pool, rows)
+    inside = at < len(pool)
+    return at[inside][pool[at[inside]] == rows[inside]]
 
 
 def exact_scores(

@@ -152,11 +152,15 @@ def _continue_index(
             its = vectors.new_zeros(len(rows)) if bias is None else bias[at]
             index = index.with_rows(at, vectors[at], its)
     after.__dict__[name] = index
-    approximate = before.__dict__.get("_item_search") if name == "_item_index" else None
-    if isinstance(approximate, ApproximateIndex):
-        followed = approximate.followed(index, np.union1d(some, new), kept)
-        if followed is not None:
-            after.__dict__["_item_search"] = followed
+    search = before.__dict__.get("_item_search") if name == "_item_index" else None
+    if isinstance(search, ApproximateIndex):
+        search = search.followed(index, np.union1d(some, new), kept)
+    elif search is not None and len(search.rows) >= (before.config.approximate_from or np.inf):
+        search = index  # clusters were tried, and not worth it
+    else:
+        search = None
+    if search is not None:
+        after.__dict__["_item_search"] = search
 
 
 def _at(vectors: torch.Tensor, rows: np.ndarray) -> slice | torch.Tensor:

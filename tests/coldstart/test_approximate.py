@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -70,9 +71,18 @@ def test_new_and_changed_items_are_found_and_the_index_before_stays(index, exact
     late = index.followed(after, np.array([5, NUM]))
     assert late.search(queries[:1], 2)[0].tolist() == [[5, NUM]]
     assert NUM not in index.search(queries[:1], 100)[0]
-    assert index.followed(after, np.arange(1000)) is None  # better made anew
+    assert index.followed(after, np.arange(100)) is None  # better made anew
 
 
+@pytest.fixture
+def of_few(monkeypatch):
+    """Clusters also where all items are fewer than the hundred that a recall is measured with."""
+    made = ApproximateIndex.of
+    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.9)  # of 80 items many are touched
+    monkeypatch.setattr(ApproximateIndex, "of", partial(made, least_recall=0.0))
+
+
+@pytest.mark.usefixtures("of_few")
 def test_an_engine_tells_the_recall_of_its_search_and_keeps_it_through_updates(caplog, tmp_path):
     config = EngineConfig(approximate_from=50, cold_boost=0.0)
     engine = ColdStartEngine.fit(toy_graph(), config, texts={})
@@ -91,6 +101,7 @@ def test_an_engine_tells_the_recall_of_its_search_and_keeps_it_through_updates(c
         EngineConfig(approximate_from=0)
 
 
+@pytest.mark.usefixtures("of_few")
 def test_a_change_that_moves_no_user_or_item_keeps_the_searches_as_they_are():
     engine = ColdStartEngine.fit(toy_graph(), EngineConfig(approximate_from=50), texts={})
     engine.recommend(["u0"], 3)
@@ -120,7 +131,10 @@ def test_what_is_gone_is_never_found_and_the_clusters_are_not_made_anew(index, e
     assert left.followed(ExactIndex(rows[:1000]), np.empty(0, np.int64), np.arange(1000)) is None
 
 
-def test_removals_changes_and_additions_in_any_order_are_searched_as_if_made_anew(exact, queries):
+def test_removals_changes_and_additions_in_any_order_are_searched_as_if_made_anew(
+    exact, queries, monkeypatch
+):
+    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.05)
     rng = np.random.default_rng(0)
     index, rows = ApproximateIndex.of(exact, queries, least_recall=0.999), exact.rows
     for step in range(12):
@@ -140,8 +154,8 @@ def test_removals_changes_and_additions_in_any_order_are_searched_as_if_made_ane
             assert all(known[row] == score for row, score in told if row in known), step
 
 
-def test_an_engine_keeps_its_searches_when_items_and_people_are_removed(monkeypatch):
-    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.9)  # of 80 items many are touched
+@pytest.mark.usefixtures("of_few")
+def test_an_engine_keeps_its_searches_when_items_and_people_are_removed():
     engine = ColdStartEngine.fit(toy_graph(), EngineConfig(approximate_from=50), texts={})
     engine.recommend(["u0"], 3)
     engine.audience(["m0"], 3)
@@ -163,3 +177,51 @@ def test_an_engine_keeps_its_searches_when_items_and_people_are_removed(monkeypa
     assert set(found.to_table()["item"].to_pylist()) == set(after.graph.items)
     seen_by = after.audience(["m3"], 58, exclude_seen=False, evidence=False)
     assert set(seen_by.to_table()["user"].to_pylist()) == set(after.graph.users)
+
+
+def test_late_items_that_were_seen_are_left_out_and_offsets_are_added(exact, queries, monkeypatch):
+    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.5)
+    index = ApproximateIndex.of(exact, queries, least_recall=0.99)
+    late = np.arange(0, NUM, 3)
+    after = index.followed(exact, late)
+    seen = [np.sort(rows[::2]) for rows in exact.search(queries, 60)[0]]
+    offsets = torch.arange(len(queries), dtype=torch.float32)
+    options = {"excluded": seen, "offsets": offsets}
+    best, scores = exact.search(queries, 40, **options)
+    found, found_scores = after.search(queries, 40, **options)
+    hits = [np.isin(a, b) for a, b in zip(best, found, strict=True)]
+    assert np.mean(hits) > 0.98
+    of_late = np.isin(best, late)
+    assert np.concatenate(hits)[of_late.ravel()].all()  # all of these are looked at
+    whole = np.all(hits, axis=1)
+    assert whole.sum() > 20
+    np.testing.assert_array_equal(found[whole], best[whole])
+    np.testing.assert_array_equal(found_scores[whole], scores[whole])
+
+
+def test_where_all_clusters_would_be_read_search_stays_exact_and_says_so(caplog):
+    torch.manual_seed(3)
+    exact = ExactIndex(torch.randn(2000, 30))
+    found = ApproximateIndex.of(exact, torch.randn(50, 29), least_recall=1.0)
+    assert found is exact
+    assert "search of 2000 items stays exact: a recall@100 of 1.00 would take all" in caplog.text
+
+
+def test_an_engine_that_found_clusters_of_no_use_does_not_try_again(monkeypatch):
+    monkeypatch.setattr("coldstart.approximate.ApproximateIndex.of", lambda exact, queries: exact)
+    engine = ColdStartEngine.fit(toy_graph(), EngineConfig(approximate_from=50), texts={})
+    engine.recommend(["u0"], 3)
+    monkeypatch.setattr("coldstart.approximate.ApproximateIndex.of", None)
+    after = engine.update(GraphDelta(nodes={"Movie": {"id": ["new"], "year": [1990]}}))
+    assert "new" in after.recommend(["u1"], 81).to_table()["item"].to_pylist()
+
+
+def test_lists_that_a_cluster_is_too_small_for_are_filled_and_count_as_short_in_the_recall(exact):
+    few = ExactIndex(exact.rows[:780])  # 20 clusters of 39 or so
+    queries = few.rows[:30, :-1]
+    index = ApproximateIndex.of(few, queries, least_recall=0.5)
+    assert index.probed > 1
+    found, scores = replace(index, probed=1).search(queries, 100)
+    best, best_scores = few.search(queries, 100)
+    np.testing.assert_array_equal(found, best)
+    np.testing.assert_array_equal(scores, best_scores)

@@ -3,12 +3,14 @@ import os
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.kill import film, rounds_survived
+from coldstart.approximate import ApproximateIndex
 from coldstart.journal import JournalError, journal_content, read_journal
 from coldstart.serving.batching import Batcher
 from coldstart.serving.durable import DurableEngine
@@ -287,11 +289,13 @@ def test_a_removal_does_not_wait_for_clusters_and_what_is_gone_is_not_found(
 ):
     pytest.importorskip("faiss", reason="needs the extra faiss")
     monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    of_few = partial(ApproximateIndex.of, least_recall=0.0)  # a hundred are more than there are
+    monkeypatch.setattr(ApproximateIndex, "of", of_few)
     monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.9)  # of 80 items many are touched
     config = replace(engine.config, approximate_from=50)
     replace(engine, config=config).save(tmp_path / "model")
     durable = DurableEngine(tmp_path / "model", tmp_path / "state")
-    monkeypatch.setattr("coldstart.approximate.ApproximateIndex.of", None)
+    monkeypatch.setattr(ApproximateIndex, "of", None)
     done = durable.erase("Movie", "m5")
     found = durable.current.engine.recommend(["u1", "u58"], 80, exclude_seen=False, evidence=False)
     assert len(found) == 2 * 79
