@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from coldstart.ready_vectors import Ready
 from gnn.data import Adjacency
 from gnn.rating_head import (
     HISTORY,
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Basis(NamedTuple):
+    """What a rating head is trained on: a graph, and vectors of its nodes."""
+
+    graph: KnowledgeGraph
+    texts: Mapping[str, NodeEmbeddings]
+    vectors: Ready
+
+
 class RatingSource:
     """Where the rating head of an engine comes from: it is trained once, when first asked for.
 
@@ -40,14 +49,10 @@ class RatingSource:
 
     Args:
         head: ready, or ``None``.
-        basis: graph and text vectors to train on; ``None``: those of the engine that asks.
+        basis: to train on; ``None``: that of the engine that asks.
     """
 
-    def __init__(
-        self,
-        head: RatingHead | None = None,
-        basis: tuple[KnowledgeGraph, Mapping[str, NodeEmbeddings]] | None = None,
-    ) -> None:
+    def __init__(self, head: RatingHead | None = None, basis: Basis | None = None) -> None:
         self.head, self.basis = head, basis
 
     def head_of(self, engine: ColdStartEngine) -> RatingHead:
@@ -57,8 +62,7 @@ class RatingSource:
             GraphError: the interactions have no weights.
         """
         if self.head is None:
-            graph, texts = self.basis or (engine.graph, engine.texts)
-            self.head, self.basis = trained_head(engine, graph, texts), None
+            self.head, self.basis = trained_head(engine, self.basis or _basis_of(engine)), None
         return self.head
 
     def after(
@@ -75,12 +79,14 @@ class RatingSource:
             return RatingSource(_renumbered(engine, self.head, kept)) if kept else self
         if delta.removed_nodes or delta.removed_edges:
             return RatingSource()
-        return RatingSource(basis=self.basis or (engine.graph, engine.texts))
+        return RatingSource(basis=self.basis or _basis_of(engine))
 
 
-def trained_head(
-    engine: ColdStartEngine, graph: KnowledgeGraph, texts: Mapping[str, NodeEmbeddings]
-) -> RatingHead:
+def _basis_of(engine: ColdStartEngine) -> Basis:
+    return Basis(engine.graph, engine.texts, engine.vectors)
+
+
+def trained_head(engine: ColdStartEngine, basis: Basis) -> RatingHead:
     """A rating head for the interactions of a graph.
 
     Raises:
@@ -88,7 +94,7 @@ def trained_head(
     """
     from coldstart.engine import inputs_of_graph
 
-    edges, schema = graph.interactions, graph.schema
+    edges, schema = basis.graph.interactions, basis.graph.schema
     if edges.weight is None:
         raise GraphError(
             f"the {len(edges)} interactions {schema.interaction} have no weights, so that there is "
@@ -97,7 +103,7 @@ def trained_head(
         )
     log.info("training the rating head on %d ratings", len(edges))
     return train_ratings(
-        *inputs_of_graph(graph, texts, engine.feature_edges),
+        *inputs_of_graph(basis.graph, basis.texts, engine.feature_edges, vectors=basis.vectors),
         edges.index,
         edges.weight,
         engine.config.ratings,

@@ -69,6 +69,20 @@ def test_they_follow_when_films_are_removed_and_come_back_from_disk(engine, tmp_
     np.testing.assert_allclose(fresh, before, atol=1e-5)
 
 
+def test_they_count_in_ratings_also_of_a_film_that_came_with_nothing_else(engine, tmp_path):
+    delta = GraphDelta(nodes={"Movie": {"id": ["m401", "m402"]}})
+    grown = engine.update(delta, texts={}, vectors={"Movie": {"poster": posters("m401", "m402")}})
+    people = [f"u{u}" for u in range(60)]
+    found = grown.rate(people, ["m401", "m402"])
+    means = found.reshape(-1, 4, 2).mean(axis=0)  # by taste of the person, and film
+    assert means.argmax(axis=0).tolist() == [1, 2]
+    assert means[1, 0] - np.delete(means[:, 0], 1).max() > 0.5
+    assert "poster" in grown.ratings.head.items.features.names
+    grown.save(tmp_path / "e")
+    again = ColdStartEngine.load(tmp_path / "e", device="cpu")
+    np.testing.assert_allclose(again.rate(people, ["m401", "m402"]), found, atol=1e-5)
+
+
 def test_vectors_that_do_not_fit_are_refused(engine):
     def fit(vectors):
         return ColdStartEngine.fit(GRAPH, texts={}, vectors=vectors)
