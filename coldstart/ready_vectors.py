@@ -65,8 +65,8 @@ def after_change(
     for node_type, named in given.items():
         if absent := sorted(named.keys() - known.get(node_type, {}).keys()):
             raise AlignmentError(
-                f"the engine was fitted without vectors {absent} of {node_type}; leave them out, "
-                "or fit again with vectors="
+                f"the engine was fitted without vectors {absent} of {node_type}; it has "
+                f"{_told(known)}; leave the others out, or fit again with vectors="
             )
     out: dict[str, dict[str, NodeEmbeddings]] = {}
     for node_type, named in known.items():
@@ -100,6 +100,11 @@ def of_one(known: Mapping[str, NodeEmbeddings], given: Mapping[str, np.ndarray])
             )
         out[name] = one[None]
     return out
+
+
+def _told(known: Ready) -> str:
+    found = [f"{name!r} of {node_type}" for node_type, named in known.items() for name in named]
+    return ", ".join(found) or "none"
 
 
 def _rows(

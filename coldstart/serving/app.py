@@ -37,7 +37,7 @@ from coldstart.serving.looking import (
     page,
     title_property,
 )
-from coldstart.serving.operations import Operation, check_types
+from coldstart.serving.operations import Operation, check_types, check_vectors
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
 MAX_BYTES = 2_000_000
@@ -189,7 +189,9 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
     async def upsert(asked: m.UpsertRequest) -> Response:
         """Add or change nodes and edges. Without training; the next request sees it."""
         operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
-        check_types(durable.current.engine.graph, operation)
+        engine = durable.current.engine
+        check_types(engine.graph, operation)
+        check_vectors(engine, operation)
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
 

@@ -96,7 +96,7 @@ class EdgeEnds(Message):
 
 
 class Vectors(Message):
-    """Ready text vectors of nodes, instead of encoding their texts."""
+    """A vector for each of some nodes of this request."""
 
     keys: Annotated[list[KeyValue], Field(max_length=MOST_NODES)]
     matrix: Annotated[
@@ -117,7 +117,17 @@ class UpsertRequest(Message):
     )
     edges: Annotated[list[EdgeRow], Field(max_length=MOST_ROWS)] = []
     remove_edges: Annotated[list[EdgeEnds], Field(max_length=MOST_ROWS)] = []
-    vectors: dict[Name, Vectors] = Field(default_factory=dict)
+    vectors: dict[Name, Vectors] = Field(
+        default_factory=dict,
+        description="Text vectors by node type, instead of encoding the texts: "
+        '`{"Movie": {"keys": ["m1"], "matrix": [[0.1, 0.2]]}}`.',
+    )
+    ready_vectors: dict[Name, dict[Name, Vectors]] = Field(
+        default_factory=dict,
+        description="Ready-made vectors by node type and the name they had when the engine was "
+        'fitted: `{"Movie": {"poster": {"keys": ["m1"], "matrix": [[0.3, 0.4]]}}}`. A new node '
+        "without one has none; a known one keeps what it had.",
+    )
 
 
 class Event(Message):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldstart.feedback import FeedbackEvent
+from coldstart.ready_vectors import Ready
 from kg.delta import GraphDelta
 from kg.errors import GraphError
 from kg.schema import EdgeType, Schema
@@ -31,8 +32,8 @@ def applied(engine: ColdStartEngine, operation: Operation) -> tuple[ColdStartEng
     """
     match operation["op"]:
         case "upsert":
-            delta, texts = upsert_of(engine.graph.schema, operation)
-            after = engine.update(delta, texts=texts)
+            delta, texts, ready = upsert_of(engine.graph.schema, operation)
+            after = engine.update(delta, texts=texts, vectors=ready)
             return after, {
                 "nodes": sum(table.num_rows for table in delta.nodes.values()),
                 "edges": sum(table.num_rows for table in delta.edges.values()),
@@ -58,8 +59,8 @@ def places(events: list[FeedbackEvent], event: FeedbackEvent) -> int:
 
 def upsert_of(
     schema: Schema, operation: Operation
-) -> tuple[GraphDelta, dict[str, NodeEmbeddings] | None]:
-    """Nodes, edges and text vectors of an ``upsert``.
+) -> tuple[GraphDelta, dict[str, NodeEmbeddings] | None, Ready]:
+    """Nodes and edges, text vectors, and ready-made vectors of an ``upsert``.
 
     Raises:
         GraphError: rows of one type do not have the same properties, vectors differ in length or
@@ -71,24 +72,45 @@ def upsert_of(
     }
     edges = edges_of(schema, operation.get("edges", ()))
     removed = edges_of(schema, operation.get("remove_edges", ()))
-    given = {}
-    for node_type, vectors in operation.get("vectors", {}).items():
-        lengths = {len(row) for row in vectors["matrix"]}
-        if len(lengths) > 1 or len(vectors["matrix"]) != len(vectors["keys"]):
-            raise GraphError(
-                f"vectors of {node_type}: expected one for each of {len(vectors['keys'])} keys, "
-                f"all of one length, got {len(vectors['matrix'])} of lengths {sorted(lengths)}"
-            )
-        matrix = np.asarray(vectors["matrix"], np.float32).reshape(len(vectors["keys"]), -1)
-        rows = nodes.get(node_type, {}).get(schema.key_of(node_type), ())
-        if lost := [key for key in vectors["keys"] if key not in set(rows)]:
-            raise GraphError(
-                f"vectors of {node_type}: {lost[0]!r} is not among the nodes of this request; send "
-                "the node, with its texts, beside its vector"
-            )
-        given[node_type] = NodeEmbeddings(Vocabulary(node_type, vectors["keys"]), matrix)
+    sent = {t: set(columns.get(schema.key_of(t), ())) for t, columns in nodes.items()}
+    texts = {
+        t: _embeddings(vectors, t, _called("vectors", t, None), sent.get(t, set()))
+        for t, vectors in operation.get("vectors", {}).items()
+        if _any(vectors)
+    }
+    ready = {
+        t: {
+            name: _embeddings(vectors, t, _called("ready_vectors", t, name), sent.get(t, set()))
+            for name, vectors in named.items()
+            if _any(vectors)
+        }
+        for t, named in operation.get("ready_vectors", {}).items()
+    }
     delta = GraphDelta(nodes=nodes, edges=edges, removed_edges=removed)
-    return delta, given or None
+    return delta, texts or None, ready
+
+
+def _any(vectors: Mapping[str, Any]) -> bool:
+    return bool(vectors["keys"] or vectors["matrix"])
+
+
+def _embeddings(
+    vectors: Mapping[str, Any], node_type: str, what: str, sent: set[Key]
+) -> NodeEmbeddings:
+    keys, matrix = vectors["keys"], vectors["matrix"]
+    lengths = {len(row) for row in matrix}
+    if len(lengths) > 1 or len(matrix) != len(keys):
+        raise GraphError(
+            f"{what}: expected one for each of {len(keys)} keys, all of one length, got "
+            f"{len(matrix)} of lengths {sorted(lengths)}"
+        )
+    if lost := [key for key in keys if key not in sent]:
+        raise GraphError(
+            f"{what}: {lost[0]!r} is not among the nodes of this request; send the node, with its "
+            "texts, beside its vector"
+        )
+    made = np.asarray(matrix, np.float32).reshape(len(keys), max(lengths, default=0))
+    return NodeEmbeddings(Vocabulary(node_type, keys), made)
 
 
 def check_types(graph: KnowledgeGraph, operation: Operation) -> None:
@@ -98,7 +120,7 @@ def check_types(graph: KnowledgeGraph, operation: Operation) -> None:
         GraphError: a node or edge is of a type that neither graph nor schema has.
     """
     types = {*graph.node_types, *graph.schema.node_types}
-    for name in ("nodes", "vectors"):
+    for name in ("nodes", "vectors", "ready_vectors"):
         if unknown := sorted(operation.get(name, {}).keys() - types):
             raise GraphError(
                 f"{name}: there are no {unknown[0]!r} nodes, only {', '.join(sorted(types))}; "
@@ -113,6 +135,39 @@ def check_types(graph: KnowledgeGraph, operation: Operation) -> None:
                     f"{name}[{at}]: there are no {'-'.join(edge['type'])} edges, only {there}; "
                     "use one of these, or fit an engine on a graph that has the new type"
                 )
+
+
+def check_vectors(engine: ColdStartEngine, operation: Operation) -> None:
+    """Refuse vectors that the engine was fitted without, or of another length.
+
+    Raises:
+        GraphError: there are such.
+    """
+    named = {("vectors", t, None): v for t, v in operation.get("vectors", {}).items()}
+    for t, ready in operation.get("ready_vectors", {}).items():
+        named |= {("ready_vectors", t, name): v for name, v in ready.items()}
+    texts = {("vectors", t, None): known for t, known in engine.texts.items()}
+    there = texts | {
+        ("ready_vectors", t, name): known
+        for t, ready in engine.vectors.items()
+        for name, known in ready.items()
+    }
+    for place, vectors in named.items():
+        if place not in there:
+            expected = "; ".join(f"{_called(*p)}: {k.dim} floats" for p, k in there.items())
+            raise GraphError(
+                f"{_called(*place)}: the engine was fitted without these; expected any of "
+                f"[{expected}]; leave them out, or fit again with them"
+            )
+        dim = there[place].dim
+        if got := {len(row) for row in vectors["matrix"]} - {dim}:
+            raise GraphError(
+                f"{_called(*place)}: expected {dim} floats each, as in training, got {min(got)}"
+            )
+
+
+def _called(field: str, node_type: str, name: str | None) -> str:
+    return f"{field} of {node_type}" if name is None else f"{field} {name!r} of {node_type}"
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[Any]]:
@@ -163,10 +218,15 @@ def redacted(operation: Operation, node_type: str, key: Key, schema: Schema) -> 
                 if (node_type, key)
                 not in ((e["type"][0], e["source"]), (e["type"][2], e["target"]))
             ]
-        out["vectors"] = {
+        texts = {
             t: _vectors_without(v, key) if t == node_type else v
             for t, v in out.get("vectors", {}).items()
         }
+        out["vectors"] = {t: v for t, v in texts.items() if v["keys"]}
+        if (named := out.get("ready_vectors", {}).get(node_type)) is not None:
+            left = {name: _vectors_without(v, key) for name, v in named.items()}
+            left = {name: v for name, v in left.items() if v["keys"]}
+            out["ready_vectors"] = out["ready_vectors"] | {node_type: left}
     elif out["op"] == "feedback":
         role = "user" if node_type == schema.user else "item"
         named = node_type in (schema.user, schema.item)

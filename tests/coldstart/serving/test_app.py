@@ -6,10 +6,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from coldstart.engine import ColdStartEngine, EngineConfig
+from coldstart.journal import read_journal
 from coldstart.serving.app import create_app
 from coldstart.serving.durable import DurableEngine
 from coldstart.serving.operations import upsert_of
 from gnn.network import NetworkConfig
+from kg import NodeEmbeddings
 from kg.toy import toy_graph
 from tests.coldstart.serving.conftest import KEY
 
@@ -58,6 +60,63 @@ def test_scores_ratings_and_explanations_are_those_of_the_engine(client, engine)
     assert sum(p["share"] for p in found["parts"]) == pytest.approx(found["score"], abs=1e-5)
 
 
+def one(key, dim):
+    return {"keys": [key], "matrix": [[0.0] * dim]}
+
+
+def test_vectors_go_by_the_names_they_had_at_fit_and_an_erasure_takes_them_along(
+    graph, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    posters = NodeEmbeddings(graph.items, rng.normal(size=(80, 3)))
+    moods = NodeEmbeddings(graph.users, rng.normal(size=(60, 2)))
+    vectors = {"Movie": {"poster": posters}, "User": {"mood": moods}}
+    engine = ColdStartEngine.fit(graph, texts={}, vectors=vectors, device="cpu")
+    engine.save(tmp_path / "model")
+    durable = DurableEngine(tmp_path / "model", tmp_path / "state")
+    vector = {"keys": ["a", "b"], "matrix": [[1.5, 0.25, -3.5], [0.0, 1.0, 2.0]]}
+    body = {
+        "nodes": {"Movie": [{"id": "a"}, {"id": "b"}, {"id": "c"}], "User": [{"id": "somebody"}]},
+        "ready_vectors": {"Movie": {"poster": vector}, "User": {"mood": one("somebody", 2)}},
+    }
+    with TestClient(create_app(durable)) as client:
+        ask(client, "/upsert", **body)
+        now = durable.current.engine
+        known = now.vectors["Movie"]["poster"]
+        assert known.of(["a", "c"]).tolist() == [[1.5, 0.25, -3.5], [0, 0, 0]]
+        drafted = now.embed_new("Movie", vectors={"poster": np.array(vector["matrix"][0])})
+        np.testing.assert_allclose(now.embed("Movie", ["a"]).matrix[0], drafted, atol=1e-5)
+        wrong = {"nodes": {"Movie": [{"id": "d"}]}}
+        for ready, message in (
+            ({"Movie": {"sound": one("d", 3)}}, "'sound' of Movie: the engine was fitted without"),
+            ({"Movie": {"poster": one("d", 4)}}, "'poster' of Movie: expected 3 floats each, as"),
+            ({"Movie": {"poster": one("m1", 3)}}, "'m1' is not among the nodes of this request"),
+            ({"Film": {"poster": one("d", 3)}}, "ready_vectors: there are no 'Film' nodes"),
+            ({"Movie": one("d", 3)}, "ready_vectors"),
+        ):
+            found = client.post("/upsert", json={**wrong, "ready_vectors": ready})
+            assert (found.status_code, message in found.json()["error"]) == (422, True), found.text
+        text = {"vectors": {"Movie": one("d", 3)}}
+        found = client.post("/upsert", json=wrong | text)
+        assert "expected any of [ready_vectors 'poster' of Movie: 3 floats; " in found.text
+        ask(client, "/erase", type="Movie", key="b")
+        ask(client, "/erase", type="User", key="somebody")
+        (record, *_) = [r for path in durable._segments() for r in read_journal(path)]
+        assert record["ready_vectors"]["Movie"]["poster"] == {
+            "keys": ["a"],
+            "matrix": [[1.5, 0.25, -3.5]],
+        }
+        assert record["ready_vectors"]["User"] == {}
+        ask(client, "/reload")  # the whole journal once more, on the model
+        again = durable.current.engine
+        assert {"a", "c"} <= set(again.graph.items)
+        assert "b" not in again.graph.items
+        np.testing.assert_array_equal(again.vectors["Movie"]["poster"].of(["a"]), known.of(["a"]))
+        fields = client.get("/openapi.json").json()["components"]["schemas"]["UpsertRequest"]
+        assert "the name they had when the engine was" in str(fields["properties"]["ready_vectors"])
+
+
 def test_the_next_request_sees_a_new_film_and_what_people_did(client):
     assert ask(client, "/upsert", **FILM) == {"version": 1, "result": {"nodes": 1, "edges": 1}}
     before = ask(client, "/recommend", users=["u58"], k=80)
@@ -82,7 +141,7 @@ def test_an_engine_with_a_network_beside_propagation_is_served(tmp_path):
     with TestClient(create_app(DurableEngine(tmp_path / "model", tmp_path / "state"))) as client:
         ask(client, "/upsert", **film)
         served = ask(client, "/recommend", users=["u1"], k=80)
-    delta, _ = upsert_of(engine.graph.schema, film)
+    delta, _, _ = upsert_of(engine.graph.schema, film)
     expected = engine.update(delta).recommend(["u1"], 80)
     assert served["lists"][0]["keys"] == [row["item"] for row in expected.to_pylist()]
     assert "new" in served["lists"][0]["keys"]
@@ -194,6 +253,28 @@ def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
             {"vectors": {"Film": {"keys": ["new"], "matrix": [[0.0] * 24]}}},
             422,
             "vectors: there are no 'Film' nodes",
+        ),
+        (
+            "/upsert",
+            {"nodes": {"Genre": [{"id": "a"}]}, "vectors": {"Genre": one("a", 24)}},
+            422,
+            "vectors of Genre: the engine was fitted without these; expected any of [vectors of "
+            "Movie: 24 floats]; leave them out",
+        ),
+        (
+            "/upsert",
+            {"nodes": {"Movie": [{"id": "a"}]}, "vectors": {"Movie": one("a", 25)}},
+            422,
+            "vectors of Movie: expected 24 floats each, as in training, got 25",
+        ),
+        (
+            "/upsert",
+            {
+                "nodes": {"Movie": [{"id": "a"}]},
+                "ready_vectors": {"Movie": {"poster": one("a", 2)}},
+            },
+            422,
+            "ready_vectors 'poster' of Movie: the engine was fitted without these; expected any of",
         ),
         ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "love"}]}, 422, "kind"),
         ("/feedback", {"events": [{"user": "u1", "item": "m1", "kind": "rating"}]}, 422, "value"),

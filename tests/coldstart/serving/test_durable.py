@@ -303,3 +303,15 @@ def test_a_removal_does_not_wait_for_clusters_and_what_is_gone_is_not_found(
     assert any("in the memory of this process, in the clusters of faiss" in line for line in done)
     assert not any("memory of this process" in line for line in durable.erase("User", "u2"))
     durable.close()
+
+
+def test_a_change_whose_only_text_vector_was_erased_is_still_replayed(
+    durable, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    both = film("gone")
+    both["nodes"]["User"] = [{"id": "stays", "age": 33}]
+    durable.submit(both)
+    durable.erase("Movie", "gone")
+    durable.reload()
+    assert "stays" in durable.current.engine.graph.users
