@@ -21,9 +21,8 @@ from coldstart.rating import RatingSource, rated
 from coldstart.ready_vectors import Ready, aligned
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
-from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder
+from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder, fitted_groups
 from gnn.exposure import exposure_by_time
-from gnn.groups import FeatureGroup
 from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
 from gnn.network import MODELS, NetworkConfig
 from gnn.parallel import own_device
@@ -185,6 +184,7 @@ class ColdStartEngine:
 
         Raises:
             GraphError: the graph has no users, no items, or no positive interaction.
+            ValueError: two classes of feature groups of graph encoders have the same kind.
         """
         config = config or EngineConfig()
         for role in (graph.schema.user, graph.schema.item):
@@ -206,16 +206,13 @@ class ColdStartEngine:
         where = _device(device)
         rng = np.random.default_rng(rng)
         with _Steps(progress) as steps:
-            groups: tuple[list[FeatureGroup], list[FeatureGroup]] = [], []
-            for one in (*config.graph_encoders, *graph_encoders):
-                found = one.fit(
-                    *(graph, user_inputs, item_inputs, positives),
-                    rng=rng,
-                    device=where,
-                    progress=steps,
-                )
-                for side, fitted in zip(groups, found, strict=True):
-                    side += fitted
+            groups = fitted_groups(
+                (*config.graph_encoders, *graph_encoders),
+                *(graph, user_inputs, item_inputs, positives),
+                rng=rng,
+                device=where,
+                progress=steps,
+            )
             trained = train(
                 user_inputs,
                 item_inputs,

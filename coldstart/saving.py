@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 from coldstart.feedback import FeedbackConfig, Heard
 from coldstart.rating import RatingSource
 from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
+from gnn.encoding import by_kind, name_of
 from gnn.network import NetworkConfig
 from gnn.rating_head import RatingHead
 from gnn.ratings import RatingConfig
@@ -74,9 +75,9 @@ def _read(
         ratings = RatingSource()
         if meta.get("ratings") is not None:
             ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
-        kinds = [kind for own in graph_encoders for kind in own.kinds]
+        _check_encoders(meta.get("graph_encoders", ()), graph_encoders)
         sides = [
-            side_from_state(meta[name], _under(arrays, name), device, kinds)
+            side_from_state(meta[name], _under(arrays, name), device, graph_encoders)
             for name in ("users", "items")
         ]
         texts = {
@@ -140,6 +141,10 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "texts": list(engine.texts),
         "vectors": {t: list(named) for t, named in engine.vectors.items()},
         "encoder": None,
+        "graph_encoders": [
+            {"class": name_of(type(own)), "kinds": [kind.kind for kind in own.kinds]}  # pyright: ignore
+            for own in engine.graph_encoders
+        ],
         "ratings": None,
         "heard": engine.heard.to_json(),
     }
@@ -164,6 +169,24 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors"
     )
     (folder / "engine.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _check_encoders(recorded: Sequence[Mapping[str, Any]], given: Sequence[GraphEncoder]) -> None:
+    """Raise where a graph encoder that the engine was fitted with is not among those given.
+
+    One of another name will do if its groups have the same kinds: a class may be renamed.
+    """
+    ours = by_kind(())
+    names = [type(encoder).__name__ for encoder in given]
+    kinds = set(by_kind(given)) - set(ours)
+    for entry in recorded:
+        name, own = entry["class"].rpartition(".")[2], set(entry["kinds"]) - set(ours)
+        if name not in names and not (own and own <= kinds):
+            raise SavedFileError(
+                f"the saved engine was fitted with the graph encoder {entry['class']}, which makes "
+                f"feature groups of kind {entry['kinds']}, and {names or 'none'} came; give it "
+                f"again: load(..., graph_encoders=[{name}(...)])"
+            )
 
 
 def _network_settings(config: dict[str, Any]) -> dict[str, Any]:

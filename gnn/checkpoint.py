@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnn.encoding import NetworkEncoder, PropagationEncoder
+from gnn.encoding import GraphEncoder, by_kind
 from gnn.propagate import Propagation
 from gnn.rating_head import Beliefs, RatedSide, RatingHead
 from gnn.train import TrainedSide
 from kg.errors import SavedFileError
-
-_KINDS = (*PropagationEncoder.kinds, *NetworkEncoder.kinds)
 
 _HEAD_NUMBERS = ("mean", "scale", "noise", "lowest", "highest")
 _SIDE_TENSORS = ("cold_leverage", "warm_leverage", "variance")
@@ -45,7 +43,7 @@ def side_from_state(
     meta: dict[str, Any],
     arrays: dict[str, np.ndarray],
     device: torch.device,
-    kinds: Sequence[type] = (),
+    encoders: Sequence[GraphEncoder] = (),
 ) -> TrainedSide:
     """The side that :func:`side_to_state` described.
 
@@ -53,13 +51,13 @@ def side_from_state(
         meta: the description.
         arrays: by name.
         device: where tensors go.
-        kinds: classes of feature groups besides ours.
+        encoders: that made feature groups besides ours.
 
     Raises:
         SavedFileError: an array or group is missing or of an unknown kind.
     """
     try:
-        propagation = _propagation(meta["groups"], meta["scales"], "group", arrays, kinds)
+        propagation = _propagation(meta["groups"], meta["scales"], "group", arrays, encoders)
         tensors = {
             name: torch.from_numpy(arrays[name]).to(device)
             for name in ("leverage", "reference", "exposure")
@@ -154,9 +152,9 @@ def _propagation(
     scales: list[float],
     prefix: str,
     arrays: dict[str, np.ndarray],
-    kinds: Sequence[type] = (),
+    encoders: Sequence[GraphEncoder] = (),
 ) -> Propagation:
-    classes = {cls.kind: cls for cls in (*kinds, *_KINDS)}  # pyright: ignore
+    classes = by_kind(encoders)
     groups = [_restore(e, f"{prefix}.{i}", arrays, classes) for i, e in enumerate(described)]
     return Propagation(tuple(groups), tuple(scales))
 

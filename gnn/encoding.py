@@ -9,9 +9,9 @@ what an engine saves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -41,8 +41,9 @@ class GraphEncoder(Protocol):
     kinds: ClassVar[tuple[type, ...]]
     """Classes of the groups that come out of :meth:`fit`, and of what these are made of.
 
-    Frozen dataclasses, each with a ``kind`` of its own (a ``ClassVar`` string), of arrays, numbers,
-    strings, other such dataclasses, and tuples of these: so they are saved and loaded.
+    Frozen dataclasses, each with a ``kind`` of its own (a ``ClassVar`` string) that no other class
+    has, of arrays, numbers, strings, other such dataclasses, and tuples of these: so they are saved
+    and loaded.
     """
 
     def fit(
@@ -140,3 +141,73 @@ class NetworkEncoder:
             progress=progress,
         )
         return (users,), (items,)
+
+
+def by_kind(encoders: Sequence[GraphEncoder]) -> dict[str, type]:
+    """The classes that feature groups are made of, by kind: ours and those of further encoders.
+
+    Raises:
+        ValueError: two classes have the same kind, so that one would be loaded as the other.
+    """
+    found: dict[str, type] = {}
+    for encoder in (PropagationEncoder, NetworkEncoder, *encoders):
+        for cls in encoder.kinds:
+            kind = cls.kind  # pyright: ignore[reportAttributeAccessIssue]
+            if (other := found.setdefault(kind, cls)) is not cls:
+                raise ValueError(
+                    f"the feature groups {name_of(cls)} and {name_of(other)} both have the kind "
+                    f"{kind!r}, by which a saved one is told from the other; give {cls.__name__} "
+                    "another"
+                )
+    return found
+
+
+def fitted_groups(
+    encoders: Sequence[GraphEncoder],
+    graph: KnowledgeGraph,
+    user_inputs: NodeInputs,
+    item_inputs: NodeInputs,
+    positives: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    device: torch.device,
+    progress: Callable[[str], None] = log.debug,
+) -> tuple[list[FeatureGroup], list[FeatureGroup]]:
+    """The feature groups that some encoders make of a graph; arguments as of an encoder's ``fit``.
+
+    Raises:
+        ValueError: two classes of groups have the same kind, or an encoder made a group of a class
+            that is neither ours nor named by its ``kinds``.
+    """
+    by_kind(encoders)  # clashes are told before anything takes long
+    users: list[FeatureGroup] = []
+    items: list[FeatureGroup] = []
+    for encoder in encoders:
+        some, known = (graph, user_inputs, item_inputs, positives), by_kind([encoder]).values()
+        found = encoder.fit(*some, rng=rng, device=device, progress=progress)
+        for part in (p for groups in found for group in groups for p in _parts(group)):
+            if type(part) not in known:
+                names = [cls.__name__ for cls in encoder.kinds]
+                raise ValueError(
+                    f"{name_of(type(encoder))} made a feature group of {name_of(type(part))}, "
+                    f"which its kinds {names} do not name, so that it could not be loaded; add it"
+                )
+        users += found[0]
+        items += found[1]
+    return users, items
+
+
+def name_of(cls: type) -> str:
+    """A class with the module that it is in."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A dataclass and those that it is made of."""
+    if is_dataclass(value):
+        yield value
+        for field in fields(value):
+            yield from _parts(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _parts(part)

@@ -9,6 +9,7 @@ import torch
 
 from coldstart.engine import ColdStartEngine
 from gnn.data import NodeInputs
+from gnn.groups import Constant
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.errors import SavedFileError
 from kg.toy import toy_graph
@@ -72,9 +73,54 @@ def test_what_it_keeps_by_row_follows_when_films_are_removed(engine):
 
 def test_an_engine_with_it_is_loaded_by_giving_it_again(engine, tmp_path):
     engine.save(tmp_path / "e")
-    with pytest.raises(SavedFileError, match=r"group of kind 'familiar'.*graph_encoders=\["):
+    told = r"fitted with the graph encoder tests\S*\.FamiliarEncoder.*graph_encoders=\[Fam"
+    with pytest.raises(SavedFileError, match=told):
         ColdStartEngine.load(tmp_path / "e")
     again = ColdStartEngine.load(tmp_path / "e", graph_encoders=[FamiliarEncoder()])
     fresh, theirs = (e.recomputed("Movie", ["m1", "m79"]).matrix for e in (again, engine))
     np.testing.assert_allclose(fresh, theirs, atol=1e-6)
     assert isinstance(again.graph_encoders[0], FamiliarEncoder)  # for a refit
+
+
+@dataclass(frozen=True, eq=False)
+class Impostor(Familiar):
+    kind: ClassVar[str] = "category"
+
+
+class ImpostorEncoder(FamiliarEncoder):
+    kinds: ClassVar[tuple[type, ...]] = (Impostor,)
+
+
+class ForgetfulEncoder(FamiliarEncoder):
+    kinds: ClassVar[tuple[type, ...]] = ()
+
+
+class PlainEncoder:
+    """Ours twice: nothing in what is saved tells that somebody's own encoder was there."""
+
+    kinds: ClassVar[tuple[type, ...]] = (Constant,)
+
+    def fit(self, graph, user_inputs, item_inputs, positives, *, rng, device, progress=print):
+        return (), (Constant("one"),)
+
+
+def test_a_kind_that_is_taken_or_not_named_is_refused_before_it_is_loaded_as_another():
+    with pytest.raises(ValueError, match=r"Impostor and gnn\.groups\.Category both have the kind"):
+        ColdStartEngine.fit(GRAPH, texts={}, graph_encoders=[ImpostorEncoder()])
+    with pytest.raises(
+        ValueError, match=r"Forgetful.* made a feature group of .*\.Familiar, which"
+    ):
+        ColdStartEngine.fit(GRAPH, texts={}, graph_encoders=[ForgetfulEncoder()])
+
+
+def test_an_encoder_of_groups_like_ours_is_missed_at_load_and_one_renamed_is_taken(
+    engine, tmp_path
+):
+    ColdStartEngine.fit(GRAPH, texts={}, graph_encoders=[PlainEncoder()]).save(tmp_path / "plain")
+    with pytest.raises(SavedFileError, match=r"PlainEncoder, .* of kind \['constant'\], and none"):
+        ColdStartEngine.load(tmp_path / "plain")
+    again = ColdStartEngine.load(tmp_path / "plain", graph_encoders=[PlainEncoder()])
+    assert again.items.propagation.groups[-1].name == "one"
+    engine.save(tmp_path / "e")
+    renamed = type("KnownEncoder", (FamiliarEncoder,), {})
+    ColdStartEngine.load(tmp_path / "e", graph_encoders=[renamed()])
