@@ -18,6 +18,7 @@ from coldstart.feedback import FeedbackConfig, FeedbackEvent, FeedbackReport, He
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
+from coldstart.ready_texts import aligned_texts
 from coldstart.ready_vectors import Ready, aligned
 from coldstart.scorer import CosineBiasScorer
 from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
@@ -29,7 +30,7 @@ from gnn.parallel import own_device
 from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
-from kg.errors import GraphError, UnknownNodeError
+from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
@@ -201,7 +202,7 @@ class ColdStartEngine:
             from encoders.embed import embed_nodes
 
             texts = embed_nodes(graph, encoder, _text_types(graph), cache=cache, progress=progress)
-        texts, ready = _aligned(graph, texts), aligned(graph, vectors or {})
+        texts, ready = aligned_texts(graph, texts), aligned(graph, vectors or {})
         user_inputs, item_inputs = inputs_of_graph(graph, texts, graph.edge_types, vectors=ready)
         where = _device(device)
         rng = np.random.default_rng(rng)
@@ -802,48 +803,6 @@ def _history_of(graph: KnowledgeGraph, item_text: np.ndarray) -> Callable[[np.nd
 
 def _text_types(graph: KnowledgeGraph) -> list[str]:
     return [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
-
-
-def _aligned(
-    graph: KnowledgeGraph, texts: Mapping[str, NodeEmbeddings]
-) -> dict[str, NodeEmbeddings]:
-    """The vectors in the row order of the graph.
-
-    Raises:
-        UnknownNodeError: a node has no vector.
-        ValueError: a vector holds NaN or infinity.
-    """
-    out = {}
-    for node_type in (graph.schema.user, graph.schema.item):
-        if node_type not in texts:
-            continue
-        nodes, given = graph.vocabularies[node_type], texts[node_type]
-        if given.nodes is not nodes:
-            rows = given.nodes.rows(nodes.keys, missing="mark")
-            if (rows < 0).any():
-                key = nodes[int(np.argmax(rows < 0))]
-                raise UnknownNodeError(
-                    f"{node_type} {key!r} has no text vector, {int((rows < 0).sum())} in all; "
-                    "give a vector for every node (zero where there is no text)"
-                )
-            given = NodeEmbeddings(nodes, given.matrix[rows])
-        check_finite(given)
-        out[node_type] = given
-    return out
-
-
-def check_finite(vectors: NodeEmbeddings) -> None:
-    """Raise where a text vector holds NaN or infinity.
-
-    Raises:
-        ValueError: one does.
-    """
-    bad = np.flatnonzero(~np.isfinite(vectors.matrix).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{vectors.node_type} {vectors.nodes[int(bad[0])]!r} has a text vector with NaN or "
-            f"infinity, {len(bad)} in all; give zeros where there is no text"
-        )
 
 
 def _search(

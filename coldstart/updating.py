@@ -15,6 +15,7 @@ import torch
 from coldstart.approximate import ApproximateIndex
 from coldstart.calibration import lift
 from coldstart.index import ExactIndex, grown_tensor
+from coldstart.ready_texts import check_finite, check_type
 from coldstart.ready_vectors import Ready, after_change, of_one
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, rotated_rows
@@ -53,6 +54,8 @@ def updated(
     changed = {t: Vocabulary(t, table[graph.schema.key_of(t)]) for t, table in delta.nodes.items()}
     further = after_change(engine.vectors, graph, kept, changed, ready)
     given = texts or {}
+    for node_type, vectors in given.items():
+        check_type(vectors, node_type)
     reworded = {t: _reworded(engine, graph, delta, kept, given, t) for t in engine.texts}
     vectors = {
         t: _grown_texts(engine, graph, kept.get(t), rows, given, progress, t)
@@ -382,8 +385,6 @@ def _text_vectors(
         found = every[node_type].matrix
         source = "the default encoder" if encoder is None else "the encoder"
     if not np.isfinite(found).all():
-        from coldstart.engine import check_finite
-
         check_finite(NodeEmbeddings(nodes.take(rows), found))
     if found.shape[1] != dim:
         raise AlignmentError(

@@ -538,3 +538,11 @@ def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
     np.testing.assert_array_equal(changed.rows, anew.rows)
     assert changed.longest >= anew.longest
     assert not torch.equal(changed.rows, continued.rows)
+
+
+def test_text_vectors_of_another_type_of_node_are_refused(graph, engine):
+    people = NodeEmbeddings(graph.users, np.ones((60, 24)))
+    with pytest.raises(AlignmentError, match="text vectors of Movie were expected, and vectors of"):
+        engine.update(new_film(), texts={"Movie": people})
+    with pytest.raises(AlignmentError, match="text vectors of Movie were expected, and vectors of"):
+        ColdStartEngine.fit(graph, texts={"Movie": people})

@@ -1,0 +1,68 @@
+"""Text vectors that come ready: in the order of a graph, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kg.errors import AlignmentError, UnknownNodeError
+from kg.graph import KnowledgeGraph
+from kg.vectors import NodeEmbeddings
+
+
+def aligned_texts(
+    graph: KnowledgeGraph, texts: Mapping[str, NodeEmbeddings]
+) -> dict[str, NodeEmbeddings]:
+    """The vectors in the row order of the graph.
+
+    Raises:
+        UnknownNodeError: a node has no vector.
+        AlignmentError: vectors are of another type of node than they are named by.
+        ValueError: a vector holds NaN or infinity.
+    """
+    out = {}
+    for node_type in (graph.schema.user, graph.schema.item):
+        if node_type not in texts:
+            continue
+        nodes, given = graph.vocabularies[node_type], texts[node_type]
+        check_type(given, node_type)
+        if given.nodes is not nodes:
+            rows = given.nodes.rows(nodes.keys, missing="mark")
+            if (rows < 0).any():
+                key = nodes[int(np.argmax(rows < 0))]
+                raise UnknownNodeError(
+                    f"{node_type} {key!r} has no text vector, {int((rows < 0).sum())} in all; "
+                    "give a vector for every node (zero where there is no text)"
+                )
+            given = NodeEmbeddings(nodes, given.matrix[rows])
+        check_finite(given)
+        out[node_type] = given
+    return out
+
+
+def check_type(vectors: NodeEmbeddings, node_type: str) -> None:
+    """Raise where text vectors are not of the nodes that they are named by.
+
+    Raises:
+        AlignmentError: they are of another type.
+    """
+    if vectors.node_type != node_type:
+        raise AlignmentError(
+            f"text vectors of {node_type} were expected, and vectors of {vectors.node_type} came; "
+            "name them by the type of their nodes"
+        )
+
+
+def check_finite(vectors: NodeEmbeddings) -> None:
+    """Raise where a text vector holds NaN or infinity.
+
+    Raises:
+        ValueError: one does.
+    """
+    bad = np.flatnonzero(~np.isfinite(vectors.matrix).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{vectors.node_type} {vectors.nodes[int(bad[0])]!r} has a text vector with NaN or "
+            f"infinity, {len(bad)} in all; give zeros where there is no text"
+        )
