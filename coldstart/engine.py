@@ -435,12 +435,16 @@ class ColdStartEngine:
 
         Args:
             delta: new and changed nodes, edges, interactions, and what is gone.
-            texts: ready text vectors of the nodes in ``delta``, instead of encoding.
+            texts: ready text vectors of the nodes in ``delta``, instead of encoding. One of a node
+                that is there and not in ``delta`` takes the place of what it had.
             vectors: of nodes in ``delta``, as for :meth:`fit`; one without keeps what it had.
             progress: whether to show a bar while texts are encoded.
 
         Raises:
             GraphError: the change does not fit the graph; nothing is changed then.
+            AlignmentError: vectors are of a type or name that the engine was fitted without, of
+                another length, or ``vectors`` of a node that is not in ``delta``.
+            UnknownNodeError: a text vector is of a node that is not in the graph.
         """
         from coldstart.updating import updated
 

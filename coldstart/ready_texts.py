@@ -54,6 +54,45 @@ def check_type(vectors: NodeEmbeddings, node_type: str) -> None:
         )
 
 
+def check_new(
+    known: Mapping[str, NodeEmbeddings], graph: KnowledgeGraph, given: Mapping[str, NodeEmbeddings]
+) -> None:
+    """Raise where text vectors that come with a change are of no use to an engine.
+
+    Args:
+        known: the text vectors it has.
+        graph: after the change.
+        given: what comes.
+
+    Raises:
+        AlignmentError: the engine has no texts of their type, or they are of another length, or of
+            another type of node than they are named by.
+        UnknownNodeError: one is of a node that is not in the graph.
+    """
+    for node_type, vectors in given.items():
+        if node_type not in known:
+            raise AlignmentError(
+                f"the engine was fitted without texts of {node_type!r}; it has those of "
+                f"{list(known) or 'none'}; leave them out of texts=, or fit again with them"
+            )
+        check_type(vectors, node_type)
+        check_length(node_type, vectors.dim, known[node_type].dim, "texts=")
+        graph.vocabularies[node_type].rows(vectors.nodes.keys)
+
+
+def check_length(node_type: str, got: int, expected: int, source: str) -> None:
+    """Raise where text vectors are of another length than in training.
+
+    Raises:
+        AlignmentError: they are.
+    """
+    if got != expected:
+        raise AlignmentError(
+            f"{node_type} text vectors: the engine was trained on {expected} floats each, {source} "
+            f"has {got}; pass texts= with vectors of the same kind as in training"
+        )
+
+
 def check_finite(vectors: NodeEmbeddings) -> None:
     """Raise where a text vector holds NaN or infinity.
 

@@ -15,7 +15,7 @@ import torch
 from coldstart.approximate import ApproximateIndex
 from coldstart.calibration import lift
 from coldstart.index import ExactIndex, grown_tensor
-from coldstart.ready_texts import check_finite, check_type
+from coldstart.ready_texts import check_finite, check_length, check_new
 from coldstart.ready_vectors import Ready, after_change, of_one
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, rotated_rows
@@ -41,7 +41,7 @@ def updated(
     progress: bool,
 ) -> ColdStartEngine:
     """See :meth:`coldstart.engine.ColdStartEngine.update`."""
-    if not delta:
+    if not delta and not texts and not ready:
         return engine
     old = engine.graph
     graph = old.apply(delta)
@@ -54,8 +54,7 @@ def updated(
     changed = {t: Vocabulary(t, table[graph.schema.key_of(t)]) for t, table in delta.nodes.items()}
     further = after_change(engine.vectors, graph, kept, changed, ready)
     given = texts or {}
-    for node_type, vectors in given.items():
-        check_type(vectors, node_type)
+    check_new(engine.texts, graph, given)
     reworded = {t: _reworded(engine, graph, delta, kept, given, t) for t in engine.texts}
     vectors = {
         t: _grown_texts(engine, graph, kept.get(t), rows, given, progress, t)
@@ -216,6 +215,7 @@ def touched_rows(
 
     # Those whose friends may find that their own features changed.
     speakers = {t: set(reworded[t].tolist()) if t in reworded else set() for t in touched}
+    touched |= {t: set(rows) for t, rows in speakers.items()}
     for node_type, table in delta.nodes.items():
         touch(node_type, table[schema.key_of(node_type)])
     for tables in (delta.edges, delta.removed_edges):
@@ -318,17 +318,20 @@ def _reworded(
     given: Mapping[str, NodeEmbeddings],
     node_type: str,
 ) -> np.ndarray:
-    """New rows of the known nodes whose text vector is to be made anew, or came with the change."""
-    if node_type not in delta.nodes:
-        return np.empty(0, np.int64)
-    table, nodes = delta.nodes[node_type], graph.vocabularies[node_type]
-    own = nodes.rows(table[graph.schema.key_of(node_type)])
-    known = own[own < len(kept.get(node_type, engine.graph.vocabularies[node_type]))]
-    if set(graph.schema.text.get(node_type, ())) & set(table.column_names):
-        return known
+    """New rows of the known nodes whose text changed, or whose vector comes and is another one."""
+    nodes, stay = graph.vocabularies[node_type], kept.get(node_type)
+    num_known = len(engine.graph.vocabularies[node_type] if stay is None else stay)
+    out = np.empty(0, np.int64)
+    table, texts = delta.nodes.get(node_type), set(graph.schema.text.get(node_type, ()))
+    if table is not None and texts & set(table.column_names):
+        out = nodes.rows(table[graph.schema.key_of(node_type)])
+        out = out[out < num_known]
     if node_type not in given:
-        return np.empty(0, np.int64)
-    return known[given[node_type].nodes.rows(_keys(nodes, known), missing="mark") >= 0]
+        return out
+    rows = nodes.rows(given[node_type].nodes.keys)
+    matrix, rows = given[node_type].matrix[rows < num_known], rows[rows < num_known]
+    before = engine.texts[node_type].matrix[rows if stay is None else stay[rows]]
+    return np.union1d(out, rows[(matrix != before).any(axis=1)])
 
 
 def _grown_texts(
@@ -386,11 +389,7 @@ def _text_vectors(
         source = "the default encoder" if encoder is None else "the encoder"
     if not np.isfinite(found).all():
         check_finite(NodeEmbeddings(nodes.take(rows), found))
-    if found.shape[1] != dim:
-        raise AlignmentError(
-            f"{node_type} text vectors: the engine was trained on {dim} floats each, {source} has "
-            f"{found.shape[1]}; pass texts= with vectors of the same kind as in training"
-        )
+    check_length(node_type, found.shape[1], dim, source)
     return found
 
 

@@ -476,7 +476,7 @@ def test_a_change_that_does_not_fit_changes_nothing(engine, delta, error, messag
 
 
 def test_text_vectors_must_cover_what_is_new_and_be_as_in_training(engine):
-    other = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["x"]), np.ones((1, 24)))}
+    other = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["m1"]), np.ones((1, 24)))}
     with pytest.raises(UnknownNodeError, match="Movie 'new' is new or changed and has no vector"):
         engine.update(new_film(), texts=other)
     long = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["new"]), np.ones((1, 25)))}
@@ -546,3 +546,48 @@ def test_text_vectors_of_another_type_of_node_are_refused(graph, engine):
         engine.update(new_film(), texts={"Movie": people})
     with pytest.raises(AlignmentError, match="text vectors of Movie were expected, and vectors of"):
         ColdStartEngine.fit(graph, texts={"Movie": people})
+
+
+def one_text(key, dim=24):
+    return {"Movie": NodeEmbeddings(Vocabulary("Movie", [key]), np.eye(1, dim))}
+
+
+def test_a_text_vector_of_a_node_that_does_not_change_otherwise_takes_the_place_of_its_own(engine):
+    title = GraphDelta(nodes={"Movie": {"id": ["m2"], "title": ["A title"]}})
+    for delta in (GraphDelta(), GraphDelta(edges={RATED: ratings(("u1", "m7"))})):
+        alone = engine.update(delta, texts=one_text("m2"))
+        assert alone.texts["Movie"].of(["m2"]).tolist() == one_text("m2")["Movie"].matrix.tolist()
+        assert {"m2"} < changed(engine.update(delta), alone, "Movie")  # and films like it
+    titled = engine.update(title, texts=one_text("m2")).texts["Movie"].matrix
+    np.testing.assert_array_equal(
+        engine.update(GraphDelta(), texts=one_text("m2")).texts["Movie"].matrix, titled
+    )
+    gone = engine.update(GraphDelta(removed_nodes={"Movie": ["m0"]}), texts=one_text("m2"))
+    assert gone.texts["Movie"].of(["m2"])[0, 0] == 1
+
+
+def test_all_text_vectors_at_once_move_only_those_that_are_others(engine):
+    matrix = engine.texts["Movie"].matrix.copy()
+    matrix[3] = 1
+    every = {"Movie": NodeEmbeddings(engine.graph.items, matrix)}
+    after = engine.update(GraphDelta(), texts=every)
+    only = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["m3"]), matrix[3:4])}
+    few = engine.update(GraphDelta(), texts=only)
+    assert "m3" in changed(engine, after, "Movie")
+    np.testing.assert_array_equal(after.item_vectors, few.item_vectors)
+
+
+@pytest.mark.parametrize("nodes", [{}, {"User": {"id": ["v"]}}])
+def test_text_vectors_that_nothing_can_be_made_of_are_errors(engine, nodes):
+    delta = GraphDelta(nodes=nodes)
+    genre = NodeEmbeddings(Vocabulary("Genre", ["space"]), np.ones((1, 24)))
+    with pytest.raises(AlignmentError, match=r"without texts of 'Genre'; it has those of \['Movie"):
+        engine.update(delta, texts={"Genre": genre})
+    with pytest.raises(UnknownNodeError, match="Movie 'm99' is not among the 80 known; add it"):
+        engine.update(delta, texts=one_text("m99"))
+    with pytest.raises(AlignmentError, match="trained on 24 floats each, texts= has 7; pass"):
+        engine.update(delta, texts=one_text("m2", 7))
+    with pytest.raises(
+        AlignmentError, match=r"fitted without vectors \['poster'\] of Movie; it has"
+    ):
+        engine.update(delta, vectors={"Movie": {"poster": one_text("m2")["Movie"]}})
