@@ -75,12 +75,30 @@ def after_change(
             matrix = before.matrix
             if node_type in kept:
                 matrix = matrix[kept[node_type]]
-            matrix = grown(matrix, np.zeros((len(nodes) - len(matrix), before.dim), np.float32))
+            rows, values = np.empty(0, np.int64), np.empty((0, before.dim), np.float32)
             if (new := given.get(node_type, {}).get(name)) is not None:
-                matrix = matrix.copy()
-                matrix[_rows(new, name, nodes, changed.get(node_type), before.dim)] = new.matrix
-            out.setdefault(node_type, {})[name] = NodeEmbeddings(nodes, matrix)
+                rows = _rows(new, name, nodes, changed.get(node_type), before.dim)
+                values = new.matrix
+            out.setdefault(node_type, {})[name] = NodeEmbeddings(
+                nodes, _with_rows(matrix, len(nodes), rows, values)
+            )
     return out
+
+
+def _with_rows(
+    matrix: np.ndarray, num_rows: int, rows: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """A matrix with rows behind, zero but for those given; copied if a row inside changes."""
+    num_known = len(matrix)
+    is_new = rows >= num_known
+    if num_rows > num_known:
+        behind = np.zeros((num_rows - num_known, matrix.shape[1]), np.float32)
+        behind[rows[is_new] - num_known] = values[is_new]
+        matrix = grown(matrix, behind)
+    if not is_new.all():
+        matrix = matrix.copy()
+        matrix[rows[~is_new]] = values[~is_new]
+    return matrix
 
 
 def of_one(known: Mapping[str, NodeEmbeddings], given: Mapping[str, np.ndarray]) -> dict:

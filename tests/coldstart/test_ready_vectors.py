@@ -56,6 +56,30 @@ def test_a_new_film_with_a_poster_goes_to_its_taste_and_one_without_may_get_it_l
     assert np.array_equal(later.embed("Movie", ["m3"]).matrix, engine.embed("Movie", ["m3"]).matrix)
 
 
+def test_a_new_film_with_a_poster_copies_nobody_elses_and_the_engine_before_keeps_its_own(engine):
+    def added(before, key):
+        delta = GraphDelta(nodes={"Movie": {"id": [key]}})
+        return before.update(delta, texts={}, vectors={"Movie": {"poster": posters(key)}})
+
+    def matrix(engine):
+        return engine.vectors["Movie"]["poster"].matrix
+
+    first = added(engine, "m401")
+    second, other = added(first, "m402"), added(first, "m403")
+    assert np.shares_memory(matrix(first), matrix(second))
+    assert not np.shares_memory(matrix(second), matrix(other))
+    for some, key in ((first, "m401"), (second, "m402"), (other, "m403")):
+        np.testing.assert_array_equal(matrix(some)[-1], posters(key).matrix[0])
+    clicked = second.update(GraphDelta(nodes={"User": {"id": ["v"]}}))
+    assert matrix(clicked) is matrix(second)
+    ones = NodeEmbeddings(Vocabulary("Movie", ["m3"]), np.ones((1, 6)))
+    both = GraphDelta(nodes={"Movie": {"id": ["m404", "m3"]}})
+    again = second.update(both, texts={}, vectors={"Movie": {"poster": ones}})
+    assert matrix(again)[3].tolist() == [1] * 6
+    assert not matrix(again)[-1].any()
+    np.testing.assert_array_equal(matrix(second)[3], posters("m3").matrix[0])
+
+
 def test_they_follow_when_films_are_removed_and_come_back_from_disk(engine, tmp_path):
     left = engine.update(GraphDelta(removed_nodes={"Movie": ["m1", "m30"]}))
     left.save(tmp_path / "e")
