@@ -74,16 +74,23 @@ def read_progress(
 ) -> Progress | None:
     """Put the parameters and the optimizer back to where they were; ``None`` if there is no folder.
 
-    Of several processes the first one reads and tells the others, so all go on from one epoch
-    wherever the folder lies.
+    Of several processes the first one reads, compares and tells the others, so all go on from one
+    epoch, or none does, wherever the folder lies.
 
     Raises:
         SavedFileError: the folder is incomplete, or of other data, settings or seed.
+        FirstProcessError: the first of several processes failed to read it for another reason.
     """
     from safetensors.torch import load
 
     def read(at: Path) -> bytes:
         meta = json.loads((at / "progress.json").read_text(encoding="utf-8"))
+        theirs = dict(meta["fingerprint"])
+        if differ := sorted(k for k in fingerprint if theirs.get(k) != fingerprint[k]):
+            raise SavedFileError(
+                f"{folder} holds a training that differs in {differ}; give another folder, or "
+                "remove it"
+            )
         return json.dumps(meta).encode() + b"\n" + (at / "state.safetensors").read_bytes()
 
     found = told_bytes(
@@ -94,12 +101,6 @@ def read_progress(
         return None
     described, _, packed = found.partition(b"\n")
     meta, tensors = json.loads(described), load(packed)
-    theirs = dict(meta["fingerprint"])
-    differ = sorted(k for k in fingerprint if theirs.get(k) != fingerprint[k])
-    if differ:
-        raise SavedFileError(
-            f"{folder} holds a training that differs in {differ}; give another folder, or remove it"
-        )
     best: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for name, value in tensors.items():

@@ -18,6 +18,10 @@ import torch.distributed as dist
 from kg.errors import SavedFileError
 
 
+class FirstProcessError(RuntimeError):
+    """The first process of several failed at what it does for all of them."""
+
+
 def place() -> tuple[int, int]:
     """Number of this process and how many there are; ``(0, 1)`` without a process group."""
     if dist.is_available() and dist.is_initialized():
@@ -97,29 +101,34 @@ def told_bytes(read: Callable[[], bytes | None], device: torch.device) -> bytes 
         device: that tensors can be sent from.
 
     Raises:
-        SavedFileError: the first process could not read it; every process raises alike.
+        SavedFileError: what the first process found is no use; every process raises alike.
+        FirstProcessError: anything else went wrong there; so nobody waits for it.
     """
     rank, world = place()
     if world == 1:
         return read()
-    kind, content = _NOTHING, b""
+    kind, content, cause = _NOTHING, b"", None
     if rank == 0:
         try:
             if (found := read()) is not None:
                 kind, content = _CONTENT, found
         except SavedFileError as error:
-            kind, content = _ERROR, str(error).encode()
+            kind, content, cause = _USELESS, str(error).encode(), error
+        except Exception as error:
+            told_of = f"the first process failed with {type(error).__name__}: {error}"
+            kind, content, cause = _FAILED, told_of.encode(errors="replace"), error
     kind, size = told(torch.tensor([kind, len(content)], device=device)).tolist()
     values = torch.empty(size, dtype=torch.uint8)
     if rank == 0 and size:
         values = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     content = told(values.to(device)).cpu().numpy().tobytes()
-    if kind == _ERROR:
-        raise SavedFileError(content.decode())
+    if kind in (_USELESS, _FAILED):
+        raised = SavedFileError if kind == _USELESS else FirstProcessError
+        raise raised(content.decode()) from cause
     return content if kind == _CONTENT else None
 
 
-_NOTHING, _CONTENT, _ERROR = range(3)
+_NOTHING, _CONTENT, _USELESS, _FAILED = range(4)
 
 
 def _bounds(total: int, world: int) -> list[int]:

@@ -126,6 +126,7 @@ import json, sys, torch
 import torch.distributed as dist
 from pathlib import Path
 from gnn.network_train import train_network
+from gnn.parallel import FirstProcessError, told_bytes
 from kg.errors import SavedFileError
 from tests.gnn.tastes import with_rare_relation
 from tests.gnn.test_network_train import SHARED
@@ -146,8 +147,16 @@ try:
     train_network(data, SHARED, seed=1, checkpoint=own)
 except SavedFileError as error:
     refused = str(error)
+def forbidden():
+    raise PermissionError("no right to read it")
+try:
+    told_bytes(forbidden, torch.device("cpu"))
+except FirstProcessError as error:
+    failed = str(error)
+one = train_network(data, SHARED, seed=0 if rank == 0 else 7, checkpoint=own)
 dist.destroy_process_group()
-told = {"there": there, "history": found.history, "refused": refused}
+told = {"there": there, "history": found.history, "refused": refused, "failed": failed}
+told["together"] = len(one.history)
 own.with_suffix(".json").write_text(json.dumps(told))
 """
 
@@ -184,6 +193,14 @@ def test_the_first_process_alone_writes_and_reads_the_checkpoint_and_all_refuse_
     assert [len(told["history"]) for told in ranks] == [3, 3]
     for told in ranks:
         assert "holds a training that differs in ['seed']" in told["refused"]
+
+
+def test_what_goes_wrong_in_the_first_process_is_told_to_all_and_nobody_waits(ranks):
+    for told in ranks:
+        assert (
+            told["failed"] == "the first process failed with PermissionError: no right to read it"
+        )
+        assert told["together"] == 3  # the first one compares: none goes on without the other
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
