@@ -25,6 +25,7 @@ def simulated_cold_boost(
     user_priors: torch.Tensor,
     item_priors: torch.Tensor,
     positives: np.ndarray,
+    cold_gain: float,
     rng: np.random.Generator,
 ) -> float:
     """The lift under which left-out items and left-out interactions rank best together.
@@ -38,6 +39,7 @@ def simulated_cold_boost(
         user_priors: of all users, ``[num_users, k]``.
         item_priors: of all items, ``[num_items, k]``.
         positives: what was trained on.
+        cold_gain: by how much the vectors of those who play cold are made longer first.
         rng: chooses who plays cold.
     """
     users, items = trained.users, trained.items
@@ -56,33 +58,32 @@ def simulated_cold_boost(
     v = _embedded(items, links.transpose(), u, v_prior, Spectrum.of(u))
     h = items.leverage[:, None]
     left_out = (v_prior - h * trained.item_embeddings) / (1 - h).clamp(min=1e-4)
-    v[torch.from_numpy(cold).to(v.device)] = left_out[torch.from_numpy(cold).to(v.device)]
+    at = torch.from_numpy(cold).to(v.device)
+    v[at] = (1 + cold_gain) * left_out[at]
 
     scorer = CosineBiasScorer(u.cpu().numpy(), v.cpu().numpy(), np.zeros(num_items, np.float32))
     task = _task(user, item, cold, unknown, kept, num_users, num_items, rng)
     return calibrate_cold_boost(scorer, task) if len(task.users) else 0.0
 
 
-def lift(
-    graph: KnowledgeGraph, side: TrainedSide, cold_boost: float, rows: np.ndarray
-) -> torch.Tensor:
-    """b_i = cold_boost (1 - omega_i) / (1 + m_i) of some items, float32 ``[len(rows)]``.
+def newness(graph: KnowledgeGraph, side: TrainedSide, rows: np.ndarray) -> torch.Tensor:
+    """(1 - omega_i) / (1 + m_i) of some items, 0 to 1, float32 ``[len(rows)]``.
 
-    omega_i is the exposure of the item's n positives, n / (n + rho). For an item that was there at
-    training 1 - omega_i has its exposure of then as a further factor: 0 unless it came late. m_i
-    counts its interactions that are not positive: an item that was only ever disliked is not new.
+    The embedding of an item is made longer, and its bias higher, in proportion. omega_i is the
+    exposure of the item's n positives, n / (n + rho). For an item that was there at training
+    1 - omega_i has its exposure of then as a further factor: 0 unless it came late. m_i counts its
+    interactions that are not positive: an item that was only ever disliked is not new.
 
     Args:
         graph: with all interactions.
         side: of the items.
-        cold_boost: lift of an item without any interaction.
         rows: of the items.
     """
     edges, least = graph.interactions, graph.schema.positive_weight
     at, here = edges.touching(1, rows)
     there = warm_positions(side, rows) >= 0
     if not len(at) and not there.any():  # all are as new as can be
-        return side.reference.new_full((len(rows),), cold_boost)
+        return side.reference.new_ones(len(rows))
     positive = np.ones(len(at), bool)
     if least is not None and edges.weight is not None:
         positive = edges.weight[at] >= least
@@ -91,7 +92,7 @@ def lift(
     omega = precisions(side, rows, liked)[1]
     n = torch.from_numpy(liked).to(omega)
     known = n / (n + side.precision) * torch.from_numpy(there).to(omega)
-    return cold_boost * (1 - omega) * (1 - known) / (1 + torch.from_numpy(not_liked).to(omega))
+    return (1 - omega) * (1 - known) / (1 + torch.from_numpy(not_liked).to(omega))
 
 
 def _rows(vectors: torch.Tensor, side: TrainedSide) -> torch.Tensor:

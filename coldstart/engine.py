@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from coldstart.calibration import lift, simulated_cold_boost
+from coldstart.calibration import newness, simulated_cold_boost
 from coldstart.feedback import FeedbackConfig, FeedbackEvent, FeedbackReport, Heard, fed_back
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
@@ -55,6 +55,10 @@ class EngineConfig:
         propagation: settings of features, heads and training.
         cold_boost: added to the score of an item without history, in proportion to what it lacks;
             it moves only the mixed ranking of known and new items. ``"auto"``: from training.
+        cold_gain: by how much the embedding of an item without history is made longer, in
+            proportion too: whoever has a strong taste finds more new items than who has none.
+            With 0.5 mixed lists were better by .0046 +- .0018 in NDCG@20 on five splits of
+            MovieLens 100K than with a lift alone, lifts calibrated on validation.
         ratings: settings of the rating head.
         feedback: how events count.
         graph_encoder: what makes features of the graph: ``"propagation"``; a trained network,
@@ -71,6 +75,7 @@ class EngineConfig:
 
     propagation: TrainConfig = field(default_factory=TrainConfig)
     cold_boost: float | str = "auto"
+    cold_gain: float = 0.5
     ratings: RatingConfig = field(default_factory=RatingConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     graph_encoder: str = "propagation"
@@ -90,6 +95,9 @@ class EngineConfig:
         least = self.approximate_from
         if least is not None and (isinstance(least, bool) or least < 1):
             raise ValueError(f"approximate_from must be at least 1 or None, got {least!r}")
+        gain = self.cold_gain
+        if not isinstance(gain, int | float) or not 0 <= gain < float("inf"):
+            raise ValueError(f"cold_gain must be a number of at least 0, got {gain!r}")
         if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
             raise ValueError(f"cold_boost must be a number or 'auto', got {self.cold_boost!r}")
 
@@ -122,8 +130,9 @@ class ColdStartEngine:
         users: how users are embedded.
         items: how items are embedded.
         user_vectors: float32 ``[num_users, dim]``.
-        item_vectors: float32 ``[num_items, dim]``.
-        item_bias: b_i, float32 ``[num_items]``, see :func:`coldstart.calibration.lift`; b_u is 0.
+        item_vectors: float32 ``[num_items, dim]``, before the gain of new items.
+        newness: of every item, 0 to 1, float32 ``[num_items]``, see
+            :func:`coldstart.calibration.newness`.
         cold_boost: lift of an item without history.
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
@@ -141,7 +150,7 @@ class ColdStartEngine:
     items: TrainedSide
     user_vectors: torch.Tensor
     item_vectors: torch.Tensor
-    item_bias: torch.Tensor
+    newness: torch.Tensor
     cold_boost: float
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
@@ -229,7 +238,9 @@ class ColdStartEngine:
         item_vectors = priors(trained.items, item_inputs, item_inputs.rows, where)
         boost = config.cold_boost
         if isinstance(boost, str):
-            boost = simulated_cold_boost(trained, user_vectors, item_vectors, positives, rng)
+            boost = simulated_cold_boost(
+                trained, user_vectors, item_vectors, positives, config.cold_gain, rng
+            )
         user_vectors[torch.from_numpy(trained.users.warm).to(where)] = trained.user_embeddings
         item_vectors[torch.from_numpy(trained.items.warm).to(where)] = trained.item_embeddings
         return cls(
@@ -240,7 +251,7 @@ class ColdStartEngine:
             trained.items,
             user_vectors,
             item_vectors,
-            lift(graph, trained.items, float(boost), item_inputs.rows),
+            newness(graph, trained.items, item_inputs.rows),
             float(boost),
             graph.edge_types,
             encoder,
@@ -261,9 +272,26 @@ class ColdStartEngine:
         """The scorer over rows, as baselines have it."""
         return CosineBiasScorer(
             self.user_vectors.cpu().numpy(),
-            self.item_vectors.cpu().numpy(),
+            (self.item_vectors * self.item_gain[:, None]).cpu().numpy(),
             self.item_bias.cpu().numpy(),
         )
+
+    @property
+    def item_bias(self) -> torch.Tensor:
+        """b_i, the lift of every item, float32 ``[num_items]``; b_u is 0."""
+        return self.cold_boost * self.newness
+
+    @property
+    def item_gain(self) -> torch.Tensor:
+        """What the vector of every item is multiplied with before it is scored, ``[num_items]``."""
+        return 1 + self.config.cold_gain * self.newness
+
+    def gain_of(self, node_type: str, rows: np.ndarray) -> torch.Tensor:
+        """The gain of some users or items, float32 ``[len(rows)]``; that of users is 1."""
+        at = torch.from_numpy(rows).to(self.newness.device)
+        if node_type == self.graph.schema.user:
+            return self.newness.new_ones(len(rows))
+        return 1 + self.config.cold_gain * self.newness[at]
 
     def score(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
         """r_ui of every pair, float32 ``[len(users), len(items)]``; higher is better.
@@ -356,8 +384,13 @@ class ColdStartEngine:
         rows = self.graph.items.rows(items)
         pool = self._pool(self.graph.schema.user, candidates, where)
         excluded = self._seen(rows, axis=1) if exclude_seen else None
-        found = _search(
-            self._user_index, self.item_vectors, rows, k, pool, excluded, self.item_bias
+        queries = self._item_index.rows[torch.from_numpy(rows).to(self.item_vectors.device)]
+        found = self._user_index.search(
+            queries[:, :-1],
+            min(_list_length(k), len(self.graph.users)),
+            candidates=pool,
+            excluded=excluded,
+            offsets=queries[:, -1],
         )
         return self._recommendations(rows, *found, user_axis=False, evidence=evidence)
 
@@ -391,6 +424,7 @@ class ColdStartEngine:
         nodes = self.graph.vocabularies[node_type]
         rows = nodes.rows(keys)
         some = vectors[torch.from_numpy(rows).to(vectors.device)]
+        some = some * self.gain_of(node_type, rows)[:, None]
         return NodeEmbeddings(nodes.take(rows), some.cpu().numpy())
 
     def embeddings(self, node_type: str) -> NodeEmbeddings:
@@ -400,8 +434,9 @@ class ColdStartEngine:
             ValueError: the type is neither that of users nor that of items.
         """
         _, vectors = self._side(node_type)
-        copied = vectors.to("cpu", copy=True).numpy()
-        return NodeEmbeddings(self.graph.vocabularies[node_type], copied)
+        is_item = node_type == self.graph.schema.item
+        copied = vectors * self.item_gain[:, None] if is_item else vectors.clone()
+        return NodeEmbeddings(self.graph.vocabularies[node_type], copied.cpu().numpy())
 
     def recomputed(self, node_type: str, keys: Sequence[Key]) -> NodeEmbeddings:
         """Embeddings from features, edges and the other side, without looking at the cached rows.
@@ -412,6 +447,7 @@ class ColdStartEngine:
         """
         rows = self.graph.vocabularies[node_type].rows(keys)
         vectors = self._embedded(node_type, rows, self.user_vectors, self.item_vectors)
+        vectors = vectors * self.gain_of(node_type, rows)[:, None]
         nodes = self.graph.vocabularies[node_type].take(rows)
         return NodeEmbeddings(nodes, vectors.cpu().numpy())
 
@@ -536,7 +572,7 @@ class ColdStartEngine:
 
     @cached_property
     def _item_index(self) -> ExactIndex:
-        return ExactIndex.of(self.item_vectors, self.item_bias)
+        return ExactIndex.of(self.item_vectors, self.item_bias, self.item_gain)
 
     @cached_property
     def _item_search(self) -> ExactIndex | ApproximateIndex:
@@ -686,6 +722,8 @@ class ColdStartEngine:
     def item_parts(self, rows: np.ndarray) -> torch.Tensor:
         """Item embeddings as sums of a part per feature group and, last, one from interactions.
 
+        All parts are multiplied with the item's gain.
+
         Returns:
             float32 ``[len(rows), num_groups + 1, dim]``.
         """
@@ -701,7 +739,7 @@ class ColdStartEngine:
         busy = torch.from_numpy(np.flatnonzero(links.degrees)).to(parts.device)
         now = self.item_vectors[torch.from_numpy(rows).to(parts.device)]
         parts[busy, -1] += (now - parts.sum(dim=1))[busy]
-        return parts
+        return parts * self.gain_of(item, rows)[:, None, None]
 
 
 def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarray:
@@ -816,12 +854,10 @@ def _search(
     k: int,
     pool: np.ndarray | None,
     excluded: list[np.ndarray] | None,
-    bias: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     k = min(_list_length(k), len(index.rows))
     at = torch.from_numpy(rows).to(vectors.device)
-    offsets = None if bias is None else bias[at]
-    return index.search(vectors[at], k, candidates=pool, excluded=excluded, offsets=offsets)
+    return index.search(vectors[at], k, candidates=pool, excluded=excluded)
 
 
 def _list_length(k: int) -> int:

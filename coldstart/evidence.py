@@ -122,7 +122,8 @@ def _parts(
             of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
             parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
     out = {f"part_{name}": parts[:, i] for i, name in enumerate(names) if name != "constant"}
-    bias = engine.item_bias.cpu().numpy()[item_rows]
+    at = torch.from_numpy(item_rows).to(device)
+    bias = (engine.cold_boost * engine.newness[at]).cpu().numpy()
     popularity = parts[:, names.index("constant")] if "constant" in names else 0
     out["part_popularity"] = (popularity + bias).astype(np.float32)
     return out

@@ -241,7 +241,7 @@ def explained(
     of_user, of_item = sides
     shares = (of_user.atoms.vectors.double() @ of_item.atoms.vectors.double().T).cpu().numpy()
     biases = (
-        Part("item bias", float(engine.item_bias[of_item.row])),
+        Part("item bias", engine.cold_boost * float(engine.newness[of_item.row])),
         Part("user bias", 0.0),
     )
     parts = _parts(engine, of_item, shares.sum(axis=0)) + biases
@@ -282,6 +282,7 @@ def taken_apart(engine: ColdStartEngine, node_type: str, key: Key) -> Side:
         other,
         vectors[row],
     )
+    atoms = replace(atoms, vectors=atoms.vectors * engine.gain_of(node_type, rows)[:, None])
     return Side(node_type, key, row, atoms, partners)
 
 

@@ -39,9 +39,22 @@ class ExactIndex:
     rows: torch.Tensor
 
     @classmethod
-    def of(cls, vectors: torch.Tensor, bias: torch.Tensor) -> ExactIndex:
-        """The index of embeddings whose length is their gain, and their biases."""
-        return cls(torch.cat([vectors, bias[:, None]], dim=1))
+    def of(
+        cls, vectors: torch.Tensor, bias: torch.Tensor, gain: torch.Tensor | None = None
+    ) -> ExactIndex:
+        """The index of embeddings, whose length is their gain, and their biases.
+
+        Args:
+            vectors: ``[num_items, dim]``.
+            bias: ``[num_items]``.
+            gain: a further factor of each, ``[num_items]``; ``None``: 1.
+        """
+        if gain is None:
+            return cls(torch.cat([vectors, bias[:, None]], dim=1))
+        rows = vectors.new_empty(len(vectors), vectors.shape[1] + 1)
+        torch.mul(vectors, gain[:, None], out=rows[:, :-1])
+        rows[:, -1] = bias
+        return cls(rows)
 
     def with_rows(
         self, at: slice | torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor
@@ -62,17 +75,13 @@ class ExactIndex:
             rows[at] = more
         return self._limiting(ExactIndex(rows), more)
 
-    def after_removal(
-        self, vectors: torch.Tensor, bias: torch.Tensor, changed: np.ndarray
-    ) -> ExactIndex:
-        """The index of what is left, in one copy that holds nothing of what is gone.
+    def after_removal(self, out: ExactIndex, changed: np.ndarray) -> ExactIndex:
+        """The index of what is left, which holds nothing of what is gone.
 
         Args:
-            vectors: all embeddings as they are now.
-            bias: their biases.
+            out: of all embeddings as they are now.
             changed: rows of those that are not among the rows here.
         """
-        out = ExactIndex.of(vectors, bias)
         return self._limiting(out, out.rows[torch.from_numpy(changed).to(out.rows.device)])
 
     def _limiting(self, other: ExactIndex, more: torch.Tensor) -> ExactIndex:

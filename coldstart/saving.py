@@ -65,10 +65,11 @@ def _read(
     graph = read_graph_files(folder / "graph")
     try:
         config = EngineConfig(
-            TrainConfig(**meta["config"]["propagation"]),
-            meta["config"]["cold_boost"],
-            RatingConfig(**meta["config"].get("ratings", {})),
-            FeedbackConfig(**meta["config"].get("feedback", {})),
+            propagation=TrainConfig(**meta["config"]["propagation"]),
+            cold_boost=meta["config"]["cold_boost"],
+            cold_gain=meta["config"].get("cold_gain", 0.0),
+            ratings=RatingConfig(**meta["config"].get("ratings", {})),
+            feedback=FeedbackConfig(**meta["config"].get("feedback", {})),
             **_network_settings(meta["config"]),
         )
         heard = Heard.from_json(meta.get("heard", ()))
@@ -91,12 +92,14 @@ def _read(
             }
             for t, names in meta.get("vectors", {}).items()
         }
+        boost, description = meta["cold_boost"], meta["encoder"]
+        if "item_bias" in arrays:  # engines were saved with their lifts once
+            arrays["newness"] = arrays["item_bias"] / np.float32(boost or 1)
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
-            for name in ("user_vectors", "item_vectors", "item_bias")
+            for name in ("user_vectors", "item_vectors", "newness")
         ]
         feature_edges = tuple(tuple(e) for e in meta["feature_edges"])
-        boost, description = meta["cold_boost"], meta["encoder"]
     except (KeyError, TypeError) as error:
         raise SavedFileError(
             f"{folder}: engine.json lacks or misnames {error}; save again"
@@ -106,7 +109,7 @@ def _read(
 
         encoder = encoder_from(description, folder / "encoder")
     users, items = sides
-    user_vectors, item_vectors, item_bias = vectors
+    user_vectors, item_vectors, newness = vectors
     return ColdStartEngine(
         graph,
         config,
@@ -115,7 +118,7 @@ def _read(
         items,
         user_vectors,
         item_vectors,
-        item_bias,
+        newness,
         boost,
         feature_edges,
         encoder,
@@ -132,7 +135,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
     arrays = {
         "user_vectors": engine.user_vectors.cpu().numpy(),
         "item_vectors": engine.item_vectors.cpu().numpy(),
-        "item_bias": engine.item_bias.cpu().numpy(),
+        "newness": engine.newness.cpu().numpy(),
     }
     meta: dict[str, Any] = {
         "config": asdict(engine.config),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from coldstart.approximate import ApproximateIndex
-from coldstart.calibration import lift
+from coldstart.calibration import newness
 from coldstart.index import ExactIndex, grown_tensor
 from coldstart.ready_texts import check_finite, check_length, check_new
 from coldstart.ready_vectors import Ready, after_change, of_one
@@ -69,7 +69,7 @@ def updated(
         items=_renumbered(engine, item, engine.items, kept),
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
-        item_bias=_grown(engine.item_bias, len(graph.items), kept.get(item)),
+        newness=_grown(engine.newness, len(graph.items), kept.get(item)),
         ratings=engine.ratings.after(engine, delta, kept),
         heard=engine.heard.after(old, delta),
     )
@@ -102,13 +102,12 @@ def updated(
         if rows[0] < fresh[node_type]:
             after[node_type] = before[node_type].clone()
         _put(after[node_type], rows, found)
-    bias = moved.item_bias
+    new = moved.newness
     if len(touched[item]):
         if touched[item][0] < fresh[item]:
-            bias = bias.clone()
-        lifts = lift(graph, moved.items, engine.cold_boost, touched[item])
-        _put(bias, touched[item], lifts)
-    found = replace(moved, user_vectors=after[user], item_vectors=after[item], item_bias=bias)
+            new = new.clone()
+        _put(new, touched[item], newness(graph, moved.items, touched[item]))
+    found = replace(moved, user_vectors=after[user], item_vectors=after[item], newness=new)
     _continue_index(engine, found, "_item_index", touched[item], fresh[item], kept.get(item))
     _continue_index(engine, found, "_user_index", touched[user], fresh[user], kept.get(user))
     return found
@@ -135,9 +134,7 @@ def _continue_index(
     index: ExactIndex | None = before.__dict__.get(name)
     if index is None or index.rows.device.type != "cpu":
         return
-    vectors, bias = after.user_vectors, None
-    if name == "_item_index":
-        vectors, bias = after.item_vectors, after.item_bias
+    vectors = after.item_vectors if name == "_item_index" else after.user_vectors
     if kept is None and not len(touched) and len(vectors) == num_before:
         for same in (name, "_item_search") if name == "_item_index" else (name,):
             if same in before.__dict__:
@@ -146,13 +143,16 @@ def _continue_index(
     some = touched[: np.searchsorted(touched, num_before)]  # of those that were there
     new = np.arange(num_before, len(vectors))
     if kept is not None:
-        bias = vectors.new_zeros(len(vectors)) if bias is None else bias
-        index = index.after_removal(vectors, bias, np.union1d(some, new))
+        index = index.after_removal(getattr(after, name), np.union1d(some, new))
     for rows in (some, new) if kept is None else ():
         if len(rows):
             at = _at(vectors, rows)
-            its = vectors.new_zeros(len(rows)) if bias is None else bias[at]
-            index = index.with_rows(at, vectors[at], its)
+            if name == "_user_index":
+                index = index.with_rows(at, vectors[at], vectors.new_zeros(len(rows)))
+            else:
+                gain = after.gain_of(after.graph.schema.item, rows)[:, None]
+                bias = after.cold_boost * after.newness[at]
+                index = index.with_rows(at, gain * vectors[at], bias)
     after.__dict__[name] = index
     search = before.__dict__.get("_item_search") if name == "_item_index" else None
     if isinstance(search, ApproximateIndex):
@@ -470,12 +470,16 @@ def new_node(
     other, others = (
         (engine.items, engine.item_vectors) if is_user else (engine.users, engine.user_vectors)
     )
+    gain = 1.0
+    if not is_user:
+        gain += engine.config.cold_gain * side.precision / (len(positives) + side.precision)
     if others.device.type == "cpu":
-        return embed_single(side, inputs, positives, other, others)
+        return gain * embed_single(side, inputs, positives, other, others)
     prior = priors(side, inputs, np.zeros(1, np.int64), others.device)
     one = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
     seen = rotated_rows(other, others, positives)
-    return posteriors(side, inputs.rows, prior, one, seen, other.spectrum)[0].cpu().numpy()
+    found = posteriors(side, inputs.rows, prior, one, seen, other.spectrum)
+    return gain * found[0].cpu().numpy()
 
 
 def _inputs_of_new(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coldstart import calibration
-from coldstart.calibration import lift, simulated_cold_boost
+from coldstart.calibration import newness, simulated_cold_boost
 from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
@@ -27,7 +27,7 @@ def boost(engine, rng=0):
         inputs = engine._inputs_of(node_type, np.arange(engine.graph.num_nodes(node_type)))
         every.append(priors(side, inputs, inputs.rows, torch.device("cpu")))
     pairs = engine.graph.positives()
-    return simulated_cold_boost(Trained, *every, pairs, np.random.default_rng(rng))
+    return simulated_cold_boost(Trained, *every, pairs, 0.5, np.random.default_rng(rng))
 
 
 def test_the_simulated_lift_repeats_and_is_finite(engine):
@@ -67,7 +67,7 @@ def test_an_item_is_lifted_by_what_it_lacks_in_history(engine, graph):
     edges = {RATED: ratings(("u1", "m78"), ("u2", "m78"))}
     disliked = {RATED: ratings(("u1", "m79"), weight=1.0)}
     after = graph.apply(GraphDelta(edges=edges)).apply(GraphDelta(edges=disliked))
-    found = lift(after, engine.items, 3.0, np.array([0, 77, 78, 79]))
+    found = 3 * newness(after, engine.items, np.array([0, 77, 78, 79]))
     np.testing.assert_allclose(found, [0, 3, 3 * (1 - 2 / (2 + rho)), 1.5], rtol=1e-6)
 
 
@@ -79,5 +79,5 @@ def test_a_lift_in_a_graph_without_weights_counts_every_interaction(engine):
         {RATED: pairs},
         replace(graph.schema, positive_weight=None, edge_types=()),
     )
-    found = lift(plain, engine.items, 1.0, np.array([79]))
+    found = newness(plain, engine.items, np.array([79]))
     assert found.item() == pytest.approx(1 - 1 / (1 + engine.items.precision))

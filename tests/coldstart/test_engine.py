@@ -12,7 +12,7 @@ from gnn.train import TrainConfig
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema
 from kg.errors import GraphError, UnknownNodeError
 from kg.toy import toy_graph
-from tests.coldstart.toys import GENRE, RATED, word_vectors
+from tests.coldstart.toys import GENRE, RATED, ratings, word_vectors
 
 COLD_ITEMS = [f"m{n}" for n in range(72, 80)]
 COLD_USERS = [f"u{n}" for n in range(54, 60)]
@@ -72,7 +72,8 @@ def test_a_node_without_interactions_has_the_prior_of_its_features_exactly(engin
         side, _ = engine._side(node_type)
         inputs = engine._inputs_of(node_type, np.arange(len(engine.embeddings(node_type))))
         prior = priors(side, inputs, inputs.rows, torch.device("cpu"))[-len(keys) :]
-        np.testing.assert_array_equal(engine.embed(node_type, keys).matrix, prior.numpy())
+        gain = 1.5 if node_type == "Movie" else 1
+        np.testing.assert_array_equal(engine.embed(node_type, keys).matrix, gain * prior.numpy())
 
 
 def test_embeddings_are_for_users_and_items_and_copies(engine):
@@ -100,8 +101,8 @@ def test_cold_nodes_do_not_change_what_is_learnt(graph, engine):
 
 def test_the_score_is_the_cosine_with_gains_and_biases(engine):
     u, i = engine.user_vectors.numpy(), engine.item_vectors.numpy()
-    lengths = np.linalg.norm(u, axis=1), np.linalg.norm(i, axis=1)
-    r = cosine_plus_bias(u, i, *lengths, np.zeros(60), engine.item_bias.numpy())
+    gains = np.linalg.norm(u, axis=1), engine.item_gain.numpy() * np.linalg.norm(i, axis=1)
+    r = cosine_plus_bias(u, i, *gains, np.zeros(60), engine.item_bias.numpy())
     users, items = list(engine.graph.users), list(engine.graph.items)
     np.testing.assert_allclose(engine.score(users, items), r, atol=1e-5)
     assert engine.score(["u1"], ["m1", "m2"]).dtype == np.float32
@@ -138,6 +139,23 @@ def test_an_item_is_lifted_by_the_cold_boost_as_far_as_it_is_new(graph):
     assert (warm <= 2.5 * (1 - exposure) + 1e-6).all()  # less for what was seen and not liked
     np.testing.assert_array_equal(warm > 0, exposure < 1)
     np.testing.assert_allclose(engine.item_bias[72:], 2.5)
+
+
+def test_an_item_has_the_gain_of_a_new_one_as_far_as_it_is_new(graph):
+    engine, plain = (fitted(graph, config=EngineConfig(cold_gain=g)) for g in (2.0, 0.0))
+    cold = engine.embed("Movie", COLD_ITEMS).matrix
+    np.testing.assert_allclose(cold, 3 * plain.embed("Movie", COLD_ITEMS).matrix, rtol=1e-5)
+    rho, liked = engine.items.precision, GraphDelta(edges={RATED: ratings(("u1", COLD_ITEMS[0]))})
+    row = engine.graph.items.row(COLD_ITEMS[0])
+    assert engine.update(liked).item_gain[row].item() == pytest.approx(1 + 2 * rho / (1 + rho))
+    known = engine.items.exposure.numpy() == 1
+    np.testing.assert_array_equal(engine.item_gain[:72][torch.from_numpy(known)], 1)
+
+
+@pytest.mark.parametrize("gain", [-0.1, float("nan"), float("inf"), "much"])
+def test_a_gain_of_new_items_that_is_no_number_from_0_is_refused(gain):
+    with pytest.raises(ValueError, match="cold_gain must be a number of at least 0, got"):
+        EngineConfig(cold_gain=gain)
 
 
 def test_an_item_that_came_just_before_training_is_hardly_charged_with_what_it_lacks(graph):

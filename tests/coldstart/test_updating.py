@@ -525,7 +525,7 @@ def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
     vectors = NodeEmbeddings(Vocabulary("Movie", ["x", "y"]), np.eye(2, 24))
     after = engine.update(delta, texts={"Movie": vectors})
     continued = after.__dict__["_item_index"]
-    anew = type(continued).of(after.item_vectors, after.item_bias)
+    anew = type(continued).of(after.item_vectors, after.item_bias, after.item_gain)
     np.testing.assert_array_equal(continued.rows, anew.rows)
     assert continued.longest == anew.longest
     old = engine.__dict__["_item_index"]
@@ -534,7 +534,7 @@ def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
     assert person.__dict__["_item_index"].rows is continued.rows  # no film came
     liked = after.update(GraphDelta(edges={RATED: ratings(("u1", "m3"))}))
     changed = liked.__dict__["_item_index"]  # a row inside is another one
-    anew = type(changed).of(liked.item_vectors, liked.item_bias)
+    anew = type(changed).of(liked.item_vectors, liked.item_bias, liked.item_gain)
     np.testing.assert_array_equal(changed.rows, anew.rows)
     assert changed.longest >= anew.longest
     assert not torch.equal(changed.rows, continued.rows)

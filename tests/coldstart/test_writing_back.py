@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from coldstart.engine import ColdStartEngine
 from coldstart.writing_back import write_back
@@ -18,9 +19,8 @@ from tests.coldstart.toys import word_vectors
 def engine() -> ColdStartEngine:
     graph = toy_graph(num_cold_items=8)
     fitted = ColdStartEngine.fit(graph, texts=word_vectors(graph), cache=None)
-    bias = fitted.item_bias.clone()
-    bias[:] = bias.new_tensor(np.linspace(-0.3, 0.3, len(bias)))  # so that biases matter
-    return dataclasses.replace(fitted, item_bias=bias)
+    bias = torch.linspace(-0.3, 0.3, len(graph.items))  # so that biases matter
+    return dataclasses.replace(fitted, newness=bias, cold_boost=1.0)
 
 
 def test_values_read_back_and_a_second_write_back_writes_nothing(engine):
