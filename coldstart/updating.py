@@ -150,9 +150,9 @@ def _continue_index(
             if name == "_user_index":
                 index = index.with_rows(at, vectors[at], vectors.new_zeros(len(rows)))
             else:
-                gain = after.gain_of(after.graph.schema.item, rows)[:, None]
-                bias = after.cold_boost * after.newness[at]
-                index = index.with_rows(at, gain * vectors[at], bias)
+                lacking = after.newness[at]
+                longer = (1 + after.config.cold_gain * lacking)[:, None] * vectors[at]
+                index = index.with_rows(at, longer, after.cold_boost * lacking)
     after.__dict__[name] = index
     search = before.__dict__.get("_item_search") if name == "_item_index" else None
     if isinstance(search, ApproximateIndex):
