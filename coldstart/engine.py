@@ -93,8 +93,10 @@ class EngineConfig:
         if not 2 <= self.network_folds <= 100:
             raise ValueError(f"network_folds must be from 2 to 100, got {self.network_folds!r}")
         least = self.approximate_from
-        if least is not None and (isinstance(least, bool) or least < 1):
-            raise ValueError(f"approximate_from must be at least 1 or None, got {least!r}")
+        if least is not None and (type(least) is not int or least < 1):
+            raise ValueError(
+                f"approximate_from must be a whole number of at least 1, or None, got {least!r}"
+            )
         gain = self.cold_gain
         if not isinstance(gain, int | float) or not 0 <= gain < float("inf"):
             raise ValueError(f"cold_gain must be a number of at least 0, got {gain!r}")

@@ -97,8 +97,12 @@ def test_an_engine_tells_the_recall_of_its_search_and_keeps_it_through_updates(c
     again = ColdStartEngine.load(tmp_path / "model", device="cpu")
     assert again.config.approximate_from == 50
     assert again.recommend(["u1", "u2"], 5, evidence=False).to_table() == found.to_table()
-    with pytest.raises(ValueError, match="approximate_from must be at least 1"):
-        EngineConfig(approximate_from=0)
+
+
+@pytest.mark.parametrize("least", [0, -5, 1.5, float("nan"), "10", True, np.int64(10)])
+def test_from_how_many_items_on_is_a_whole_number(least):
+    with pytest.raises(ValueError, match="approximate_from must be a whole number of at least 1"):
+        EngineConfig(approximate_from=least)
 
 
 @pytest.mark.usefixtures("of_few")
