@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from gnn.encoding import NetworkEncoder
 from gnn.network_data import NetworkData
 from gnn.typed import Incoming, TypedGraph, reverse_type
 from kg.outlining import Outline, resident_bytes
+
+log = logging.getLogger(__name__)
 
 _MOST_EDGES, _MOST_NODES = 2_000_000, 300_000
 """Larger graphs are made up on a smaller scale."""
@@ -138,10 +141,13 @@ def _data_bytes(data: NetworkData) -> int:
 
 
 def _forget_peak() -> None:
-    """Let the peak of memory begin anew, where the system can; Linux does."""
+    """Let the peak of memory begin anew, where the system can and may; Linux mostly does."""
     at = Path("/proc/self/clear_refs")
-    if at.exists():
-        at.write_text("5")
+    try:
+        if at.exists():
+            at.write_text("5")
+    except OSError as error:  # a container, say, with /proc read-only
+        log.info("the memory of networks may be told too high, by an earlier peak: %s", error)
 
 
 def _peak_bytes() -> int:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +112,20 @@ def test_what_networks_take_is_told_within_a_factor_of_three(outline):
     took = fastest(1, work)
     assert 1 / 3 < (told.seconds - told.loading) / took < 3
     assert told.memory > 4 * 16 * 2 * 3 * GRAPH.num_nodes()  # states of three networks
+
+
+def test_networks_are_estimated_where_the_peak_of_memory_cannot_begin_anew(
+    outline, monkeypatch, caplog
+):
+    def forbidden(path, content):
+        raise PermissionError(f"not allowed to write {path}")
+
+    monkeypatch.setattr("coldstart.estimating_networks.Path.write_text", forbidden)
+    caplog.set_level(logging.INFO)
+    config = NetworkConfig(hidden_channels=16, fanouts=(5,), epochs=1, batch_size=512)
+    assert network_cost(outline, NetworkEncoder(config, folds=2), {}, MACHINE.device).memory > 0
+    if Path("/proc/self/clear_refs").exists():
+        assert "not allowed to write /proc/self/clear_refs" in caplog.text
 
 
 def test_networks_have_a_stage_of_their_own_and_features_in_training(outline, encoder, small):
