@@ -51,7 +51,8 @@ class ApproximateIndex:
             behind them came later.
         live: a bit for every place, 1 where the item is there and as it was, uint8.
         late: ascending rows of items that the clusters do not know as they are; all are looked at.
-        recall: share of the exact best hundred that was found, over some users, at the making.
+        recall: share of lists of a hundred that is as good as the exact best, which items of equal
+            score all are, over some users, at the making.
         probed: clusters that are looked at.
         num_clusters: out of so many.
     """
@@ -77,7 +78,7 @@ class ApproximateIndex:
             least_recall: up to 1.
 
         Returns:
-            ``exact`` itself, with a line in the log, where such a recall takes all clusters.
+            ``exact`` itself, with a line in the log, where such a recall takes nearly all clusters.
 
         Raises:
             DependencyError: faiss is not installed.
@@ -101,22 +102,21 @@ class ApproximateIndex:
         clusters.add(rows)  # pyright: ignore[reportCallIssue]
         some = queries[:: max(1, len(queries) // _SAMPLE)][:_SAMPLE]
         k = min(_K, num_items)
-        best, _ = exact.search(some, k)
+        _, best = exact.search(some, k)
         probed, recall = 1, 0.0
         beside = np.arange(num_items), np.packbits(np.ones(num_items, bool), bitorder="little")
         while True:
             none = np.empty(0, np.int64)
             out = cls(exact, clusters, *beside, none, recall, probed, num_clusters)
-            found, _ = out._found(some, k, None, None, k + _SPARE)  # short as they are
-            hits = [len(np.intersect1d(a, b)) for a, b in zip(best, found, strict=True)]
-            recall = sum(hits) / max(best.size, 1) if len(some) else 1.0
-            if recall >= least_recall or probed == num_clusters:
+            _, found = out._found(some, k, None, None, k + _SPARE)  # short as they are
+            recall = float((found >= best[:, -1:]).mean()) if len(some) else 1.0
+            if recall >= least_recall or 2 * probed >= num_clusters:
                 break
-            probed = min(2 * probed, num_clusters)
-        if probed == num_clusters:
+            probed *= 2
+        if recall < least_recall or probed == num_clusters:
             log.warning(
-                "search of %d items stays exact: a recall@%d of %.2f would take all %d clusters, "
-                "which is slower (found out in %.1f s); leave approximate_from out",
+                "search of %d items stays exact: a recall@%d of %.2f would take nearly all %d "
+                "clusters, which is slower (found out in %.1f s); leave approximate_from out",
                 *(num_items, k, least_recall, num_clusters, time.perf_counter() - start),
             )
             return exact

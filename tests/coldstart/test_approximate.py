@@ -208,7 +208,16 @@ def test_where_all_clusters_would_be_read_search_stays_exact_and_says_so(caplog)
     exact = ExactIndex(torch.randn(2000, 30))
     found = ApproximateIndex.of(exact, torch.randn(50, 29), least_recall=1.0)
     assert found is exact
-    assert "search of 2000 items stays exact: a recall@100 of 1.00 would take all" in caplog.text
+    assert "search of 2000 items stays exact: a recall@100 of 1.00 would take nearly" in caplog.text
+
+
+def test_items_of_equal_score_are_as_good_as_each_other_for_the_recall(queries, monkeypatch):
+    def last(self, queries, wanted):
+        return np.tile(np.arange(NUM - wanted, NUM), (len(queries), 1))
+
+    monkeypatch.setattr(ApproximateIndex, "_near", last)
+    index = ApproximateIndex.of(ExactIndex(torch.ones(NUM, DIM + 1)), queries)
+    assert (index.recall, index.probed) == (1, 1)
 
 
 def test_an_engine_that_found_clusters_of_no_use_does_not_try_again(monkeypatch):
