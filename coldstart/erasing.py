@@ -22,6 +22,7 @@ from kg.stores.base import CypherStore
 from kg.vectors import Key
 
 if TYPE_CHECKING:
+    from coldstart.engine import ColdStartEngine
     from encoders.cache import VectorCache
 
 SHORTEST_TEXT = 8
@@ -157,10 +158,7 @@ def erase(
         encoded += person.learn(graph)
     for engine in engines.values():
         if key in engine.graph.vocabularies.get(node_type, ()):
-            row = [key]
-            person.vectors.add(engine.embed(node_type, row).matrix.tobytes())
-            if node_type in engine.texts and np.any(engine.texts[node_type].of(row)):
-                person.vectors.add(engine.texts[node_type].of(row).tobytes())
+            person.vectors |= _vectors_of(engine, node_type, key)
     before = _search(person, stores, [*engines, *read], cache)
     if not before:
         raise UnknownNodeError(
@@ -189,6 +187,17 @@ def erase(
             "training, without a key or text; fit anew to be rid of them"
         )
     return Erasure(tuple(done), tuple(before), tuple(after), tuple(remains))
+
+
+def _vectors_of(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
+    """All vectors that an engine has of a node, as they are saved and as they are told."""
+    _, kept = engine._side(node_type)  # before the gain of new items
+    row = engine.graph.vocabularies[node_type].row(key)
+    every = [kept[row].cpu().numpy(), engine.embed(node_type, [key]).matrix]
+    known = [engine.texts[node_type]] if node_type in engine.texts else []
+    known += engine.vectors.get(node_type, {}).values()
+    every += [vectors.of([key]) for vectors in known]
+    return {vector.tobytes() for vector in every if np.any(vector)}
 
 
 def _compacted(store: CypherStore) -> list[str]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coldstart.cli import main
@@ -11,7 +13,7 @@ from encoders.cache import VectorCache
 from encoders.embed import embed_nodes
 from encoders.texts import node_texts
 from encoders.tfidf import TfidfEncoder
-from kg import GraphDelta
+from kg import GraphDelta, NodeEmbeddings
 from kg.errors import UnknownNodeError
 from kg.files import read_graph, write_graph
 from kg.stores import LadybugStore
@@ -94,3 +96,21 @@ def test_the_command_erases_and_reports(places, capsys):
     assert any("1 nodes and" in done for done in told["done"])
     assert main(command) == 1
     assert "'u3' is found in none" in capsys.readouterr().err
+
+
+def test_every_vector_of_a_node_is_looked_for_as_it_is_saved_and_as_it_is_told(tmp_path):
+    graph = toy_graph(num_cold_items=8)
+    posters = NodeEmbeddings(graph.items, np.random.default_rng(0).normal(size=(80, 6)))
+    engine = ColdStartEngine.fit(graph, texts={}, vectors={"Movie": {"poster": posters}})
+    engine.save(tmp_path / "model")
+    killed = tmp_path / ".model.1.new"  # of a writer that was killed
+    killed.mkdir()
+    row, told = graph.items.row("m79"), engine.embed("Movie", ["m79"]).matrix
+    saved = engine.item_vectors[row].numpy()
+    assert not np.allclose(saved, told)  # a new item is told with a gain
+    for name, vector in (("saved", saved), ("told", told), ("poster", posters.of(["m79"]))):
+        (killed / name).write_bytes(vector.tobytes())
+    report = erase("Movie", "m79", models=[tmp_path / "model"])
+    found = {Path(trace.file).name for trace in report.before if trace.what == "vector"}
+    assert found == {"arrays.safetensors", "saved", "told", "poster"}
+    assert {Path(trace.file).parent for trace in report.after} == {killed}
