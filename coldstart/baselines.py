@@ -335,7 +335,10 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
 def _content_kernels(
     data: TrainingData, node_type: str, warm: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Cosine of texts by kind, and mean cosine of all else, ``[num_nodes, num_warm]`` each."""
+    """Cosine of texts by kind, and mean cosine of all else, ``[num_nodes, num_warm]`` each.
+
+    Ready-made vectors are kinds like texts, by themselves and together with all others.
+    """
     inputs = data.inputs(node_type)
     every = np.arange(len(inputs))
     texts: dict[str, np.ndarray] = {}
@@ -344,6 +347,11 @@ def _content_kernels(
         texts["vectors"] = _cosine(x, warm)
     if words := Words.fit("words", inputs, warm):
         texts["words"] = _cosine(words.raw(inputs, every, _CPU), warm)
+    for name in inputs.vectors:
+        x = Text.fit(name, name, inputs, warm).raw(inputs, every, _CPU)
+        texts[f"vectors {name}"] = _cosine(x, warm)
+    if inputs.vectors and len(texts) > 1:
+        texts["texts and vectors"] = np.mean(list(texts.values()), axis=0)
     groups: list[FeatureGroup] = []
     if inputs.relations:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))

@@ -14,6 +14,7 @@ from coldstart.curves import SIDES, Point, Transposed, points_of, side_task
 from coldstart.judging import K, calibrate_cold_boost, choose, evaluate_task
 from coldstart.leaks import refuse_leaks
 from coldstart.measures import Background, Metric, named_metrics
+from coldstart.ready_vectors import Ready, aligned
 from coldstart.report import Report, Row
 from coldstart.scorer import CosineBiasScorer, Scorer
 from coldstart.segments import NINE, spoken
@@ -58,7 +59,8 @@ def engine_maker(
 
         key = "engine", repr(config), rng
         if key not in data.shared:
-            fitted = ColdStartEngine.fit(data.graph, config, texts=data.texts, rng=rng)
+            features = {"texts": data.texts, "vectors": data.vectors}
+            fitted = ColdStartEngine.fit(data.graph, config, rng=rng, **features)
             data.shared[key] = fitted.scorer
         scorer: CosineBiasScorer = data.shared[key]
         return scorer if own_lift else replace(scorer, item_bias=np.zeros_like(scorer.item_bias))
@@ -105,6 +107,7 @@ def evaluate(
     splits: Sequence[Split],
     *,
     texts: Mapping[str, NodeEmbeddings] | None = None,
+    vectors: Ready | None = None,
     segments: Who = NINE,
     metrics: Sequence[str | Metric] = ("ndcg", "recall"),
     curves: Who = (),
@@ -127,6 +130,8 @@ def evaluate(
             :func:`coldstart.temporal.temporal_splits`.
         texts: text vectors by node type, made from node texts only, never from interactions; the
             default encoder's where they are not given.
+        vectors: ready-made ones by node type and name, as in
+            :meth:`coldstart.engine.ColdStartEngine.fit`; the baselines' kernels have them, too.
         segments: which segments to judge, of :data:`coldstart.splits.SEGMENTS` and of the nine,
             which is what is judged where nothing is said; a mapping says which scorers take part
             in each. Of the nine those that a split cannot judge, for want of users, are left out;
@@ -139,11 +144,13 @@ def evaluate(
         uncalibrated: scorers that bring a lift of their own, which is judged as it is.
         k: list length.
         check_leaks: refuse a graph whose edges, texts or properties tell held-out pairs; the rules
-            are those of :mod:`coldstart.leaks`. What ``texts`` were made from cannot be seen.
+            are those of :mod:`coldstart.leaks`. What ``texts`` and ``vectors`` were made from
+            cannot be seen.
         progress: called with a sentence after every fit.
 
     Raises:
         LeakError: the graph tells held-out pairs, with the offending rows.
+        AlignmentError: ``vectors`` are of another type of node than they are named by.
         TypeError: a maker is not a function, a metric neither a name nor a function, or a text or
             a split comes in place of a list.
         ValueError: a scorer, metric or curve is unknown, or a segment has no users to judge by.
@@ -166,10 +173,11 @@ def evaluate(
 
         types = [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
         texts = embed_nodes(graph, None, types)
+    ready = aligned(graph, vectors or {})
     rows: list[Row] = []
     points: list[Point] = []
     for split in splits:
-        data = TrainingData(split.training_graph(graph), texts)
+        data = TrainingData(split.training_graph(graph), texts, ready)
         judge = Judge(split, k, tuple(metrics), Background.of(data))
         fits = _Fits(scorers, data, split.name, progress)
         for segment, names in segments.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import sparse
 
+from coldstart.ready_vectors import Ready
 from coldstart.scorer import Scorer
 from gnn.data import NodeInputs, node_inputs
 from kg.graph import KnowledgeGraph
@@ -19,11 +20,12 @@ Settings = Mapping[str, Callable[[], Scorer]]
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a baseline may look at: the training graph and the texts' vectors.
+    """What a baseline may look at: the training graph, and vectors of texts and of other things.
 
     Args:
         graph: with training interactions only.
         texts: text vectors by node type.
+        vectors: ready-made ones by node type and name, in row order.
         rng: seed of factor models.
         shared: what several families need, worked out once.
         matrix: training positives, sparse ``[num_users, num_items]``.
@@ -33,6 +35,7 @@ class TrainingData:
 
     graph: KnowledgeGraph
     texts: Mapping[str, NodeEmbeddings]
+    vectors: Ready = field(default_factory=dict)
     rng: int = 0
     shared: dict = field(default_factory=dict)
     matrix: sparse.csr_matrix = field(init=False)
@@ -51,4 +54,5 @@ class TrainingData:
     def inputs(self, node_type: str) -> NodeInputs:
         """Feature inputs of all nodes of a type."""
         text = self.texts[node_type].matrix if node_type in self.texts else None
-        return node_inputs(self.graph, node_type, text)
+        named = {n: v.matrix for n, v in self.vectors.get(node_type, {}).items()}
+        return node_inputs(self.graph, node_type, text, vectors=named)

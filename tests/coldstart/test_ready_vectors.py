@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from coldstart.engine import ColdStartEngine
-from kg import GraphDelta, NodeEmbeddings, Vocabulary
+from coldstart.evaluation import evaluate
+from coldstart.splits import random_split
+from kg import Edges, GraphDelta, NodeEmbeddings, Vocabulary
 from kg.errors import AlignmentError, UnknownNodeError
 from kg.toy import toy_graph
 
@@ -147,3 +151,28 @@ def test_vectors_of_another_type_of_node_are_refused(engine):
     delta = GraphDelta(nodes={"Movie": {"id": ["m401"]}})
     with pytest.raises(AlignmentError, match="of Movie were expected, and vectors of User came"):
         engine.update(delta, texts={}, vectors={"Movie": {"poster": strange}})
+
+
+def test_an_evaluation_shows_them_to_the_engine_and_to_the_baselines():
+    films = list(GRAPH.items)  # of which nothing but the poster tells the taste
+    same = {
+        "title": ["A film"],
+        "plot": ["A story"],
+        "year": [1990],
+    }
+    same = {"id": films} | {name: value * len(films) for name, value in same.items()}
+    graph = GRAPH.apply(GraphDelta(nodes={"Movie": same}))
+    graph = graph.with_edges(("Movie", "SIMILAR_TO", "Movie"), Edges(np.empty((2, 0), np.int64)))
+    split = random_split(graph, cold_items=0.2, rng=np.random.default_rng(0))
+    names = ["engine", "ridge to columns"]
+    segments = {"cold_items": names}
+
+    def quality(**features: Any) -> dict[str, float]:
+        report = evaluate(graph, names, [split], texts={}, segments=segments, **features)
+        return {name: report.values("cold_items", name)["random"] for name in names}
+
+    plain = quality()
+    told = quality(vectors={"Movie": {"poster": posters(*WITH)}})
+    assert all(told[name] > plain[name] + 0.05 for name in names), (plain, told)
+    with pytest.raises(AlignmentError, match="'poster' of User were expected"):
+        quality(vectors={"User": {"poster": posters("m1")}})
