@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldstart import cli_encoders, cli_evaluate, cli_serve
+from coldstart import cli_encoders, cli_evaluate, cli_serve, cli_vectors
 from coldstart.cli_graph import add_commands
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         default="propagation",
         help="propagation (the default), sage, gat, rgcn or hgt, or both as in propagation+sage",
     )
+    cli_vectors.add_option(fit)
     fit.add_argument("--seed", type=int, default=0)
     fit.set_defaults(run=_fit)
 
@@ -134,6 +135,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     from kg.stores import LadybugStore
 
     config = EngineConfig(graph_encoder=arguments.graph_encoder)
+    vectors = cli_vectors.read_vectors(arguments.vectors)
     if not Path(arguments.store).exists():
         raise ValueError(f"there is no store at {arguments.store}; check the path")
     with LadybugStore(arguments.store, read_only=True) as store:
@@ -149,7 +151,7 @@ def _fit(arguments: argparse.Namespace) -> None:
             schema = replace(schema, positive_weight=arguments.positive_weight)
         graph = store.read(schema, progress=True)
     print(graph)
-    engine = ColdStartEngine.fit(graph, config, rng=arguments.seed, progress=True)
+    engine = ColdStartEngine.fit(graph, config, vectors=vectors, rng=arguments.seed, progress=True)
     engine.save(arguments.model)
     print(f"engine with {engine.dim} dimensions written to {arguments.model}")
 

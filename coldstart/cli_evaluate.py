@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coldstart import cli_vectors
+
 if TYPE_CHECKING:
     from coldstart.splits import Split
     from kg.graph import KnowledgeGraph
@@ -64,6 +66,7 @@ def add_command(commands: Any) -> None:
         "segment)",
     )
     command.add_argument("--metrics", default=METRICS, help=f"by comma (default: {METRICS})")
+    cli_vectors.add_option(command)
     command.add_argument("-k", type=int, default=20, help="list length (default: 20)")
     command.add_argument("--seed", type=int, default=0, help="of splits and training")
     command.add_argument("--json", action="store_true", help="print every row as JSON instead")
@@ -88,12 +91,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if named is not None:
         chosen = {"all": list(BASELINES), "none": []}.get(named, _listed(named))
         named = [name for name in makers_named(chosen) if name != ENGINE]
+    vectors = cli_vectors.read_vectors(arguments.vectors)
     graph = _graph(arguments)
     _say(graph)
     report = evaluate(
         graph,
         everybody,
         make_splits(graph, arguments.kind, arguments.splits, arguments.seed, segments),
+        vectors=vectors,
         segments={segment: (ENGINE, *_against(segment, named)) for segment in segments},
         metrics=_listed(arguments.metrics),
         curves={

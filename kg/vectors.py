@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from kg.errors import AlignmentError, DuplicateKeyError, UnknownNodeError
 from kg.growing import followed_by, taken
-from kg.tables import key_array
+from kg.tables import key_array, require_columns
 
 Key = int | str
 """A business key: the user's own, never a database's internal id."""
@@ -226,6 +226,36 @@ class NodeEmbeddings:
             UnknownNodeError: a key has no vector.
         """
         return self.matrix[self.nodes.rows(keys)]
+
+    @classmethod
+    def from_table(cls, node_type: str, table: Any, column: str = "embedding") -> NodeEmbeddings:
+        """What :meth:`to_table` gives, or any table like it.
+
+        Args:
+            node_type: of the nodes.
+            table: Arrow table with the keys as ``id`` and lists of floats, all of one length.
+            column: of the lists.
+
+        Raises:
+            MissingColumnError: the table lacks a column.
+            AlignmentError: the lists are of different lengths, missing, or none of numbers.
+        """
+        require_columns(table, ("id", column), f"vectors of {node_type}")
+        lists = table[column].combine_chunks()
+        what = f"vectors of {node_type}: expected lists of floats, all of one length, in {column!r}"
+        if not (pa.types.is_list(lists.type) or pa.types.is_fixed_size_list(lists.type)):
+            raise AlignmentError(f"{what}, got {lists.type}")
+        if lists.null_count or lists.flatten().null_count:
+            raise AlignmentError(f"{what}, got nulls; leave out nodes that have no vector")
+        lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
+        if len(lengths) > 1:
+            raise AlignmentError(f"{what}, got lengths {sorted(lengths)[:5]}")
+        flat = lists.flatten()
+        if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
+            raise AlignmentError(f"{what}, got {lists.type}")
+        matrix = flat.to_numpy(zero_copy_only=False).astype(np.float32)
+        nodes = Vocabulary(node_type, table["id"])
+        return cls(nodes, matrix.reshape(len(nodes), lengths[0] if lengths else 0))
 
     def to_table(self, column: str = "embedding") -> pa.Table:
         """An Arrow table with the keys as ``id`` and the vectors as a fixed-size list column."""

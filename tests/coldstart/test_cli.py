@@ -5,9 +5,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from coldstart import ColdStartEngine
 from coldstart.cli import main
+from kg import NodeEmbeddings
 from kg.files import write_graph
 from kg.stores import LadybugStore
 from kg.toy import toy_graph
@@ -48,6 +52,27 @@ def test_fit_and_recommend_from_a_store(tmp_path, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert {row["user"] for row in rows} == {user}
+
+
+def test_fit_and_evaluate_take_ready_made_vectors_from_files(tmp_path, capsys):
+    graph = toy_graph(num_users=80)
+    graph.schema.write(tmp_path / "schema.toml")
+    write_graph(graph, tmp_path / "graph")
+    with LadybugStore(tmp_path / "toy.lbug") as store:
+        store.write(graph)
+    posters = NodeEmbeddings(graph.items.take(np.arange(60)), np.eye(60, 5))
+    pq.write_table(posters.to_table(), tmp_path / "posters.parquet")
+    given = ["--vectors", f"Movie.poster={tmp_path / 'posters.parquet'}"]
+    fit = ["fit", str(tmp_path / "toy.lbug"), str(tmp_path / "model")]
+    assert main([*fit, "--schema", str(tmp_path / "schema.toml"), *given]) == 0
+    engine = ColdStartEngine.load(tmp_path / "model")
+    np.testing.assert_array_equal(
+        engine.vectors["Movie"]["poster"].of(list(posters.nodes)), posters.matrix
+    )
+    options = ["--splits", "1", "--segments", "cold_items", "--baselines", "none", *given]
+    assert main(["evaluate", str(tmp_path / "graph"), *options]) == 0
+    assert main([*fit, *given, *given]) == 1
+    assert "Movie.poster is given twice" in capsys.readouterr().err
 
 
 def test_evaluate_writes_tables_and_a_picture_and_prints_what_came_out(tmp_path, capsys):
@@ -106,6 +131,9 @@ def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
         (["recommend", "nowhere", "1"], "no saved cold-start engine"),
         (["demo", "--splits", "0"], "at least 1 split"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["fit", "a", "b", "--vectors", "Movie=x"], "expected TYPE.NAME=FILE, such as"),
+        (["fit", "a", "b", "--vectors", "Movie.poster=x.parquet"], "there is no file x.parquet"),
+        (["fit", "a", "b", "--vectors", f"Movie.poster={__file__}"], "is no Parquet file"),
         (["evaluate", "nowhere", "--segments", "hot"], "no segment is named 'hot'; known: nine"),
         (["evaluate", "nowhere", "--segments", ","], "no segment is named; give --segments nine"),
         (["evaluate", "nowhere", "--baselines", "SVD"], "no scorer is named 'SVD'; known: engine"),

@@ -150,3 +150,29 @@ def test_embeddings_become_a_table_of_keys_and_vectors(words):
     table = NodeEmbeddings(words, np.arange(6.0).reshape(3, 2)).to_table("vector")
     assert table["id"].to_pylist() == ["a", "b", "c"]
     assert table["vector"].to_pylist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_table_of_keys_and_vectors_becomes_embeddings_again(words):
+    one = NodeEmbeddings(words, np.arange(6.0).reshape(3, 2))
+    again = NodeEmbeddings.from_table("Word", one.to_table())
+    assert list(again.nodes) == ["a", "b", "c"]
+    np.testing.assert_array_equal(again.matrix, one.matrix)
+    doubles = pa.table({"id": [3, 4], "v": [[1.5, 2], [3, 4]]})
+    assert NodeEmbeddings.from_table("User", doubles, "v").of([4]).tolist() == [[3, 4]]
+    assert NodeEmbeddings.from_table("User", doubles.slice(1), "v").matrix.tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("column", "came"),
+    [
+        ([[1.0], [1.0, 2.0]], r"got lengths \[1, 2\]"),
+        ([[1.0], None], "got nulls"),
+        ([[1.0], [None]], "got nulls"),
+        ([["a"], ["b"]], "got list<"),
+        ([1.0, 2.0], "got double"),
+    ],
+)
+def test_a_table_of_other_things_is_refused(column, came):
+    told = f"expected lists of floats, all of one length, in 'embedding', {came}"
+    with pytest.raises(AlignmentError, match=told):
+        NodeEmbeddings.from_table("User", pa.table({"id": [1, 2], "embedding": column}))
