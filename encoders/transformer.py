@@ -297,31 +297,19 @@ class TransformerEncoder:
 
     def _batches(self, tokens: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Positions and vectors, batch by batch, longest texts first; smaller when memory ends."""
+        from encoders.batches import Batches
+
         assert self._loaded is not None
-        lengths = np.array([len(t) for t in tokens])
-        order = np.argsort(-lengths, kind="stable")
-        budget = _TOKENS_PER_BATCH.get(self._loaded.device.type, _TOKENS_PER_BATCH["cpu"])
-        most, start = self.batch_size, 0
-        while start < len(order):
-            longest = max(int(lengths[order[start]]), 1)
-            size = max(1, min(most, budget // longest))
-            which = order[start : start + size]  # longest first, as packing needs
-            try:
-                vectors = self._forward([tokens[i] for i in which])
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if len(which) == 1:
-                    raise MemoryError(
-                        f"{self.model}: one text of {longest} tokens does not fit into the memory "
-                        f"of {self._loaded.device}; lower max_tokens or use another device"
-                    ) from error
-                most, budget = len(which) // 2, budget // 2
-                _free(self._loaded.device)
-                logger.info("%s: out of memory, batches are now of %d texts", self.model, most)
-                continue
-            yield which, vectors
-            start += len(which)
+        device = self._loaded.device
+        batches = Batches(
+            lambda which: self._forward([tokens[i] for i in which]),
+            np.array([len(one) for one in tokens]),
+            self.batch_size,
+            _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"]),
+            device,
+            self.model,
+        )
+        return batches.one_by_one() if self._loaded.packed is None else batches.side_by_side()
 
     def _forward(self, tokens: list[np.ndarray]) -> np.ndarray:
         """The vectors of one batch, float32 ``[len(tokens), dim]``."""
@@ -389,19 +377,6 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # [num_texts, num_tokens, 1]
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _free(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _bar(total: int, show: bool) -> Any:

@@ -35,6 +35,17 @@ def tiny_encoder(tiny_bert):
     return TransformerEncoder(tiny_bert, device="cpu")
 
 
+@pytest.fixture
+def two_threads():
+    """Torch with two threads, as many as it has batches side by side."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def minilm():
     return TransformerEncoder(device="cpu", dtype="float32")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from encoders import TransformerEncoder, encoder_from
 from encoders import transformer as module
@@ -217,8 +218,6 @@ def test_the_limit_is_never_beyond_the_models(tiny_bert):
 
 
 def test_batches_shrink_when_memory_runs_out(tiny_bert, tiny_encoder, monkeypatch):
-    import torch
-
     texts = ["one " * n for n in range(1, 12)]
     expected, sizes = tiny_encoder.encode(texts), []
     forward = TransformerEncoder._forward
@@ -369,6 +368,17 @@ class TestInt8(EncoderContract):
         assert encoder.fingerprint != minilm.fingerprint
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("which", ["minilm", "in_int8"])
+def test_batches_side_by_side_give_the_vectors_of_one_by_one(which, request, monkeypatch):
+    encoder = request.getfixturevalue(which)
+    monkeypatch.setattr(module, "_TOKENS_PER_BATCH", {"cpu": 64})
+    texts = [f"{'a film about ' * (n % 9)} {n}" for n in range(40)]
+    together = encoder.encode(texts)
+    torch.set_num_threads(1)
+    np.testing.assert_allclose(together, encoder.encode(texts), atol=1e-6)
+
+
 def test_int8_is_refused_for_a_decoder_and_named(tiny_llama):
     with pytest.raises(EncoderError, match="is a LlamaModel; dtype='int8' is for BERT models"):
         TransformerEncoder(tiny_llama, dtype="int8", device="cpu").load()
@@ -376,7 +386,6 @@ def test_int8_is_refused_for_a_decoder_and_named(tiny_llama):
 
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_the_cpu(minilm):
-    torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     on_gpu = TransformerEncoder(device="cuda", dtype="float32").encode(SENTENCES)
