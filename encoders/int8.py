@@ -2,16 +2,19 @@
 
 Weights are rounded per output, activations on a grid per input feature that is fixed once, from
 :data:`CALIBRATION`; so a text's vector does not depend on the texts beside it. A feature with a
-wide range gets a coarser grid and its weights a finer one (``alpha`` says how far). The MLP's
-second layer is harder: a few features of its input are 20 times as wide as the rest. Those stay in
-float32, and the grid of the others is fitted to each token.
+wide range gets a coarser grid and its weights a finer one (``alpha`` says how far), and each weight
+is rounded so as to make up for those before it. The MLP's second layer is harder: a few features of
+its input are 20 times as wide as the rest. Those stay in float32, and the grid of the others is
+fitted to each token. What rounded weights add on average goes into the bias.
 
 Processors without VNNI add two products in 16 bits, which overflows for large pairs; weights are
 scaled so that no pair can, and :func:`quantise` checks that none does. Vectors are then the same
 with and without VNNI.
 
 Source: Xiao et al. (2023), SmoothQuant, eq. (4), for the grids; Dettmers et al. (2022), LLM.int8(),
-section 3.2, for the wide features in float32.
+section 3.2, for the wide features in float32; Frantar et al. (2023), GPTQ, eq. (2) and (3), for the
+weights, here about the mean of the inputs and with pairs bounded; Nagel et al. (2019), Data-free
+quantization, section 4.2, for the bias.
 """
 
 from __future__ import annotations
@@ -61,11 +64,13 @@ CALIBRATION = (
 """What the grids of activations are fitted to: short and long, prose, lists, names, languages."""
 
 # What follows attention stays in float32: a fourteenth of the work, and rare texts were clipped.
-_ALPHA = {"attention_in": 0.65, "widen": 0.7}
+_ALPHA = {"attention_in": 0.8, "widen": 0.85}
 _MARGIN = 1.2  # how much wider than on CALIBRATION a feature may get before it is clipped
 _NUM_WIDE = 4  # features of the MLP's inner layer that stay in float32
 _LEVELS = 127
 _GELU_LEAST = -0.17005  # just below the least value of GELU
+_DAMPING = 0.3  # added to the variances of inputs, in parts of their mean; few tokens tell of them
+_BLOCK = 64  # weights of an output that make up for each other before the rest hears of it
 _TRIED = (0.75, 0.85, 0.92, 1.0)  # parts of the full range tried as a weight's grid
 _LINEAR = torch.ops.onednn
 
@@ -98,37 +103,45 @@ def quantise(packed: PackedBert, calibration: Sequence[np.ndarray]) -> PackedBer
 
 
 class _Watch:
-    """A linear layer that notes the least and greatest value of each input feature."""
+    """A linear layer that keeps its inputs, ``[num_tokens, width in]``."""
 
     def __init__(self, linear: Linear) -> None:
         self.linear = linear
-        self.least = torch.full(linear.weight.shape[1:], torch.inf)
-        self.most = -self.least
+        self.rows = linear.weight[:0]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        self.least = torch.minimum(self.least, x.amin(dim=0))
-        self.most = torch.maximum(self.most, x.amax(dim=0))
+        self.rows = torch.cat([self.rows, x])
         return self.linear(x)
+
+    def limits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The least and the greatest value of each feature."""
+        return self.rows.amin(dim=0), self.rows.amax(dim=0)
 
 
 class FixedGrid:
     """A linear layer whose inputs are rounded on one grid per feature, the same for every token.
 
     Args:
-        watch: the layer and the ranges of its inputs.
+        watch: the layer and inputs of it.
         alpha: 0 gives every feature the grid that suits the weights best, 1 the one that suits the
             activations best.
     """
 
     def __init__(self, watch: _Watch, alpha: float) -> None:
         weight, bias = watch.linear.weight, watch.linear.bias
-        middle = (watch.most + watch.least) / 2
-        half = ((watch.most - watch.least) / 2 * _MARGIN).clamp(min=1e-4)
+        least, most = watch.limits()
+        middle = (most + least) / 2
+        half = ((most - least) / 2 * _MARGIN).clamp(min=1e-4)
         ease = half**alpha / weight.abs().amax(dim=0).clamp(min=1e-4) ** (1 - alpha)
         step = ease * (half / ease).max() / _LEVELS  # of each feature's grid
         self.scale, self.offset = 1 / step, -middle / step
-        self.weight = _Packed(*_rounded(weight * step))
-        self.bias = bias + weight @ middle
+        weight, rows = weight * step, (watch.rows - middle) / step
+        mean = rows.mean(dim=0)
+        _, scales = _rounded(weight)
+        whole = _making_up(weight, scales, rows - mean)
+        self.weight = _Packed(whole, scales)
+        lost = (weight - whole * scales[:, None]) @ mean
+        self.bias = bias + weight @ (middle / step) + lost
         self.after = "gelu" if watch.linear.gelu else "none"
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -141,15 +154,19 @@ class RowGrid:
     """The layer after GELU: inputs are rounded on a grid per token, the widest features not at all.
 
     Args:
-        watch: the layer and the ranges of its inputs.
+        watch: the layer and inputs of it.
     """
 
     def __init__(self, watch: _Watch) -> None:
         weight = watch.linear.weight
-        self.wide = (watch.most - watch.least).argsort(descending=True)[:_NUM_WIDE]
+        least, most = watch.limits()
+        self.wide = (most - least).argsort(descending=True)[:_NUM_WIDE]
         self.wide_weight = weight[:, self.wide].T.contiguous()
-        self.weight = _Packed(*_rounded(weight.index_fill(1, self.wide, 0.0)))
-        self.shift = watch.linear.bias + _GELU_LEAST * self.weight.sums
+        weight = weight.index_fill(1, self.wide, 0.0)
+        whole, scales = _rounded(weight)
+        self.weight = _Packed(whole, scales)
+        lost = (weight - whole * scales[:, None]) @ watch.rows.mean(dim=0)
+        self.shift = watch.linear.bias + _GELU_LEAST * self.weight.sums + lost
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Rows through the layer; overwrites ``x``."""
@@ -202,6 +219,36 @@ def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         whole = torch.where(better[:, None], tried, whole)
         scales = torch.where(better, full * part, scales)
     return whole, scales.contiguous()
+
+
+def _making_up(weight: torch.Tensor, scales: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Whole numbers that, one after the other, make up for what rounding those before has changed.
+
+    Args:
+        weight: float32 ``[width out, width in]``.
+        scales: float32 ``[width out]``, what a whole number stands for.
+        rows: float32 ``[num_tokens, width in]``, inputs less their mean.
+
+    Returns:
+        float32 as ``weight``; neighbours' magnitudes add up to at most 128.
+    """
+    spread = (rows.T @ rows).double() / max(len(rows), 1)
+    spread.diagonal().add_(_DAMPING * spread.diagonal().mean() + 1e-9)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(spread))
+    passed_on = torch.linalg.cholesky(inverse, upper=True).float()  # row i: to those after i
+    passed_on = passed_on / passed_on.diagonal()[:, None]
+    wanted = (weight / scales[:, None]).T.contiguous()  # [width in, width out]
+    whole = torch.zeros_like(wanted)
+    for start in range(0, len(wanted), _BLOCK):
+        end = min(start + _BLOCK, len(wanted))
+        for i in range(start, end):
+            room = 128 - whole[i - 1].abs() if i % 2 else torch.full_like(scales, _LEVELS)
+            room = room.clamp(max=_LEVELS)
+            whole[i] = torch.clamp(wanted[i].round(), -room, room)
+            wanted[i] -= whole[i]  # from here on what is left over
+            wanted[i + 1 : end] -= passed_on[i, i + 1 : end, None] * wanted[i]
+        wanted[end:] -= passed_on[start:end, end:].T @ wanted[start:end]
+    return whole.T.contiguous()
 
 
 def _with_small_pairs(whole: torch.Tensor) -> torch.Tensor:

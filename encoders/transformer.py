@@ -28,6 +28,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _ADAPTER = "adapter"  # folder within that of a saved engine
 _PLACE = {"cls": 0, "last": -1}
+_ROUNDING = 2  # of int8: counts the ways in which encoders.int8 has rounded, for the fingerprint
 _TOKENISE_AT_ONCE = 4096  # texts; bounds what the tokenizer's own objects take
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}  # padding included; CPU: measured, GPU: not yet
 
@@ -146,6 +147,8 @@ class TransformerEncoder:
             "normalize": settings.normalize,
             "dtype": self.dtype,
         }
+        if self.dtype == "int8":
+            content["rounding"] = _ROUNDING
         if settings.prompt:
             content |= {"prompt": settings.prompt, "pool_prompt": settings.pool_prompt}
         return content
