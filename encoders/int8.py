@@ -64,7 +64,7 @@ CALIBRATION = (
 """What the grids of activations are fitted to: short and long, prose, lists, names, languages."""
 
 # What follows attention stays in float32: a fourteenth of the work, and rare texts were clipped.
-_ALPHA = {"attention_in": 0.8, "widen": 0.85}
+_ALPHA = {"attention_in": 0.65, "widen": 0.7}
 _MARGIN = 1.2  # how much wider than on CALIBRATION a feature may get before it is clipped
 _NUM_WIDE = 4  # features of the MLP's inner layer that stay in float32
 _LEVELS = 127
