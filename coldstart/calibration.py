@@ -19,27 +19,36 @@ COLD_SHARE = 0.1
 
 MAX_USERS, MAX_ITEMS = 2000, 5000
 
+LIFT_GAIN = 5.0
+"""Under a lift b above 0 the score s of an item without history becomes (1 + LIFT_GAIN b) s + b.
+
+A constant alone fills the lists of people with weak tastes, new ones above all, with items that
+nobody wanted; a gain alone does not help those in between. Lists of 20 on three splits of MovieLens
+100K, lifts from training: .240 without gain and .270 with it in NDCG of known films, where known
+and new ones together stay level (.3287, .3292).
+"""
+
 
 def simulated_cold_boost(
     trained: Trained,
     user_priors: torch.Tensor,
     item_priors: torch.Tensor,
     positives: np.ndarray,
-    cold_gain: float,
     rng: np.random.Generator,
 ) -> float:
     """The lift under which left-out items and left-out interactions rank best together.
 
     A tenth of the warm items play cold: they keep only their leave-one-out prior. A tenth of the
-    other interactions play unknown. Users and then items are embedded again from what remains, and
-    the lift is the one with the best NDCG@20 over warm and cold candidates. No validation data.
+    other interactions play unknown. Users and then items are embedded again from what remains.
+    Items without any interaction stand between them, as many as are likely to be old ones that
+    nobody wanted (:func:`unwanted`), for a lift raises these, too. The lift is the one with the
+    best NDCG@20 over warm and cold candidates. No validation data.
 
     Args:
         trained: both sides.
         user_priors: of all users, ``[num_users, k]``.
         item_priors: of all items, ``[num_items, k]``.
         positives: what was trained on.
-        cold_gain: by how much the vectors of those who play cold are made longer first.
         rng: chooses who plays cold.
     """
     users, items = trained.users, trained.items
@@ -58,12 +67,29 @@ def simulated_cold_boost(
     v = _embedded(items, links.transpose(), u, v_prior, Spectrum.of(u))
     h = items.leverage[:, None]
     left_out = (v_prior - h * trained.item_embeddings) / (1 - h).clamp(min=1e-4)
-    at = torch.from_numpy(cold).to(v.device)
-    v[at] = (1 + cold_gain) * left_out[at]
+    v[torch.from_numpy(cold).to(v.device)] = left_out[torch.from_numpy(cold).to(v.device)]
+    bare = np.setdiff1d(np.arange(len(item_priors)), items.warm)
+    number = min(len(bare), round(unwanted(np.bincount(item))))
+    bare = rng.choice(bare, number, replace=False)
+    v = torch.cat([v, item_priors[torch.from_numpy(bare).to(v.device)]])
+    cold = np.append(cold, np.ones(number, bool))
 
-    scorer = CosineBiasScorer(u.cpu().numpy(), v.cpu().numpy(), np.zeros(num_items, np.float32))
-    task = _task(user, item, cold, unknown, kept, num_users, num_items, rng)
-    return calibrate_cold_boost(scorer, task) if len(task.users) else 0.0
+    scorer = CosineBiasScorer(u.cpu().numpy(), v.cpu().numpy(), np.zeros(len(v), np.float32))
+    task = _task(user, item, cold, unknown, kept, num_users, len(v), rng)
+    return calibrate_cold_boost(scorer, task, gain=LIFT_GAIN) if len(task.users) else 0.0
+
+
+def unwanted(counts: np.ndarray) -> float:
+    """How many old items are likely to have no interaction, f_1 (f_1 - 1) / (2 (f_2 + 1)).
+
+    f_n is how many have n of them. Source: Chao (1984), Nonparametric estimation of the number of
+    classes in a population, in its form without bias.
+
+    Args:
+        counts: interactions of the items that have any, int64 ``[num_items]``.
+    """
+    once, twice = (counts == 1).sum(), (counts == 2).sum()
+    return float(once * (once - 1) / (2 * (twice + 1)))
 
 
 def newness(graph: KnowledgeGraph, side: TrainedSide, rows: np.ndarray) -> torch.Tensor:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from coldstart.curves import SIDES, Point, Transposed, points_of, side_task
 from coldstart.judging import K, calibrate_cold_boost, choose, evaluate_task
 from coldstart.leaks import refuse_leaks
@@ -61,9 +59,9 @@ def engine_maker(
         if key not in data.shared:
             features = {"texts": data.texts, "vectors": data.vectors}
             fitted = ColdStartEngine.fit(data.graph, config, rng=rng, **features)
-            data.shared[key] = fitted.scorer
-        scorer: CosineBiasScorer = data.shared[key]
-        return scorer if own_lift else replace(scorer, item_bias=np.zeros_like(scorer.item_bias))
+            data.shared[key] = fitted.scorer, replace(fitted, cold_boost=0.0).scorer
+        scorers: tuple[CosineBiasScorer, CosineBiasScorer] = data.shared[key]
+        return scorers[0 if own_lift else 1]
 
     return fit
 

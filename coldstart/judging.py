@@ -99,23 +99,29 @@ def ranked_lists(
     return Lists(task.users, *together, degrees, number, np.concatenate(areas))
 
 
-def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K) -> float:
+def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K, gain: float = 0.0) -> float:
     """The lift of cold items with the best NDCG@k on a (validation) task of mixed candidates.
 
     Tried are 49 lifts from -8 to 8 standard deviations of the scores.
 
+    Args:
+        scorer: what ranks.
+        task: of mixed candidates.
+        k: list length.
+        gain: under a lift b above 0 the scores of cold items are also multiplied by 1 + gain b.
+
     Raises:
         ValueError: the task has no users.
     """
-    return _calibrated(scorer, task, k)[0]
+    return _calibrated(scorer, task, k, gain)[0]
 
 
-def _calibrated(scorer: Scorer, task: Task, k: int) -> tuple[float, float]:
+def _calibrated(scorer: Scorer, task: Task, k: int, gain: float = 0.0) -> tuple[float, float]:
     """The best lift and its NDCG."""
     _require_users(task)
     spread = float(np.std(scorer.score(task.users[:200], task.candidates))) or 1.0
     boosts = _BOOSTS * spread
-    quality = [r.mean()["ndcg"] for r in _evaluate_boosts(scorer, task, k, boosts)]
+    quality = [r.mean()["ndcg"] for r in _evaluate_boosts(scorer, task, k, boosts, gain)]
     best = int(np.argmax(quality))
     return float(boosts[best]), quality[best]
 
@@ -125,13 +131,16 @@ def _require_users(task: Task) -> None:
         raise ValueError(f"the {task.part} part of {task.segment} has no users to judge by")
 
 
-def _evaluate_boosts(scorer: Scorer, task: Task, k: int, boosts: np.ndarray) -> list[Result]:
+def _evaluate_boosts(
+    scorer: Scorer, task: Task, k: int, boosts: np.ndarray, gain: float
+) -> list[Result]:
     """NDCG and recall under each of several lifts, every pair being scored once."""
     parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in boosts]
     for scores, truth, _ in _blocks(scorer, task):
         degrees = truth.sum(axis=1)
         for boost, found in zip(boosts, parts, strict=True):
-            lifted = scores + np.float32(boost) * task.cold if boost else scores
+            longer = np.float32(1 + gain * max(boost, 0)) ** task.cold
+            lifted = longer * scores + np.float32(boost) * task.cold if boost else scores
             hits = np.take_along_axis(truth, top_k(lifted, k), axis=1)
             found.append((ndcg(hits, degrees), recall(hits, degrees)))
     empty = [(np.empty(0), np.empty(0))]

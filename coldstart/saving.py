@@ -67,7 +67,6 @@ def _read(
         config = EngineConfig(
             propagation=TrainConfig(**meta["config"]["propagation"]),
             cold_boost=meta["config"]["cold_boost"],
-            cold_gain=meta["config"].get("cold_gain", 0.0),
             ratings=RatingConfig(**meta["config"].get("ratings", {})),
             feedback=FeedbackConfig(**meta["config"].get("feedback", {})),
             **_network_settings(meta["config"]),
@@ -93,8 +92,6 @@ def _read(
             for t, names in meta.get("vectors", {}).items()
         }
         boost, description = meta["cold_boost"], meta["encoder"]
-        if "item_bias" in arrays:  # engines were saved with their lifts once
-            arrays["newness"] = arrays["item_bias"] / np.float32(boost or 1)
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
             for name in ("user_vectors", "item_vectors", "newness")

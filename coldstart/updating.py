@@ -151,7 +151,7 @@ def _continue_index(
                 index = index.with_rows(at, vectors[at], vectors.new_zeros(len(rows)))
             else:
                 lacking = after.newness[at]
-                longer = (1 + after.config.cold_gain * lacking)[:, None] * vectors[at]
+                longer = (1 + after.lift_gain * lacking)[:, None] * vectors[at]
                 index = index.with_rows(at, longer, after.cold_boost * lacking)
     after.__dict__[name] = index
     search = before.__dict__.get("_item_search") if name == "_item_index" else None
@@ -472,7 +472,7 @@ def new_node(
     )
     gain = 1.0
     if not is_user:
-        gain += engine.config.cold_gain * side.precision / (len(positives) + side.precision)
+        gain += engine.lift_gain * side.precision / (len(positives) + side.precision)
     if others.device.type == "cpu":
         return gain * embed_single(side, inputs, positives, other, others)
     prior = priors(side, inputs, np.zeros(1, np.int64), others.device)

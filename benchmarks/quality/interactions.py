@@ -172,8 +172,7 @@ def measure(
         found.setdefault(name, {}).setdefault(n, {})[split.name] = float(value)
 
     def judge(way: str, n: int, engine: ColdStartEngine) -> None:
-        scorer = engine.scorer
-        plain = replace(scorer, item_bias=np.zeros_like(scorer.item_bias))
+        plain = replace(engine, cold_boost=0.0).scorer
         note(f"{way}: NDCG@20", n, evaluate_task(plain, cohort.hidden).mean()["ndcg"])
         if cohort.turned:
             ndcg = evaluate_task(Transposed(plain), cohort.turned).mean()["ndcg"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coldstart import calibration
-from coldstart.calibration import newness, simulated_cold_boost
+from coldstart.calibration import newness, simulated_cold_boost, unwanted
 from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
@@ -27,7 +27,7 @@ def boost(engine, rng=0):
         inputs = engine._inputs_of(node_type, np.arange(engine.graph.num_nodes(node_type)))
         every.append(priors(side, inputs, inputs.rows, torch.device("cpu")))
     pairs = engine.graph.positives()
-    return simulated_cold_boost(Trained, *every, pairs, 0.5, np.random.default_rng(rng))
+    return simulated_cold_boost(Trained, *every, pairs, np.random.default_rng(rng))
 
 
 def test_the_simulated_lift_repeats_and_is_finite(engine):
@@ -39,11 +39,33 @@ def test_too_many_users_and_items_are_sampled(engine, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_USERS", 5)
     monkeypatch.setattr(calibration, "MAX_ITEMS", 40)
     seen = []
-    monkeypatch.setattr(calibration, "calibrate_cold_boost", lambda s, task: seen.append(task) or 0)
+    monkeypatch.setattr(
+        calibration, "calibrate_cold_boost", lambda s, task, gain: seen.append(task) or 0
+    )
     boost(engine)
     task = seen[0]
     assert (len(task.users), len(task.candidates), task.cold.sum() > 0) == (5, 40, True)
     assert len(task.relevant) == 5
+
+
+def test_old_items_that_nobody_wanted_are_counted_from_those_that_few_wanted():
+    assert unwanted(np.array([1, 1, 1, 1, 2, 7])) == 4 * 3 / (2 * 2)
+    assert unwanted(np.array([0, 1, 5])) == 0
+
+
+def test_items_that_nobody_wanted_stand_between_those_that_play_cold(engine, monkeypatch):
+    monkeypatch.setattr(calibration, "unwanted", lambda counts: 5.3)
+    seen = []
+    monkeypatch.setattr(
+        calibration, "calibrate_cold_boost", lambda s, task, gain: seen.append((s, task)) or 0
+    )
+    boost(engine)
+    scorer, task = seen[0]
+    assert len(task.candidates) == len(scorer.items) == 72 + 5
+    assert task.cold[-5:].all()
+    assert task.relevant.indices.max() < 72  # nobody wanted them
+    bare = engine.item_vectors[72:].numpy()
+    assert all((np.abs(bare - row).max(axis=1) < 1e-6).any() for row in scorer.items[-5:])
 
 
 def mixed_task(cold, relevant):

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 
 from coldstart import ColdStartEngine, EngineConfig, saving
@@ -181,17 +180,3 @@ def test_a_description_that_lacks_an_entry_is_an_error(saved, entry):
     rewritten(saved, files=_manifest_of(saved, "cold-start engine", 1)["files"])
     with pytest.raises(SavedFileError, match=rf"engine\.json lacks or misnames '{entry}'"):
         load(saved)
-
-
-def test_an_engine_that_was_saved_with_its_lifts_keeps_them(engine, tmp_path, monkeypatch):
-    write = safetensors.numpy.save_file
-
-    def once(arrays, path):
-        arrays["item_bias"] = np.float32(engine.cold_boost) * arrays.pop("newness")
-        write(arrays, path)
-
-    monkeypatch.setattr(safetensors.numpy, "save_file", once)
-    replace(engine, config=replace(engine.config, cold_gain=0.0)).save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
-    assert engine.newness.max() == 1
-    np.testing.assert_allclose(loaded.newness, engine.newness, rtol=1e-6)
