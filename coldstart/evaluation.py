@@ -57,8 +57,9 @@ def engine_maker(
 
         key = "engine", repr(config), rng
         if key not in data.shared:
-            features = {"texts": data.texts, "vectors": data.vectors}
-            fitted = ColdStartEngine.fit(data.graph, config, rng=rng, **features)
+            fitted = ColdStartEngine.fit(
+                data.graph, config, texts=data.texts, vectors=data.vectors, rng=rng
+            )
             data.shared[key] = fitted.scorer, replace(fitted, cold_boost=0.0).scorer
         scorers: tuple[CosineBiasScorer, CosineBiasScorer] = data.shared[key]
         return scorers[0 if own_lift else 1]
