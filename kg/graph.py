@@ -28,6 +28,8 @@ from kg.vectors import Vocabulary
 if TYPE_CHECKING:
     from kg.delta import GraphDelta
 
+ROWS_PER_BLOCK = 65_536
+
 
 @dataclass(frozen=True, eq=False)
 class Edges:
@@ -362,43 +364,44 @@ def read_edges(
     return (edges.select(~dangling), int(dangling.sum())) if dangling.any() else (edges, 0)
 
 
-def joined_edges(parts: list[Edges]) -> Edges:
-    """The edges of all parts, which have weights or none of them has, and times alike.
-
-    The list is empty afterwards: each part goes before the next array is made.
-    """
-    if not parts:
-        return Edges(np.empty((2, 0), np.int64))
-    if len(parts) == 1:
-        return parts.pop()
-    index, weights, times = ([getattr(p, n) for p in parts] for n in ("index", "weight", "time"))
-    parts.clear()
-    joined_index = np.concatenate(index, axis=1)
-    index.clear()
-    weight = None if weights[0] is None else np.concatenate(weights)
-    weights.clear()
-    return Edges(joined_index, weight, None if times[0] is None else np.concatenate(times))
-
-
 def in_row_order(edges: Edges) -> Edges:
     """Edges by source row, target row and time."""
-    index, weight, time = edges.index, edges.weight, edges.time
+    order = row_order(edges)
+    return edges if order is None else edges.select(order)
+
+
+def row_order(edges: Edges) -> np.ndarray | None:
+    """Positions by source row, target row and time; ``None`` where edges are in this order."""
+    index, time = edges.index, edges.time
     if len(edges) < 2:
-        return edges
+        return None
     pairs = index[0] * (int(index[1].max()) + 1)
     pairs += index[1]
-    if bool((pairs[1:] > pairs[:-1]).all()):
-        return edges
+    if _is_ordered(pairs, time):
+        return None
     order = np.argsort(pairs, kind="stable")
-    if time is not None:
-        pairs = pairs[order]
-        if bool((pairs[1:] == pairs[:-1]).any()):
-            order = np.lexsort((time, index[1], index[0]))
-    # Each array goes before the next is made, if the caller has let go of the edges.
-    del edges, pairs
-    index = index[:, order]
-    weight = None if weight is None else weight[order]
-    return Edges(index, weight, None if time is None else time[order])
+    if time is None or not _has_parallels(pairs, order):
+        return order
+    del pairs, order
+    return np.lexsort((time, index[1], index[0]))
+
+
+def _has_parallels(pairs: np.ndarray, order: np.ndarray) -> bool:
+    """Whether a pair comes twice, by blocks, as a copy of all pairs would be the most memory."""
+    for start in range(0, len(order) - 1, ROWS_PER_BLOCK):
+        block = pairs[order[start : start + ROWS_PER_BLOCK + 1]]
+        if bool((block[1:] == block[:-1]).any()):
+            return True
+    return False
+
+
+def _is_ordered(pairs: np.ndarray, time: np.ndarray | None) -> bool:
+    if bool((pairs[1:] < pairs[:-1]).any()):
+        return False
+    if time is None:
+        return True
+    parallel = np.flatnonzero(pairs[1:] == pairs[:-1])
+    return bool((time[parallel] <= time[parallel + 1]).all())
 
 
 def _add_nodes_of_edges(

@@ -16,6 +16,7 @@ from kg.graph import Edges, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore
 from kg.stores.changes import UPDATED
+from kg.stores.filling import EdgeArrays
 from kg.stores.names import quoted
 from kg.stores.primitives import NodesRead
 from kg.stores.reading import in_key_order
@@ -23,7 +24,7 @@ from kg.stores.triples import NodeValue, RelationValue, Triples
 from kg.tables import finite_array, time_array
 from kg.vectors import Vocabulary
 
-EDGES_PER_RANGE = 250_000
+EDGES_PER_RANGE = 50_000
 _INTERNAL = ("_ID", "_LABEL", "_SRC", "_DST")
 
 
@@ -236,33 +237,19 @@ class LadybugReading(CypherStore):
         columns += [f"r.{quoted(n)} AS {quoted(n)}" for n in names]
         where = "offset(id(a)) >= $first AND offset(id(a)) < $stop"
         cypher = f"MATCH {edge_pattern(edge_type)} WHERE {where} RETURN {', '.join(columns)}"
-        index = np.empty((2, count), np.int64)
-        weight = np.empty(count) if schema.weight in names else None
-        time = np.empty(count, np.int64) if schema.time in names else None
+        found = EdgeArrays(count, schema.weight in names, schema.time in names)
         end = int(handles[source].max(initial=-1)) + 1
         step = max(1, -(-end * EDGES_PER_RANGE // max(count, 1)))
-        at, what = 0, f"{edge_type} edges"
         for first in range(0, end, step):
             table = self._run(cypher, {"first": first, "stop": first + step})
-            to = at + table.num_rows
-            if to > count:
-                break
-            for row, name in enumerate(("source", "target")):
-                offsets = table[name].to_numpy()
-                index[row, at:to] = _rows_of(handles[edge_type[2 * row]], offsets, edge_type)
-            if weight is not None:
-                column = table[schema.weight]
-                weight[at:to] = finite_array(column, f"{what}, {schema.weight}")
-            if time is not None:
-                time[at:to] = time_array(table[schema.time], f"{what}, {schema.time}")
-            at = to
+            found.add(_edges_of(table, edge_type, schema, handles))
             bar.update(table.num_rows)
-        if at != count:
+        if found.size != count:
             raise StoreError(
                 f"{self.name}: {count} {edge_type} edges were counted and others came; the store "
                 "was changed meanwhile: read again"
             )
-        return Edges(index, weight, time)
+        return found.edges()
 
     def _time_edges(
         self,
@@ -375,6 +362,21 @@ def _own(value: Mapping[str, Any]) -> dict[str, Any]:
 def _is_integer(text: str) -> bool:
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdigit() and str(int(text)) == text
+
+
+def _edges_of(
+    table: pa.Table, edge_type: EdgeType, schema: Schema, handles: Mapping[str, np.ndarray]
+) -> Edges:
+    """Edges whose ends the engine's numbers name."""
+    what = f"{edge_type} edges"
+    ends = zip(edge_type[::2], (table["source"], table["target"]), strict=True)
+    index = np.stack([_rows_of(handles[t], column.to_numpy(), edge_type) for t, column in ends])
+    weight = time = None
+    if schema.weight in table.column_names:
+        weight = finite_array(table[schema.weight], f"{what}, {schema.weight}")
+    if schema.time in table.column_names:
+        time = time_array(table[schema.time], f"{what}, {schema.time}")
+    return Edges(index, weight, time)
 
 
 def _rows_of(handles: np.ndarray, offsets: np.ndarray, edge_type: EdgeType) -> np.ndarray:

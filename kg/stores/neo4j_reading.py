@@ -14,19 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.errors import DuplicateKeyError, GraphError, StoreError
-from kg.graph import Edges, joined_edges, read_edges
+from kg.graph import Edges, in_row_order, read_edges
 from kg.schema import EdgeType, Schema
 from kg.stores.base import CypherStore
 from kg.stores.bolt import BoltConnection, ahead, edge_pattern, quoted, table_of_rows
 from kg.stores.changes import UPDATED
 from kg.stores.columns import joined, plain, table_of_maps, to_array
+from kg.stores.filling import EdgeArrays
 from kg.stores.primitives import NodesRead
 from kg.stores.reading import in_key_order
 from kg.stores.triples import NodeValue, RelationValue, Triples
 from kg.vectors import Vocabulary
 
 EDGES_PER_RECORD = 20_000
-EDGES_AT_ONCE = 200_000
+EDGES_AT_ONCE = 100_000
 """Edges whose keys are kept before they become rows."""
 NODES_PER_RECORD = 2_000
 _NULL = ""
@@ -234,19 +235,20 @@ class Neo4jReading(BoltConnection, CypherStore):
         cypher, names = self._edges_of_keys(edge_type, schema, by_source=over is sources)
         if len(over) == 0:
             return Edges(np.empty((2, 0), np.int64)), 0
-        step = self._keys_per_record(edge_type, len(over))
+        at_most = self._edges_at_most(edge_type)
+        step = max(1, int(EDGES_PER_RECORD / max(1.0, at_most / len(over))))
         ranges = (over.keys.slice(start, step) for start in range(0, len(over), step))
+        found = EdgeArrays(at_most, schema.weight in names, schema.time in names)
         tables: list[pa.Table] = []
-        parts: list[Edges] = []
         waiting = left_out = 0
 
         def take_in() -> int:
-            """Keys become rows, which take a quarter of the memory."""
+            """Keys become rows, which take a quarter of the memory; over sources, in order."""
             table = joined(tables, str(edge_type))
             tables.clear()
             find = vocabularies.__getitem__
             edges, skipped = read_edges(table, edge_type, schema, find, on_dangling)
-            parts.append(edges)
+            found.add(in_row_order(edges) if over is sources else edges)
             return skipped
 
         for (lists,) in ahead(lambda keys: self._rows(cypher, keys=keys.to_pylist()), ranges):
@@ -263,7 +265,7 @@ class Neo4jReading(BoltConnection, CypherStore):
                 left_out, waiting = left_out + take_in(), 0
         if tables:
             left_out += take_in()
-        return joined_edges(parts), left_out
+        return found.edges(), left_out
 
     def _edges_of_keys(
         self, edge_type: EdgeType, schema: Schema, *, by_source: bool
@@ -349,10 +351,6 @@ class Neo4jReading(BoltConnection, CypherStore):
         (out,), *_ = self._rows(f"MATCH (:{source})-[r:{relation}]->() RETURN count(r)")
         (into,), *_ = self._rows(f"MATCH ()-[r:{relation}]->(:{target}) RETURN count(r)")
         return min(out, into)
-
-    def _keys_per_record(self, edge_type: EdgeType, num_nodes: int) -> int:
-        mean = max(1.0, self._edges_at_most(edge_type) / num_nodes)
-        return max(1, int(EDGES_PER_RECORD / mean))
 
     def _read_vectors(self, node_type: str, property: str, key: str) -> pa.Table:
         label, k, p = quoted(node_type), f"n.{quoted(key)}", f"n.{quoted(property)}"

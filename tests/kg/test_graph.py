@@ -17,6 +17,7 @@ from kg.errors import (
     MissingColumnError,
     SchemaError,
 )
+from kg.graph import in_row_order
 
 RATED = ("User", "RATED", "Movie")
 BY = ("Movie", "DIRECTED_BY", "Person")
@@ -60,6 +61,23 @@ def test_edges_hold_rows_weights_and_times():
     assert edges.index.dtype == np.int64
     assert edges.weight.tolist() == [4, 5, 3, 5]
     assert edges.time.tolist() == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize(
+    ("index", "time"),
+    [([[0, 0, 1, 1], [0, 2, 1, 1]], [7, 9, 8, 3]), ([[1, 0, 1, 0], [1, 2, 1, 0]], [8, 9, 3, 7])],
+)
+@pytest.mark.parametrize("rows_per_block", [1, 2, 65_536])
+def test_parallel_edges_are_in_the_order_of_their_times(index, time, rows_per_block, monkeypatch):
+    monkeypatch.setattr("kg.graph.ROWS_PER_BLOCK", rows_per_block)
+    ordered = in_row_order(Edges(np.array(index), time=np.array(time)))
+    assert ordered.index.tolist() == [[0, 0, 1, 1], [0, 2, 1, 1]]
+    assert ordered.time.tolist() == [7, 9, 3, 8]
+
+
+def test_edges_in_order_are_not_copied():
+    edges = Edges(np.array([[0, 1, 1], [2, 1, 1]]), time=np.array([5, 4, 4]))
+    assert in_row_order(edges) is edges
 
 
 def test_positives_are_distinct_pairs_from_the_positive_weight_on():

@@ -235,6 +235,13 @@ def test_reading_in_many_ranges_gives_the_same_graph(store, monkeypatch):
 
 
 @pytest.mark.neo4j
+def test_edges_that_came_after_they_were_counted_are_read(store, monkeypatch):
+    store.write(films())
+    monkeypatch.setattr(Neo4jStore, "_edges_at_most", lambda *_: 1)
+    same_graph(store.read(FILMS), films())
+
+
+@pytest.mark.neo4j
 def test_keys_are_unique_in_the_server_after_a_write(store):
     store.write(films())
     assert set(store.contents().nodes["Movie"].unique) == {"id"}
