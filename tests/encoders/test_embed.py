@@ -1,7 +1,10 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +210,40 @@ def test_the_same_vectors_come_from_the_encoder_itself(tiny_encoder, cache):
     expected = tiny_encoder.encode(texts)
     np.testing.assert_allclose(embed_texts(texts, tiny_encoder, cache), expected, atol=1e-6)
     np.testing.assert_allclose(embed_texts(texts, tiny_encoder, cache), expected, atol=1e-6)
+
+
+def test_distinct_texts_take_one_matrix_not_two():
+    class Wide(Lengths):
+        dim = 1000
+
+        def encode(self, texts):
+            return np.ones((len(texts), self.dim), np.float32)
+
+    tracemalloc.start()
+    matrix = embed_texts([str(i) for i in range(5000)], Wide(), None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert matrix.shape == (5000, 1000)
+    assert peak < 1.8 * matrix.nbytes  # of which 0.4 are the vectors of one chunk
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="only glibc is told to")
+def test_gaps_that_encoding_leaves_in_memory_go_back_to_the_system(monkeypatch):
+    class Gaps(Lengths):
+        def encode(self, texts):
+            pieces = [b"x" * 40_000 for _ in range(2000)]
+            self.kept = pieces[::2]  # 40 MB; between them 40 MB are free
+            return super().encode(texts)
+
+    monkeypatch.setattr(module, "_SECONDS_AT_RISK", 0)  # every chunk counts as a slow one
+    module._give_back_memory()
+    before, encoder = resident_bytes(), Gaps()
+    embed_texts(["Alien"], encoder, None)
+    assert resident_bytes() - before < 60e6
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_tfidf_serves_too(graph):
