@@ -139,8 +139,11 @@ def _evaluate_boosts(
     for scores, truth, _ in _blocks(scorer, task):
         degrees = truth.sum(axis=1)
         for boost, found in zip(boosts, parts, strict=True):
-            longer = np.float32(1 + gain * max(boost, 0)) ** task.cold
-            lifted = longer * scores + np.float32(boost) * task.cold if boost else scores
+            lifted = scores
+            if gain and boost > 0:
+                lifted = scores * np.where(task.cold, np.float32(1 + gain * boost), np.float32(1))
+            if boost:
+                lifted = lifted + np.float32(boost) * task.cold
             hits = np.take_along_axis(truth, top_k(lifted, k), axis=1)
             found.append((ndcg(hits, degrees), recall(hits, degrees)))
     empty = [(np.empty(0), np.empty(0))]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from encoders.base import TextEncoder
     from gnn.encoding import GraphEncoder
 
-KIND, VERSION = "cold-start engine", 1
+KIND, VERSION = "cold-start engine", 2
 
 
 def save_engine(engine: ColdStartEngine, folder: Path) -> None:
@@ -62,6 +62,11 @@ def _read(
 
     meta = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
     arrays = load_file(folder / "arrays.safetensors")
+    if "newness" not in arrays:
+        raise SavedFileError(
+            f"{folder}: this engine was saved in format version 1, whose lift of new items is "
+            "another; fit it again"
+        )
     graph = read_graph_files(folder / "graph")
     try:
         config = EngineConfig(

@@ -103,3 +103,14 @@ def test_a_lift_in_a_graph_without_weights_counts_every_interaction(engine):
     )
     found = newness(plain, engine.items, np.array([79]))
     assert found.item() == pytest.approx(1 - 1 / (1 + engine.items.precision))
+
+
+def test_a_gain_lifts_cold_items_by_their_own_score_too():
+    one = np.ones((1, 1), np.float32)
+    items = np.array([[3.0], [0.5], [1.0]], np.float32)
+    scorer = CosineBiasScorer(one, items, np.zeros(3, np.float32))
+    task = mixed_task([False, True, True], [2])
+    plain, gained = (calibrate_cold_boost(scorer, task, gain=g) for g in (0.0, 10.0))
+    assert 0 < gained < plain
+    assert plain + 1 > 3
+    assert (1 + 10 * gained) * 1 + gained > 3

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from coldstart import ColdStartEngine, EngineConfig, saving
@@ -168,7 +169,7 @@ def rewritten(saved, **changes):
 
 def test_a_newer_version_asks_for_an_update(saved):
     rewritten(saved, version=99)
-    with pytest.raises(SavedFileError, match=r"version 99 is newer than the version 1 .*; update"):
+    with pytest.raises(SavedFileError, match=r"version 99 is newer than the version 2 .*; update"):
         load(saved)
 
 
@@ -180,3 +181,16 @@ def test_a_description_that_lacks_an_entry_is_an_error(saved, entry):
     rewritten(saved, files=_manifest_of(saved, "cold-start engine", 1)["files"])
     with pytest.raises(SavedFileError, match=rf"engine\.json lacks or misnames '{entry}'"):
         load(saved)
+
+
+def test_an_engine_of_the_first_format_asks_to_be_fitted_again(engine, tmp_path, monkeypatch):
+    write = safetensors.numpy.save_file
+
+    def as_once(arrays, path):
+        arrays["item_bias"] = arrays.pop("newness")
+        write(arrays, path)
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", as_once)
+    engine.save(tmp_path / "model")
+    with pytest.raises(SavedFileError, match="saved in format version 1, "):
+        load(tmp_path / "model")
