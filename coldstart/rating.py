@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,7 +46,8 @@ class RatingSource:
     """Where the rating head of an engine comes from: it is trained once, when first asked for.
 
     Until then updates carry along what the engine was fitted on, so that it does not matter when
-    somebody asks first. A removal ends that: what is gone is not trained on later.
+    somebody asks first; the engines of a row of updates share one source, so that one training
+    serves all of them. A removal ends that: what is gone is not trained on later.
 
     Args:
         head: ready, or ``None``.
@@ -54,6 +56,7 @@ class RatingSource:
 
     def __init__(self, head: RatingHead | None = None, basis: Basis | None = None) -> None:
         self.head, self.basis = head, basis
+        self._training = threading.Lock()
 
     def head_of(self, engine: ColdStartEngine) -> RatingHead:
         """The head, trained now if it has to be.
@@ -61,9 +64,11 @@ class RatingSource:
         Raises:
             GraphError: the interactions have no weights.
         """
-        if self.head is None:
-            self.head, self.basis = trained_head(engine, self.basis or _basis_of(engine)), None
-        return self.head
+        with self._training:
+            if self.head is None:
+                self.head = trained_head(engine, self.basis or _basis_of(engine))
+                self.basis = None
+            return self.head
 
     def after(
         self, engine: ColdStartEngine, delta: GraphDelta, kept: Mapping[str, np.ndarray]
@@ -75,11 +80,12 @@ class RatingSource:
             delta: the change.
             kept: old rows that stay, by node type, where nodes are removed.
         """
+        basis = self.basis  # read first: another thread may put the head in its place
         if self.head is not None:
             return RatingSource(_renumbered(engine, self.head, kept)) if kept else self
         if delta.removed_nodes or delta.removed_edges:
             return RatingSource()
-        return RatingSource(basis=self.basis or _basis_of(engine))
+        return RatingSource(basis=_basis_of(engine)) if basis is None else self
 
 
 def _basis_of(engine: ColdStartEngine) -> Basis:

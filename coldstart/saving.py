@@ -206,7 +206,8 @@ def _network_settings(config: dict[str, Any]) -> dict[str, Any]:
 def _rating_head(engine: ColdStartEngine) -> RatingHead | None:
     """The rating head; ``None`` where it can be trained as well from what is saved anyway."""
     source = engine.ratings
-    if source.basis is not None and source.basis.graph.interactions.weight is not None:
+    basis = source.basis
+    if basis is not None and basis.graph.interactions.weight is not None:
         return source.head_of(engine)  # what it is to be trained on is not saved
     return source.head
 

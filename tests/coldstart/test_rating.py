@@ -1,4 +1,5 @@
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -170,6 +171,16 @@ def test_the_head_is_trained_once_and_when_first_asked_for(graph, caplog):
     for asked in (engine, engine, updated, updated.update(GraphDelta())):
         asked.rate(["u0"], ["m0"])
     assert trains(caplog) == 2
+
+
+def test_one_training_serves_all_later_engines_of_a_row_of_updates(graph, caplog):
+    caplog.set_level(logging.INFO)
+    one = fitted(graph).update(GraphDelta(edges={RATED: ratings(("u58", "m10"))}))
+    two = one.update(GraphDelta(edges={RATED: ratings(("u58", "m11"))}))
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda engine: engine.rate(["u0"], ["m0"]), (one, two, one)))
+    assert trains(caplog) == 1
+    assert one.ratings.basis is None  # the graph before the changes is let go
 
 
 def test_it_does_not_matter_when_somebody_asks_first(graph, rater):
