@@ -149,9 +149,9 @@ def over_http(model: Path, state: Path, num_requests: int) -> None:
     port = mine.recv()
     users = ColdStartEngine.load(model, device="cpu").graph.users
     before = server_use(server.pid or 0)
-    asyncio.run(ask(port, list(users)[:2], 300))  # until all is warm
+    asyncio.run(ask(port, list(users)[:2], 300, server.pid or 0))  # until all is warm
     warm = server_use(server.pid or 0)
-    found = asyncio.run(ask(port, list(users), num_requests))
+    found = asyncio.run(ask(port, list(users), num_requests, server.pid or 0))
     after = server_use(server.pid or 0)
     mine.send("stop")
     server.join(60)
@@ -167,7 +167,8 @@ def over_http(model: Path, state: Path, num_requests: int) -> None:
     )
     print(
         f"memory of the server: {before[1]:.0f} MB at first, {warm[1]:.0f} MB after 300 requests, "
-        f"{after[1]:.0f} MB after {len(latencies)} more and {found['changes']} films"
+        f"{after[1]:.0f} MB after {len(latencies)} more and {found['changes']} films; after each "
+        f"tenth of them {', '.join(f'{x:.0f}' for x in found['memory'])} MB"
     )
 
 
@@ -192,9 +193,10 @@ def serve(model: Path, state: Path, told: Any) -> None:
         runner.run(run())
 
 
-async def ask(port: int, users: list[Any], num_requests: int) -> dict[str, Any]:
+async def ask(port: int, users: list[Any], num_requests: int, server: int) -> dict[str, Any]:
     """Lists for random users over some connections, and changes over one more."""
     seconds: list[float] = []
+    memory: list[float] = []
     rng = np.random.default_rng(1)
     picks = iter([users[u] for u in rng.integers(0, len(users), num_requests)])
     ended, changes = asyncio.Event(), 0
@@ -205,6 +207,8 @@ async def ask(port: int, users: list[Any], num_requests: int) -> dict[str, Any]:
             start = time.perf_counter()
             await exchange(reader, writer, "/recommend", {"users": [user], "k": 10})
             seconds.append(time.perf_counter() - start)
+            if len(seconds) % (num_requests // 10) == 0:
+                memory.append(server_use(server)[1])
         writer.close()
 
     async def films() -> None:
@@ -232,7 +236,7 @@ async def ask(port: int, users: list[Any], num_requests: int) -> dict[str, Any]:
     took = time.perf_counter() - start
     ended.set()
     await changing
-    return {"seconds": seconds, "took": took, "changes": changes}
+    return {"seconds": seconds, "took": took, "changes": changes, "memory": memory}
 
 
 async def exchange(

@@ -67,9 +67,9 @@ def _serve(arguments: argparse.Namespace) -> None:
     durable = DurableEngine(arguments.model, state, snapshot_every=arguments.snapshot_every)
     report = read_report(arguments.report) if arguments.report else None
     app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes, report=report)
-    graph = durable.current.engine.graph
 
     def say(address: str) -> None:
+        graph = durable.current.engine.graph  # not kept, though it is replaced
         sizes = f"{len(graph.users)} users and {len(graph.items)} items"
         print(f"serving {sizes} at {address}; Ctrl-C to stop", file=sys.stderr, flush=True)
 

@@ -29,6 +29,7 @@ from coldstart.serving.operations import Operation, applied, redacted
 from coldstart.updating import graph_of_rows
 from kg.errors import SavedFileError, UnknownNodeError
 from kg.files import MANIFEST, check_folder, write_atomically, write_folder
+from kg.memory import give_back_memory
 from kg.vectors import Key
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ class DurableEngine:
                 self._journal = Journal(self._segment(self.current.number + 1))
             for old in self._snapshots()[_KEPT_SNAPSHOTS:]:
                 shutil.rmtree(old, ignore_errors=True)
+        give_back_memory()  # of arrays that grew, and of what was made to be written
 
     def reload(self) -> Version:
         """Replace the engine by the one now in the model folder, with all changes of the journal.

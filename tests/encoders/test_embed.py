@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from encoders import embed as module
 from encoders.base import EncoderError
 from kg import KnowledgeGraph, Schema
 from kg.errors import SchemaError
+from kg.memory import give_back_memory
+from tests.memory import resident_bytes
 
 
 class Lengths:
@@ -236,14 +237,10 @@ def test_gaps_that_encoding_leaves_in_memory_go_back_to_the_system(monkeypatch):
             return super().encode(texts)
 
     monkeypatch.setattr(module, "_SECONDS_AT_RISK", 0)  # every chunk counts as a slow one
-    module._give_back_memory()
+    give_back_memory()
     before, encoder = resident_bytes(), Gaps()
     embed_texts(["Alien"], encoder, None)
     assert resident_bytes() - before < 60e6
-
-
-def resident_bytes():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_tfidf_serves_too(graph):
