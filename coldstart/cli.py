@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldstart import cli_encoders, cli_evaluate, cli_serve, cli_vectors
+from coldstart import cli_encoders, cli_evaluate, cli_loading, cli_serve, cli_vectors
 from coldstart.cli_graph import add_commands
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         help="propagation (the default), sage, gat, rgcn or hgt, or both as in propagation+sage",
     )
     cli_vectors.add_option(fit)
+    cli_loading.add_option(fit)
     fit.add_argument("--seed", type=int, default=0)
     fit.set_defaults(run=_fit)
 
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     recommend.add_argument("users", nargs="+", help="keys of users")
     recommend.add_argument("-k", type=int, default=10, help="list length")
     recommend.add_argument("--json", action="store_true", help="one JSON object a line")
+    cli_loading.add_option(recommend)
     recommend.set_defaults(run=_recommend)
 
     explain = commands.add_parser("explain", help="why a user gets an item, from a saved engine")
@@ -101,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--plot", help="also draw paths and parts, to this PNG file")
     explain.add_argument("--cypher", action="store_true", help="print queries that show the paths")
     explain.add_argument("--json", action="store_true", help="print JSON instead")
+    cli_loading.add_option(explain)
     explain.set_defaults(run=_explain)
 
     cli_evaluate.add_command(commands)
@@ -136,6 +139,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     config = EngineConfig(graph_encoder=arguments.graph_encoder)
     vectors = cli_vectors.read_vectors(arguments.vectors)
+    encoders = cli_loading.graph_encoders(arguments)
     if not Path(arguments.store).exists():
         raise ValueError(f"there is no store at {arguments.store}; check the path")
     with LadybugStore(arguments.store, read_only=True) as store:
@@ -151,15 +155,20 @@ def _fit(arguments: argparse.Namespace) -> None:
             schema = replace(schema, positive_weight=arguments.positive_weight)
         graph = store.read(schema, progress=True)
     print(graph)
-    engine = ColdStartEngine.fit(graph, config, vectors=vectors, rng=arguments.seed, progress=True)
+    engine = ColdStartEngine.fit(
+        graph,
+        config,
+        vectors=vectors,
+        graph_encoders=encoders,
+        rng=arguments.seed,
+        progress=True,
+    )
     engine.save(arguments.model)
     print(f"engine with {engine.dim} dimensions written to {arguments.model}")
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
-    from coldstart.engine import ColdStartEngine
-
-    engine = ColdStartEngine.load(arguments.model)
+    engine = cli_loading.loader(arguments)(arguments.model)
     keys = _keys(engine.graph.users, arguments.users)
     found = engine.recommend(keys, arguments.k, evidence=arguments.json)
     for row in found.to_pylist():
@@ -170,9 +179,7 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    from coldstart.engine import ColdStartEngine
-
-    engine = ColdStartEngine.load(arguments.model)
+    engine = cli_loading.loader(arguments)(arguments.model)
     (user,), (item,) = (
         _keys(nodes, [text])
         for nodes, text in (

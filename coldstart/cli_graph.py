@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from coldstart import cli_loading
+
 if TYPE_CHECKING:
     from kg.graph import KnowledgeGraph
     from kg.schema import Schema
@@ -68,6 +70,7 @@ def add_commands(commands: Any) -> None:
     back.add_argument("--no-index", action="store_true", help="make no vector index")
     back.add_argument("--skip-missing", action="store_true", help="count nodes that are not there")
     back.add_argument("--dry-run", action="store_true", help="say what would be written")
+    cli_loading.add_option(back)
     back.set_defaults(run=_write_back)
 
     erasing = commands.add_parser(
@@ -82,6 +85,7 @@ def add_commands(commands: Any) -> None:
     erasing.add_argument("--graph", action="append", default=[], help="folder of a saved graph")
     erasing.add_argument("--cache", help="folder of text vectors, if not the usual one")
     erasing.add_argument("--json", action="store_true", help="print the report as JSON instead")
+    cli_loading.add_option(erasing)
     erasing.set_defaults(run=_erase)
 
 
@@ -239,10 +243,9 @@ def _audit(arguments: argparse.Namespace) -> None:
 
 
 def _write_back(arguments: argparse.Namespace) -> None:
-    from coldstart.engine import ColdStartEngine
     from coldstart.writing_back import write_back
 
-    engine = ColdStartEngine.load(arguments.model)
+    engine = cli_loading.loader(arguments)(arguments.model)
     schema = engine.graph.schema
     progress = sys.stderr.isatty()
     with open_store(arguments, read_only=arguments.dry_run) as store:
@@ -276,6 +279,7 @@ def _erase(arguments: argparse.Namespace) -> None:
     from coldstart.erasing import erase
     from encoders.cache import VectorCache
 
+    load = cli_loading.loader(arguments)
     named = arguments.user if arguments.user is not None else arguments.item
     node_type = arguments.type
     if node_type is None:
@@ -294,6 +298,7 @@ def _erase(arguments: argparse.Namespace) -> None:
             models=arguments.model,
             graphs=arguments.graph,
             cache=VectorCache(arguments.cache),
+            load=load,
         )
     print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coldstart import cli_loading
+
 KEY_VARIABLE = "COLDSTART_API_KEY"
 
 
@@ -30,6 +32,7 @@ def add_commands(commands: Any) -> None:
     serving.add_argument(
         "--report", help="what `coldstart evaluate --json` printed, to be shown on the page"
     )
+    cli_loading.add_option(serving)
     serving.set_defaults(run=_serve)
 
     refitting = commands.add_parser(
@@ -43,6 +46,7 @@ def add_commands(commands: Any) -> None:
     )
     refitting.add_argument("--seed", type=int, default=0)
     refitting.add_argument("--json", action="store_true", help="print the report as JSON instead")
+    cli_loading.add_option(refitting)
     refitting.set_defaults(run=_refit)
 
 
@@ -64,7 +68,12 @@ def _serve(arguments: argparse.Namespace) -> None:
             f"serving needs {error.name}: pip install kg-coldstart[serve]"
         ) from error
     state = arguments.state or f"{arguments.model.rstrip('/')}.state"
-    durable = DurableEngine(arguments.model, state, snapshot_every=arguments.snapshot_every)
+    durable = DurableEngine(
+        arguments.model,
+        state,
+        snapshot_every=arguments.snapshot_every,
+        load=cli_loading.loader(arguments),
+    )
     report = read_report(arguments.report) if arguments.report else None
     app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes, report=report)
 
@@ -77,7 +86,6 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _refit(arguments: argparse.Namespace) -> None:
-    from coldstart.engine import ColdStartEngine
     from coldstart.feedback import FeedbackEvent
     from coldstart.journal import read_journal
     from coldstart.refitting import refit
@@ -88,7 +96,7 @@ def _refit(arguments: argparse.Namespace) -> None:
             raise ValueError(f"there is no event log at {arguments.log}; check the path")
         events = [FeedbackEvent(**record) for record in read_journal(arguments.log)]
     found = refit(
-        ColdStartEngine.load(arguments.model),
+        cli_loading.loader(arguments)(arguments.model),
         events,
         days=arguments.days,
         tolerance=arguments.tolerance,

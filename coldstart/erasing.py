@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +130,7 @@ def erase(
     models: Sequence[str | Path] = (),
     graphs: Sequence[str | Path] = (),
     cache: VectorCache | None = None,
+    load: Callable[[Path], ColdStartEngine] | None = None,
 ) -> Erasure:
     """Erase a user or an item everywhere, and search what is left for it.
 
@@ -144,6 +145,7 @@ def erase(
         models: folders of saved engines; they are updated and saved anew, without training.
         graphs: folders of saved graphs.
         cache: of text vectors.
+        load: reads the folder of an engine; :meth:`ColdStartEngine.load` by default.
 
     Raises:
         UnknownNodeError: nothing of the node is found anywhere.
@@ -151,7 +153,8 @@ def erase(
     from coldstart.engine import ColdStartEngine
 
     person = _Person(node_type, key)
-    engines = {Path(p): ColdStartEngine.load(p) for p in models}
+    load = load or ColdStartEngine.load
+    engines = {Path(p): load(Path(p)) for p in models}
     read = {Path(p): read_graph(p) for p in graphs}
     encoded = []
     for graph in (*(e.graph for e in engines.values()), *read.values()):

@@ -80,7 +80,7 @@ def _read(
         ratings = RatingSource()
         if meta.get("ratings") is not None:
             ratings.head = head_from_state(meta["ratings"], _under(arrays, "ratings"), device)
-        _check_encoders(meta.get("graph_encoders", ()), graph_encoders)
+        graph_encoders = _encoders_of(meta.get("graph_encoders", ()), graph_encoders)
         sides = [
             side_from_state(meta[name], _under(arrays, name), device, graph_encoders)
             for name in ("users", "items")
@@ -176,22 +176,32 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
     (folder / "engine.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _check_encoders(recorded: Sequence[Mapping[str, Any]], given: Sequence[GraphEncoder]) -> None:
-    """Raise where a graph encoder that the engine was fitted with is not among those given.
+def _encoders_of(
+    recorded: Sequence[Mapping[str, Any]], given: Sequence[GraphEncoder]
+) -> tuple[GraphEncoder, ...]:
+    """Of the graph encoders given, those that the engine was fitted with.
 
     One of another name will do if its groups have the same kinds: a class may be renamed.
+
+    Raises:
+        SavedFileError: one is not there.
     """
     ours = by_kind(())
     names = [type(encoder).__name__ for encoder in given]
     kinds = set(by_kind(given)) - set(ours)
+    wanted: set[str] = set()
     for entry in recorded:
-        name, own = entry["class"].rpartition(".")[2], set(entry["kinds"]) - set(ours)
+        module, _, name = entry["class"].rpartition(".")
+        own = set(entry["kinds"]) - set(ours)
+        wanted |= {name} | own
         if name not in names and not (own and own <= kinds):
             raise SavedFileError(
                 f"the saved engine was fitted with the graph encoder {entry['class']}, which makes "
                 f"feature groups of kind {entry['kinds']}, and {names or 'none'} came; give it "
-                f"again: load(..., graph_encoders=[{name}(...)])"
+                f"again: load(..., graph_encoders=[{name}(...)]), or at a command "
+                f"--graph-encoder-class {module}:{name}"
             )
+    return tuple(e for e in given if wanted & {type(e).__name__, *by_kind([e])} - set(ours))
 
 
 def _network_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -303,7 +303,9 @@ class DurableEngine:
             gone = cache.erase(texts) if isinstance(cache, VectorCache) else 0
             done = [f"{gone} text vectors removed from the cache"]
             try:
-                found = erase(node_type, key, models=[self.model], cache=cache or None)
+                found = erase(
+                    node_type, key, models=[self.model], cache=cache or None, load=self.load
+                )
                 done += [*found.done, *(f"remains: {r}" for r in found.remains)]
             except UnknownNodeError:
                 done.append(f"{self.model}: it was not there")
