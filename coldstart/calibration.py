@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 
@@ -10,9 +12,11 @@ from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency
 from gnn.heads import Spectrum, half_step
-from gnn.infer import precisions, warm_positions
+from gnn.infer import warm_positions
 from gnn.train import Trained, TrainedSide, warm_precision
 from kg.graph import KnowledgeGraph
+
+Counts = TypeVar("Counts", float, torch.Tensor)
 
 COLD_SHARE = 0.1
 """Share of the warm items that play cold, and of the other interactions that play unknown."""
@@ -107,7 +111,8 @@ def newness(graph: KnowledgeGraph, side: TrainedSide, rows: np.ndarray) -> torch
     """
     edges, least = graph.interactions, graph.schema.positive_weight
     at, here = edges.touching(1, rows)
-    there = warm_positions(side, rows) >= 0
+    positions = warm_positions(side, rows)
+    there = positions >= 0
     if not len(at) and not there.any():  # all are as new as can be
         return side.reference.new_ones(len(rows))
     positive = np.ones(len(at), bool)
@@ -115,10 +120,21 @@ def newness(graph: KnowledgeGraph, side: TrainedSide, rows: np.ndarray) -> torch
         positive = edges.weight[at] >= least
     liked = np.bincount(here[positive], minlength=len(rows))
     not_liked = np.bincount(here[~positive], minlength=len(rows))
-    omega = precisions(side, rows, liked)[1]
-    n = torch.from_numpy(liked).to(omega)
-    known = n / (n + side.precision) * torch.from_numpy(there).to(omega)
-    return (1 - omega) * (1 - known) / (1 + torch.from_numpy(not_liked).to(omega))
+    n, m = (torch.from_numpy(counts).to(side.reference) for counts in (liked, not_liked))
+    out = newness_since_training(side, n, m)
+    out[torch.from_numpy(there)] *= 1 - side.exposure[torch.from_numpy(positions[there])]
+    return out
+
+
+def newness_since_training(side: TrainedSide, liked: Counts, not_liked: Counts) -> Counts:
+    """Newness of items that were not there at training, 1 / (1 + n / rho) / (1 + m).
+
+    Args:
+        side: of the items.
+        liked: n, positives of each; a tensor or, of one item, a number.
+        not_liked: m, other interactions of each.
+    """
+    return side.precision / (liked + side.precision) / (1 + not_liked)
 
 
 def _rows(vectors: torch.Tensor, side: TrainedSide) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from coldstart.ready_vectors import check_vectors
 from kg.errors import AlignmentError, UnknownNodeError
 from kg.graph import KnowledgeGraph
 from kg.vectors import NodeEmbeddings
@@ -26,7 +27,7 @@ def aligned_texts(
         if node_type not in texts:
             continue
         nodes, given = graph.vocabularies[node_type], texts[node_type]
-        check_type(given, node_type)
+        check_vectors(given, node_type, "text vector")
         if given.nodes is not nodes:
             rows = given.nodes.rows(nodes.keys, missing="mark")
             if (rows < 0).any():
@@ -36,22 +37,8 @@ def aligned_texts(
                     "give a vector for every node (zero where there is no text)"
                 )
             given = NodeEmbeddings(nodes, given.matrix[rows])
-        check_finite(given)
         out[node_type] = given
     return out
-
-
-def check_type(vectors: NodeEmbeddings, node_type: str) -> None:
-    """Raise where text vectors are not of the nodes that they are named by.
-
-    Raises:
-        AlignmentError: they are of another type.
-    """
-    if vectors.node_type != node_type:
-        raise AlignmentError(
-            f"text vectors of {node_type} were expected, and vectors of {vectors.node_type} came; "
-            "name them by the type of their nodes"
-        )
 
 
 def check_new(
@@ -68,6 +55,7 @@ def check_new(
         AlignmentError: the engine has no texts of their type, or they are of another length, or of
             another type of node than they are named by.
         UnknownNodeError: one is of a node that is not in the graph.
+        ValueError: one holds NaN or infinity.
     """
     for node_type, vectors in given.items():
         if node_type not in known:
@@ -75,7 +63,7 @@ def check_new(
                 f"the engine was fitted without texts of {node_type!r}; it has those of "
                 f"{list(known) or 'none'}; leave them out of texts=, or fit again with them"
             )
-        check_type(vectors, node_type)
+        check_vectors(vectors, node_type, "text vector")
         check_length(node_type, vectors.dim, known[node_type].dim, "texts=")
         graph.vocabularies[node_type].rows(vectors.nodes.keys)
 
@@ -90,18 +78,4 @@ def check_length(node_type: str, got: int, expected: int, source: str) -> None:
         raise AlignmentError(
             f"{node_type} text vectors: the engine was trained on {expected} floats each, {source} "
             f"has {got}; pass texts= with vectors of the same kind as in training"
-        )
-
-
-def check_finite(vectors: NodeEmbeddings) -> None:
-    """Raise where a text vector holds NaN or infinity.
-
-    Raises:
-        ValueError: one does.
-    """
-    bad = np.flatnonzero(~np.isfinite(vectors.matrix).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{vectors.node_type} {vectors.nodes[int(bad[0])]!r} has a text vector with NaN or "
-            f"infinity, {len(bad)} in all; give zeros where there is no text"
         )

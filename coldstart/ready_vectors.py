@@ -36,8 +36,9 @@ def aligned(graph: KnowledgeGraph, given: Ready) -> dict[str, dict[str, NodeEmbe
         for name, vectors in named.items():
             if name in ("text", "history"):
                 raise ValueError(f"vectors= named {name!r} are made by the engine; rename them")
+            check_vectors(vectors, node_type, f"{name!r} vector")
             matrix = np.zeros((len(nodes), vectors.dim), np.float32)
-            matrix[nodes.rows(vectors.nodes.keys)] = _checked(vectors, name, node_type).matrix
+            matrix[nodes.rows(vectors.nodes.keys)] = vectors.matrix
             out.setdefault(node_type, {})[name] = NodeEmbeddings(nodes, matrix)
     return out
 
@@ -133,7 +134,8 @@ def _rows(
             f"{nodes.node_type} vectors {name!r}: the engine was fitted on {dim} floats each, got "
             f"{new.dim}; give vectors of the same kind as in training"
         )
-    keys = _checked(new, name, nodes.node_type).nodes.keys
+    check_vectors(new, nodes.node_type, f"{name!r} vector")
+    keys = new.nodes.keys
     there = (
         np.zeros(len(new.nodes), int) - 1 if changed is None else changed.rows(keys, missing="mark")
     )
@@ -145,16 +147,26 @@ def _rows(
     return nodes.rows(keys)
 
 
-def _checked(vectors: NodeEmbeddings, name: str, node_type: str) -> NodeEmbeddings:
+def check_vectors(vectors: NodeEmbeddings, node_type: str, called: str) -> None:
+    """Raise where vectors are not of the nodes that they are named by, or hold no numbers.
+
+    Args:
+        vectors: of any kind, text vectors or others.
+        node_type: that they are named by.
+        called: what one of them is, in an error.
+
+    Raises:
+        AlignmentError: they are of another type.
+        ValueError: one holds NaN or infinity.
+    """
     if vectors.node_type != node_type:
         raise AlignmentError(
-            f"vectors {name!r} of {node_type} were expected, and vectors of {vectors.node_type} "
-            "came; name them by the type of their nodes"
+            f"{called}s of {node_type} were expected, and vectors of {vectors.node_type} came; "
+            "name them by the type of their nodes"
         )
     bad = np.flatnonzero(~np.isfinite(vectors.matrix).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"{vectors.node_type} {vectors.nodes[int(bad[0])]!r} has a vector {name!r} with NaN or "
-            f"infinity, {len(bad)} in all; leave out nodes that have none"
+            f"{node_type} {vectors.nodes[int(bad[0])]!r} has a {called} with NaN or infinity, "
+            f"{len(bad)} in all; give finite numbers, or zeros where there is nothing"
         )
-    return vectors

@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 
 from coldstart.approximate import ApproximateIndex
-from coldstart.calibration import newness
+from coldstart.calibration import newness, newness_since_training
 from coldstart.index import ExactIndex, grown_tensor
-from coldstart.ready_texts import check_finite, check_length, check_new
+from coldstart.ready_texts import check_length, check_new
 from coldstart.ready_vectors import Ready, after_change, of_one
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, rotated_rows
@@ -387,8 +387,6 @@ def _text_vectors(
         )
         found = every[node_type].matrix
         source = "the default encoder" if encoder is None else "the encoder"
-    if not np.isfinite(found).all():
-        check_finite(NodeEmbeddings(nodes.take(rows), found))
     check_length(node_type, found.shape[1], dim, source)
     return found
 
@@ -472,7 +470,7 @@ def new_node(
     )
     gain = 1.0
     if not is_user:
-        gain += engine.lift_gain * side.precision / (len(positives) + side.precision)
+        gain += engine.lift_gain * newness_since_training(side, float(len(positives)), 0.0)
     if others.device.type == "cpu":
         return gain * embed_single(side, inputs, positives, other, others)
     prior = priors(side, inputs, np.zeros(1, np.int64), others.device)

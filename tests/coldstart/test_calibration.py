@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coldstart import calibration
-from coldstart.calibration import newness, simulated_cold_boost, unwanted
+from coldstart.calibration import newness, newness_since_training, simulated_cold_boost, unwanted
 from coldstart.judging import calibrate_cold_boost
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
@@ -91,6 +91,8 @@ def test_an_item_is_lifted_by_what_it_lacks_in_history(engine, graph):
     after = graph.apply(GraphDelta(edges=edges)).apply(GraphDelta(edges=disliked))
     found = 3 * newness(after, engine.items, np.array([0, 77, 78, 79]))
     np.testing.assert_allclose(found, [0, 3, 3 * (1 - 2 / (2 + rho)), 1.5], rtol=1e-6)
+    alone = [newness_since_training(engine.items, n, m) for n, m in ((0.0, 0.0), (2.0, 0.0))]
+    np.testing.assert_allclose(3 * np.array(alone), found[1:3], rtol=1e-6)
 
 
 def test_a_lift_in_a_graph_without_weights_counts_every_interaction(engine):

@@ -126,7 +126,7 @@ def test_vectors_that_do_not_fit_are_refused(engine):
         fit({"Movie": {"text": posters("m1")}})
     with pytest.raises(UnknownNodeError):
         fit({"Movie": {"poster": posters("m999")}})
-    with pytest.raises(ValueError, match="Movie 'm1' has a vector 'poster' with NaN or infinity"):
+    with pytest.raises(ValueError, match="Movie 'm1' has a 'poster' vector with NaN or infinity"):
         fit(
             {
                 "Movie": {
@@ -174,5 +174,5 @@ def test_an_evaluation_shows_them_to_the_engine_and_to_the_baselines():
     plain = quality()
     told = quality(vectors={"Movie": {"poster": posters(*WITH)}})
     assert all(told[name] > plain[name] + 0.05 for name in names), (plain, told)
-    with pytest.raises(AlignmentError, match="'poster' of User were expected"):
+    with pytest.raises(AlignmentError, match="'poster' vectors of User were expected"):
         quality(vectors={"User": {"poster": posters("m1")}})
