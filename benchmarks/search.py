@@ -79,7 +79,7 @@ def approximate(num_items: int, dim: int, rounds: int) -> None:
     assert isinstance(index, ApproximateIndex), "the items lie around centres"
     late = np.sort(np.random.default_rng(0).permutation(num_items)[: int(0.019 * num_items)])
     after = index.followed(exact, late)
-    assert after is not None, "so few do not have it made anew"
+    assert not after.is_stale, "so few do not have it made anew"
     for some, told in ((index, "nothing"), (after, f"{len(late):,}")):
         ratio(
             f"best {K} of {num_items:,} x {dim} by faiss for one user, recall {index.recall:.3f}, "

@@ -134,16 +134,13 @@ class ApproximateIndex:
 
     def followed(
         self, exact: ExactIndex, changed: np.ndarray, kept: np.ndarray | None = None
-    ) -> ApproximateIndex | None:
+    ) -> ApproximateIndex:
         """The index after rows were removed, and then some changed or came.
 
         Args:
             exact: all items as they are now.
             changed: their rows that changed or came, int64.
             kept: ascending rows of before that stay; ``None``: all.
-
-        Returns:
-            ``None`` if it is worth making anew.
         """
         places, late, live = self.places, self.late, self.live.copy()
         if kept is not None:
@@ -153,13 +150,16 @@ class ApproximateIndex:
             places = places[there[: len(places)]]
             late = (np.cumsum(there) - 1)[late[there[late]]]
         late = np.union1d(late, changed)
-        if (
-            len(late) > _MOST_LATE * len(exact.rows)
-            or len(places) < (1 - _MOST_GONE) * self.clusters.ntotal
-        ):
-            return None
         _clear(live, places[changed[changed < len(places)]])
         return replace(self, exact=exact, places=places, live=live, late=late)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether so many items came, changed or went that it is worth making anew."""
+        return (
+            len(self.late) > _MOST_LATE * len(self.rows)
+            or len(self.places) < (1 - _MOST_GONE) * self.clusters.ntotal
+        )
 
     def search(
         self,

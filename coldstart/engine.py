@@ -574,12 +574,24 @@ class ColdStartEngine:
 
     @cached_property
     def _item_search(self) -> ExactIndex | ApproximateIndex:
-        exact, least = self._item_index, self.config.approximate_from
-        if least is None or len(exact.rows) < least or exact.rows.device.type != "cpu":
+        self.__dict__.pop("_stale_search", None)  # see coldstart.updating; it is of no more use
+        return self.search_made_anew()
+
+    def search_made_anew(self) -> ExactIndex | ApproximateIndex:
+        """What looks for items, made of those there are now; seconds in a very large catalogue."""
+        exact = self._item_index
+        if not self.may_approximate:
             return exact
         from coldstart.approximate import ApproximateIndex
 
         return ApproximateIndex.of(exact, self.user_vectors)
+
+    @property
+    def may_approximate(self) -> bool:
+        """Whether there are so many items, on a CPU, that clusters may serve."""
+        least = self.config.approximate_from
+        on_cpu = self.item_vectors.device.type == "cpu"
+        return least is not None and len(self.item_vectors) >= least and on_cpu
 
     @cached_property
     def _user_index(self) -> ExactIndex:

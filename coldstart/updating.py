@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from encoders.base import TextEncoder
 
 
+_SEARCHES = "_item_search", "_stale_search"
+"""What looks for items, or could go on doing so until another is made."""
+
+
 def updated(
     engine: ColdStartEngine,
     delta: GraphDelta,
@@ -136,7 +140,7 @@ def _continue_index(
         return
     vectors = after.item_vectors if name == "_item_index" else after.user_vectors
     if kept is None and not len(touched) and len(vectors) == num_before:
-        for same in (name, "_item_search") if name == "_item_index" else (name,):
+        for same in (name, *_SEARCHES) if name == "_item_index" else (name,):
             if same in before.__dict__:
                 after.__dict__[same] = before.__dict__[same]
         return
@@ -154,15 +158,14 @@ def _continue_index(
                 longer = (1 + after.lift_gain * lacking)[:, None] * vectors[at]
                 index = index.with_rows(at, longer, after.cold_boost * lacking)
     after.__dict__[name] = index
-    search = before.__dict__.get("_item_search") if name == "_item_index" else None
+    if name == "_user_index":
+        return
+    search = next((before.__dict__[s] for s in _SEARCHES if s in before.__dict__), None)
     if isinstance(search, ApproximateIndex):
         search = search.followed(index, np.union1d(some, new), kept)
-    elif search is not None and len(search.rows) >= (before.config.approximate_from or np.inf):
-        search = index  # clusters were tried, and not worth it
-    else:
-        search = None
-    if search is not None:
-        after.__dict__["_item_search"] = search
+        after.__dict__["_stale_search" if search.is_stale else "_item_search"] = search
+    elif search is not None and before.may_approximate:
+        after.__dict__["_item_search"] = index  # clusters were tried, and not worth it
 
 
 def _at(vectors: torch.Tensor, rows: np.ndarray) -> slice | torch.Tensor:

@@ -11,6 +11,7 @@ loads the last snapshot and replays what came after it. The state folder:
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import json
 import logging
@@ -22,6 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from coldstart.approximate import ApproximateIndex
 from coldstart.engine import ColdStartEngine
 from coldstart.index import ExactIndex
 from coldstart.journal import Journal, journal_content, read_journal
@@ -104,7 +109,7 @@ class DurableEngine:
         self._lock = _locked(self.folder / "lock")
         base = model_id(self.model)
         version = self._last_snapshot(base) or Version(load(self.model), 0)
-        self._last, self._scheduled = version.number, False
+        self._last, self._scheduled, self._remaking = version.number, False, False
         version = self._replayed(version)
         self._state = _State(base, warmed(version))
         self._journal = Journal(self._segment(version.number + 1))
@@ -178,9 +183,10 @@ class DurableEngine:
         with self._maintaining:
             base = model_id(self.model)
             made = self.load(self.model)
-            version = self._replayed(Version(made, 0), self.current.number)
+            version = warmed(self._replayed(Version(made, 0), self.current.number))
             with self._writing:
-                version = warmed(self._replayed(version))
+                version = self._replayed(version)
+                searching_on(version.engine)
                 self._state.base = base
                 self._state.current = version
             self.snapshot(anew=True)
@@ -197,9 +203,10 @@ class DurableEngine:
             new = make(old.engine)
             if new is old.engine:
                 return old
-            version = self._replayed(Version(new, old.number), self.current.number)
+            version = warmed(self._replayed(Version(new, old.number), self.current.number))
             with self._writing:
-                version = warmed(self._replayed(version))
+                version = self._replayed(version)
+                searching_on(version.engine)
                 self._state.current = version
             self.snapshot(anew=True)
             return version
@@ -271,10 +278,13 @@ class DurableEngine:
                 ticket.error = error
         try:
             if records:
-                after = warmed(Version(engine, number))  # what may fail comes before the write
+                stale = searching_on(engine)  # what may fail comes before the write
                 self._journal.append(records)
-                self._state.current = after
+                self._state.current = Version(engine, number)
                 self._state.told |= told
+                if stale and not self._remaking:
+                    self._remaking = True
+                    threading.Thread(target=self._remake_search, name="search").start()
                 while len(self._state.told) > MOST_TOLD:
                     del self._state.told[next(iter(self._state.told))]
         except Exception as error:
@@ -291,6 +301,23 @@ class DurableEngine:
             self.snapshot()
         except OSError as error:
             log.error("no snapshot was written, the journal goes on: %s", error)
+
+    def _remake_search(self) -> None:
+        """Make the search for items anew, while changes come, and put it in its place."""
+        with self._maintaining:  # no other model comes meanwhile
+            try:
+                after = None
+                while after is None and self._lock >= 0:
+                    engine = self.current.engine
+                    search = engine.search_made_anew()
+                    with self._writing:
+                        current, number = self.current
+                        if (after := with_search(current, search, engine)) is not None:
+                            self._state.current = Version(after, number)
+            except Exception:
+                log.exception("the search for items was not made anew, the old one goes on")
+            finally:
+                self._remaking = False
 
     def _forget(self, node_type: str, key: Key, texts: Sequence[str] = ()) -> list[str]:
         """Everything an erasure does after the engine no longer has the node."""
@@ -418,6 +445,52 @@ def warmed(version: Version) -> Version:
     engine = version.engine
     _ = engine._item_index.longest, engine._user_index.longest, engine._item_search
     return version
+
+
+def searching_on(engine: ColdStartEngine) -> bool:
+    """Make an engine's indexes, apart from clusters that take long; whether these are to be made.
+
+    Until they are, it goes on with the clusters there are, or with exact search.
+    """
+    _ = engine._item_index.longest, engine._user_index.longest
+    known = engine.__dict__
+    if "_item_search" not in known and engine.may_approximate:
+        known["_item_search"] = known.pop("_stale_search", engine._item_index)
+        return True
+    _ = engine._item_search
+    return False
+
+
+def with_search(
+    engine: ColdStartEngine, search: ExactIndex | ApproximateIndex, made_of: ColdStartEngine
+) -> ColdStartEngine | None:
+    """The same engine with a search for items that was made of an earlier one.
+
+    Args:
+        engine: as it is now.
+        search: for the items of the other engine.
+        made_of: the other engine.
+
+    Returns:
+        ``None`` where the items that both have do not stand in the same order.
+    """
+    exact, before, kept = engine._item_index, made_of._item_index.rows, None
+    keys = made_of.graph.items.keys
+    if not engine.graph.items.keys.slice(0, len(keys)).equals(keys):  # some have gone
+        rows = engine.graph.items.rows(keys, missing="mark")
+        kept = np.flatnonzero(rows >= 0)
+        if (rows[kept] != np.arange(len(kept))).any():
+            return None
+        before = before[torch.from_numpy(kept)]
+    if isinstance(search, ExactIndex):
+        search = exact
+    else:
+        changed = (exact.rows[: len(before)] != before).any(dim=1).numpy()
+        late = np.append(np.flatnonzero(changed), np.arange(len(before), len(exact.rows)))
+        search = search.followed(exact, late, kept)
+    out = copy.copy(engine)  # with the indexes that it has
+    out.__dict__["_item_search"] = search
+    return out
 
 
 def model_id(folder: Path) -> str:

@@ -71,7 +71,8 @@ def test_new_and_changed_items_are_found_and_the_index_before_stays(index, exact
     late = index.followed(after, np.array([5, NUM]))
     assert late.search(queries[:1], 2)[0].tolist() == [[5, NUM]]
     assert NUM not in index.search(queries[:1], 100)[0]
-    assert index.followed(after, np.arange(100)) is None  # better made anew
+    assert not late.is_stale
+    assert index.followed(after, np.arange(100)).is_stale  # better made anew
 
 
 @pytest.fixture
@@ -132,7 +133,8 @@ def test_what_is_gone_is_never_found_and_the_clusters_are_not_made_anew(index, e
     assert not np.isin(index.search(queries, 100)[0], found).all()  # the one before stays
     again = left.followed(ExactIndex(rows[1:]), np.array([7]), np.arange(1, len(rows)))
     assert again.search(queries, 10)[0].max() < len(rows) - 1
-    assert left.followed(ExactIndex(rows[:1000]), np.empty(0, np.int64), np.arange(1000)) is None
+    few = left.followed(ExactIndex(rows[:1000]), np.empty(0, np.int64), np.arange(1000))
+    assert few.is_stale
 
 
 def test_removals_changes_and_additions_in_any_order_are_searched_as_if_made_anew(

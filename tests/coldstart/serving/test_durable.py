@@ -228,7 +228,7 @@ def test_a_change_that_fails_before_the_write_is_not_there_after_a_restart(
         raise MemoryError("no memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("coldstart.serving.durable.warmed", no_memory)
+        patched.setattr("coldstart.serving.durable.searching_on", no_memory)
         with pytest.raises(MemoryError):
             durable.submit(film("refused"))
     assert durable.submit(film("kept"))[1] == 1
@@ -296,17 +296,75 @@ def test_a_change_with_a_key_is_applied_once_also_after_a_restart(durable, model
     again.close()
 
 
+def in_clusters(engine, tmp_path, monkeypatch, approximate_from, most_late=0.0):
+    """A served engine of 80 items that are looked for by faiss."""
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    of_few = partial(ApproximateIndex.of, least_recall=0.0)  # a hundred are more than there are
+    monkeypatch.setattr(ApproximateIndex, "of", of_few)
+    monkeypatch.setattr("coldstart.approximate._MOST_LATE", most_late)
+    config = replace(engine.config, approximate_from=approximate_from)
+    replace(engine, config=config).save(tmp_path / "model")
+    return DurableEngine(tmp_path / "model", tmp_path / "state")
+
+
+@pytest.mark.parametrize("approximate_from", [50, 81])
+def test_changes_do_not_wait_while_clusters_are_made_anew_and_are_in_them_or_beside(
+    engine, tmp_path, monkeypatch, approximate_from
+):
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from)
+    before = durable.current.engine._item_search
+    made, begun, go_on = ApproximateIndex.of, threading.Event(), threading.Event()
+
+    def slowly(*given):
+        begun.set()
+        assert go_on.wait(60)
+        return made(*given)
+
+    monkeypatch.setattr(ApproximateIndex, "of", slowly)
+    durable.submit(film("before", liked_by=("u1", "u2", "u3")))
+    assert begun.wait(60)
+    durable.submit(film("meanwhile"))
+    durable.submit({"op": "erase", "type": "Movie", "key": "m5"})
+    waiting = durable.current.engine
+    held = waiting._item_search
+    assert getattr(held, "clusters", None) is getattr(before, "clusters", None)
+    go_on.set()
+    (making,) = (t for t in threading.enumerate() if t.name == "search")
+    making.join(60)
+    found = durable.current.engine
+    assert waiting._item_search is held  # whoever has that engine goes on with it
+    assert found._item_search.clusters.ntotal == 81
+    assert found.graph.items.row("before") not in found._item_search.late
+    assert found.graph.items.row("meanwhile") in found._item_search.late
+    lists = [
+        e.recommend(["u1", "u58"], 81, exclude_seen=False, evidence=False).to_table()
+        for e in (waiting, found)
+    ]
+    assert lists[0] == lists[1]
+    assert set(lists[1]["item"].to_pylist()) == set(found.graph.items)
+    assert "m5" not in found.graph.items
+    durable.close()
+
+
+def test_clusters_that_cannot_be_made_leave_the_search_as_it_is(
+    engine, tmp_path, monkeypatch, caplog
+):
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from=50)
+    monkeypatch.setattr(ApproximateIndex, "of", None)
+    durable.submit(film("new", liked_by=("u1", "u2", "u3")))
+    for making in (t for t in threading.enumerate() if t.name == "search"):
+        making.join(60)
+    assert "was not made anew, the old one goes on" in caplog.text
+    found = durable.current.engine.recommend(["u58"], 81, exclude_seen=False, evidence=False)
+    assert "new" in found.to_table()["item"].to_pylist()
+    durable.close()
+
+
 def test_a_removal_does_not_wait_for_clusters_and_what_is_gone_is_not_found(
     engine, tmp_path, monkeypatch
 ):
-    pytest.importorskip("faiss", reason="needs the extra faiss")
     monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
-    of_few = partial(ApproximateIndex.of, least_recall=0.0)  # a hundred are more than there are
-    monkeypatch.setattr(ApproximateIndex, "of", of_few)
-    monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.9)  # of 80 items many are touched
-    config = replace(engine.config, approximate_from=50)
-    replace(engine, config=config).save(tmp_path / "model")
-    durable = DurableEngine(tmp_path / "model", tmp_path / "state")
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from=50, most_late=0.9)
     monkeypatch.setattr(ApproximateIndex, "of", None)
     done = durable.erase("Movie", "m5")
     found = durable.current.engine.recommend(["u1", "u58"], 80, exclude_seen=False, evidence=False)
