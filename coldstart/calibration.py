@@ -149,7 +149,8 @@ def _embedded(
     spectrum: Spectrum,
 ) -> torch.Tensor:
     rho = warm_precision(side.precision, side.leverage)
-    return half_step(links, other, spectrum, prior, rho, side.exposure)
+    omega = side.exposed(torch.from_numpy(links.degrees).to(prior))
+    return half_step(links, other, spectrum, prior, rho, omega)
 
 
 def _task(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from encoders.base import TextEncoder
     from gnn.encoding import GraphEncoder
 
-KIND, VERSION = "cold-start engine", 2
+KIND, VERSION = "cold-start engine", 3
 
 
 def save_engine(engine: ColdStartEngine, folder: Path) -> None:

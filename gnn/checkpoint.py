@@ -35,6 +35,7 @@ def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarr
         "scales": side.propagation.scales,
         "precision": side.precision,
         "reliability": side.reliability,
+        "few": side.few,
     }
     return meta, arrays
 
@@ -71,6 +72,7 @@ def side_from_state(
             meta["precision"],
             arrays["warm"],
             reliability=meta["reliability"],
+            few=meta["few"],
             **tensors,
         )
     except KeyError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 CONFIDENCE = 0.95
 """An item counts as young only as far as that is at least so certain."""
@@ -12,6 +13,9 @@ ENOUGH = 0.5
 
 FEW = 3.0
 """A user with so many interactions is half exposed."""
+
+FEW_SHARE = 0.4
+"""And an item with this share of what an item has on average."""
 
 
 def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np.ndarray:
@@ -38,17 +42,19 @@ def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np
     return np.where(counts > 0, np.minimum(share * wider / ENOUGH, 1.0), 0.0)
 
 
-def exposure_by_count(counts: np.ndarray) -> np.ndarray:
-    """Exposure omega of users by their number of interactions n, n^3 / (n^3 + FEW^3).
+def exposure_by_count(counts: torch.Tensor, few: float) -> torch.Tensor:
+    """Exposure omega of nodes by their number of interactions n, n^3 / (n^3 + few^3).
 
-    Who chose one thing has not turned down all others, but just come. From ten interactions on the
-    value is above .97: what an active user lacks does say something, and costs quality to forget.
+    Who chose one thing has not turned down all others, but just come; and what was chosen once may
+    be new, or little known here. From 3.2 times ``few`` on the value is above .97: what an active
+    user lacks does say something, and costs quality to forget.
 
     Args:
-        counts: n of every user, int64 ``[num_users]``.
+        counts: n of every node, float ``[num_nodes]``.
+        few: how many are half an exposure, above 0.
 
     Returns:
-        float64 ``[num_users]`` between 0 and 1.
+        ``[num_nodes]`` between 0 and 1.
     """
-    cubed = counts.astype(np.float64) ** 3
-    return cubed / (cubed + FEW**3)
+    cubed = counts**3
+    return cubed / (cubed + few**3)

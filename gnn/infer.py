@@ -40,9 +40,9 @@ def precisions(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Precision rho and exposure omega of some nodes, float32 ``[n]`` each.
 
-    A node that was warm at training has its exposure of then and the precision of its leave-one-out
-    prior; any other has exposure n / (n + rho), so that it is not charged with negatives that it
-    never had the time to collect.
+    A node that was warm at training has the precision of its leave-one-out prior, and the exposure
+    of the interactions that it has now; any other has exposure n / (n + rho), so that it is not
+    charged with negatives that it never had the time to collect.
     """
     reference = side.reference
     positions = warm_positions(side, rows)
@@ -52,7 +52,7 @@ def precisions(
     if (warm := torch.from_numpy(positions >= 0).to(reference.device)).any():
         at = torch.from_numpy(positions[positions >= 0]).to(reference.device)
         rho[warm] = warm_precision(side.precision, side.leverage[at])
-        omega[warm] = side.exposure[at]
+        omega[warm] = side.exposed(n[warm], at)
     return rho, omega
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency, NodeInputs
-from gnn.exposure import exposure_by_count
+from gnn.exposure import FEW, FEW_SHARE, exposure_by_count
 from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.propagate import Propagation, fit_propagation
@@ -61,7 +61,8 @@ class TrainedSide:
         leverage: of the warm nodes in the ridge, float32 ``[num_warm]``.
         reference: what the other side is embedded against, float32 ``[num_warm, k]``.
         reliability: share of the variance of plain ALS factors that features explain, 0 to 1.
-        exposure: omega of the warm nodes, 0 to 1, float32 ``[num_warm]``.
+        exposure: omega of the warm nodes by time, 0 to 1, float32 ``[num_warm]``.
+        few: with so many interactions a warm node is half as exposed.
     """
 
     propagation: Propagation
@@ -73,6 +74,16 @@ class TrainedSide:
     reference: torch.Tensor
     reliability: float
     exposure: torch.Tensor
+    few: float
+
+    def exposed(self, counts: torch.Tensor, at: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """Exposure omega of warm nodes by time and count, ``[n]`` between 0 and 1.
+
+        Args:
+            counts: how many positives they have now, ``[n]``.
+            at: their positions among the warm nodes; by default all.
+        """
+        return self.exposure[at] * exposure_by_count(counts, self.few)
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -149,7 +160,12 @@ def train(
     exposure = torch.ones(len(warm_items), device=device)
     if item_exposure is not None:
         exposure = torch.from_numpy(item_exposure[warm_items]).to(exposure)
-    user_exposure = torch.from_numpy(exposure_by_count(links.degrees)).to(exposure)
+    user_counts, item_counts = (
+        torch.from_numpy(adjacency.degrees).to(exposure) for adjacency in (links, back)
+    )
+    user_exposure = exposure_by_count(user_counts, FEW)
+    # What trains others is charged in full, or cold items would be taken for such with few.
+    few = FEW_SHARE * mean_degree
 
     progress("features")
     user_groups, item_groups = (None, None) if groups is None else groups
@@ -191,6 +207,7 @@ def train(
         v,
         item_reliability,
         exposure,
+        few,
     )
     leverage = user_ridge.leverage.float()
     u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, user_exposure, links, v)
@@ -203,10 +220,12 @@ def train(
         leverage,
         u,
         user_reliability,
-        user_exposure,
+        torch.ones_like(user_exposure),
+        FEW,
     )
     rho = config.item_precision
-    v = embed_warm(item_raws, item_side.tables, item_side.leverage, rho, exposure, back, u)
+    omega = item_side.exposed(item_counts)
+    v = embed_warm(item_raws, item_side.tables, item_side.leverage, rho, omega, back, u)
     return Trained(user_side, item_side, u, v)
 
 

@@ -169,7 +169,7 @@ def rewritten(saved, **changes):
 
 def test_a_newer_version_asks_for_an_update(saved):
     rewritten(saved, version=99)
-    with pytest.raises(SavedFileError, match=r"version 99 is newer than the version 2 .*; update"):
+    with pytest.raises(SavedFileError, match=r"version 99 is newer than the version 3 .*; update"):
         load(saved)
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import torch
 
 from gnn.exposure import CONFIDENCE, ENOUGH, FEW, exposure_by_count, exposure_by_time
 
@@ -39,7 +40,7 @@ def test_the_limit_holds_as_often_as_it_says():
 
 
 def test_a_user_with_a_first_interaction_is_hardly_exposed_and_an_active_one_in_full():
-    found = exposure_by_count(np.array([0, 1, FEW, 10, 100]))
+    found = exposure_by_count(torch.tensor([0, 1, FEW, 10, 100]), FEW)
     assert found[0] == 0
     assert found[1] < 0.04
     assert found[2] == 0.5

@@ -58,14 +58,16 @@ def test_warm_positions_find_warm_rows_also_after_some_are_gone(made):
     assert warm_positions(shuffled, np.array([2, 3, 5, 0, 6])).tolist() == [2, -1, 0, -1, -1]
 
 
-def test_exposure_is_one_for_warm_nodes_and_grows_with_interactions_for_others(made):
+def test_a_warm_item_is_exposed_by_what_it_has_now_and_a_new_one_much_more_slowly(made):
     side = made[0].items
     cold = int(np.setdiff1d(np.arange(80), side.warm)[0])
-    rows = np.array([side.warm[3], cold, cold, cold])
-    rho, omega = precisions(side, rows, np.array([0, 0, 5, 100]))
-    np.testing.assert_allclose(omega, [1, 0, 5 / 105, 0.5], rtol=1e-6)
+    rows = np.array([side.warm[3], side.warm[3], cold, cold, cold])
+    rho, omega = precisions(side, rows, np.array([1, 100, 0, 5, 100]))
+    few, many = (1 / (1 + (side.few / n) ** 3) for n in (1, 100))
+    np.testing.assert_allclose(omega, [few, many, 0, 5 / 105, 0.5], rtol=1e-6)
+    assert few < 0.1 < 0.9 < many
     warm_rho = float(warm_precision(side.precision, side.leverage[3]))
-    np.testing.assert_allclose(rho, [warm_rho, 100, 100, 100], rtol=1e-6)
+    np.testing.assert_allclose(rho, [warm_rho, warm_rho, 100, 100, 100], rtol=1e-6)
 
 
 def test_without_interactions_the_prior_comes_back_bit_for_bit(made):

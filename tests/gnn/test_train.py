@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from gnn.data import Adjacency, NodeInputs
-from gnn.exposure import exposure_by_count
 from gnn.heads import Spectrum, half_step
 from gnn.ridge import DualRidge
 from gnn.train import (
@@ -76,13 +75,11 @@ def test_the_embeddings_of_warm_nodes_follow_from_features_edges_and_the_other_s
     )
     every = inputs(ITEMS, informative=informative, noise=noise)
     raws = items.propagation.raw(every, items.warm, CPU)
-    again = embed_warm(
-        raws, items.tables, items.leverage, 100.0, torch.ones(ITEMS), links, users.reference
-    )
+    omega = items.exposed(torch.from_numpy(links.degrees).float())
+    again = embed_warm(raws, items.tables, items.leverage, 100.0, omega, links, users.reference)
     np.testing.assert_allclose(again, result.item_embeddings, atol=1e-5)
     raws = users.propagation.raw(inputs(USERS), users.warm, CPU)
-    counts = np.bincount(pairs[0])[users.warm]
-    omega = torch.from_numpy(exposure_by_count(counts)).float()
+    omega = users.exposed(torch.from_numpy(links.transpose().degrees).float())
     again = embed_warm(
         raws,
         users.tables,
