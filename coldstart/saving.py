@@ -62,10 +62,10 @@ def _read(
 
     meta = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
     arrays = load_file(folder / "arrays.safetensors")
-    if "newness" not in arrays:
+    if "newness" not in arrays or "few" not in meta.get("items", ()):
         raise SavedFileError(
-            f"{folder}: this engine was saved in format version 1, whose lift of new items is "
-            "another; fit it again"
+            f"{folder}: this engine was saved in a format before version {VERSION}, whose "
+            "embeddings of new items, or of such with few interactions, are others; fit it again"
         )
     graph = read_graph_files(folder / "graph")
     try:

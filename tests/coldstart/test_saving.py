@@ -192,5 +192,15 @@ def test_an_engine_of_the_first_format_asks_to_be_fitted_again(engine, tmp_path,
 
     monkeypatch.setattr(safetensors.numpy, "save_file", as_once)
     engine.save(tmp_path / "model")
-    with pytest.raises(SavedFileError, match="saved in format version 1, "):
+    with pytest.raises(SavedFileError, match=r"format before version 3, .*; fit it again"):
         load(tmp_path / "model")
+
+
+def test_so_does_one_of_the_second(saved):
+    file = saved / "engine.json"
+    meta = json.loads(file.read_text())
+    del meta["items"]["few"], meta["users"]["few"]
+    file.write_text(json.dumps(meta))
+    rewritten(saved, version=2, files=_manifest_of(saved, "cold-start engine", 2)["files"])
+    with pytest.raises(SavedFileError, match=r"format before version 3, .*; fit it again"):
+        load(saved)
