@@ -32,7 +32,7 @@ help:
 	@echo "make demo       MovieLens through the whole line, to a table and a picture"
 	@echo "make test       all tests, on all cores (ARGS='-k graph' and the like go to pytest; JOBS=0)"
 	@echo "make check      formatting, lint, types, import contract, notebooks"
-	@echo "make notebooks  run the notebooks from top to bottom"
+	@echo "make notebooks  run the notebooks from top to bottom, two at a time"
 	@echo "make format     format the code and fix what can be fixed"
 	@echo "make clean      remove the environment and build files"
 
@@ -58,8 +58,8 @@ notebooks: $(VENV)/.installed-dev
 ifeq ($(NOTEBOOKS),)
 	@echo "no notebooks yet"
 else
-	$(BIN)/python -m nbconvert --to notebook --execute --ExecutePreprocessor.timeout=900 \
-		--output-dir build/notebooks $(NOTEBOOKS)
+	printf '%s\n' $(NOTEBOOKS) | OMP_NUM_THREADS=1 xargs -P 2 -I {} $(BIN)/python -m nbconvert --to notebook \
+		--execute --ExecutePreprocessor.timeout=900 --output-dir build/notebooks {}
 endif
 
 format: $(VENV)/.installed-dev

@@ -5,6 +5,11 @@
     python -m benchmarks.quality.run ml100k_thin
     python -m benchmarks.quality.run lastfm
     python -m benchmarks.quality.run lastfm --kind study
+    python -m benchmarks.quality.run ml100k --kind nine --seeds 100,101
+    python -m benchmarks.quality.run ml100k --kind temporal
+
+The last two judge the nine segments, on random splits made here from the seeds and on three splits
+by time; every baseline takes part in each.
 
 A line a seed; at the end the mean and standard error of the paired difference to each baseline
 family, and to the one family that validation chose, over all seeds, seeds 0 to 4 and 5 to 9. Every
@@ -29,7 +34,9 @@ from coldstart.evaluation import OWN_LIFT, evaluate, makers_named
 from coldstart.judging import evaluate_task
 from coldstart.report import Report, paired
 from coldstart.scorer import Scorer
-from coldstart.splits import Task, read_splits
+from coldstart.segments import NINE
+from coldstart.splits import Split, Task, random_split, read_splits
+from coldstart.temporal import temporal_splits
 from coldstart.training_data import TrainingData
 from gnn.data import Adjacency
 from kg import Edges, KnowledgeGraph, NodeEmbeddings
@@ -38,6 +45,8 @@ SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),
     "cold_user": ("cold_users",),
     "cold_both": ("cold_both", "cold_items", "cold_users"),
+    "nine": NINE,
+    "temporal": NINE,
 }
 """What each kind of split is asked."""
 
@@ -56,6 +65,9 @@ FAMILIES = {
 }
 """Baselines that can say something about a segment; cold items tie under popularity and EASE."""
 
+HALVES = range(5), range(5, 10)
+"""Seeds that choices were made on, and those that no choice has seen."""
+
 
 def main() -> None:
     arguments = parser().parse_args()
@@ -69,12 +81,11 @@ def main() -> None:
     if arguments.kind == "study":
         study(graph, texts)
         return
-    path = sets.DATA / folder / "splits" / f"{arguments.kind}.parquet"
-    seeds = {f"seed {s}" for s in arguments.seeds.split(",")}
-    splits = [split for split in read_splits(path, graph) if split.name in seeds]
+    seeds = [int(s) for s in arguments.seeds.split(",")]
+    splits = splits_of(arguments.kind, graph, sets.DATA / folder / "splits", seeds)
     ours = ("engine",) if arguments.engine_only else ("engine", *BASELINES)
     segments = {
-        segment: [name for name in ("engine", *FAMILIES[segment]) if name in ours]
+        segment: [name for name in ("engine", *FAMILIES.get(segment, BASELINES)) if name in ours]
         for segment in SEGMENTS[arguments.kind]
     }
     if "mixed" in segments:
@@ -86,6 +97,18 @@ def main() -> None:
         Path(arguments.out).write_text(json.dumps(report.to_dict(), indent=1))
 
 
+def splits_of(kind: str, graph: KnowledgeGraph, folder: Path, seeds: list[int]) -> list[Split]:
+    """The splits of a kind; those by time have no seeds."""
+    if kind == "temporal":
+        return temporal_splits(graph, 3)
+    if kind == "nine":
+        shares = dict.fromkeys(["cold_users", "cold_items", "warm_up_users", "warm_up_items"], 0.1)
+        rngs = {seed: np.random.default_rng(seed) for seed in seeds}
+        return [random_split(graph, **shares, rng=r, name=f"seed {s}") for s, r in rngs.items()]
+    names = {f"seed {seed}" for seed in seeds}
+    return [s for s in read_splits(folder / f"{kind}.parquet", graph) if s.name in names]
+
+
 def say(sentence: str) -> None:
     print(sentence, flush=True)
 
@@ -93,7 +116,7 @@ def say(sentence: str) -> None:
 def print_report(report: Report) -> None:
     """Means over all seeds, then the engine's paired gains by half of the seeds."""
     print("\n" + report.to_text())
-    halves = {"seeds 0 to 4": range(5), "seeds 5 to 9": range(5, 10)}
+    halves = {f"seeds {h[0]} to {h[-1]}": [f"seed {s}" for s in h] for h in HALVES}
     for segment in report.segments:
         names = [n for n in report.scorers(segment) if not n.startswith("engine")]
         if not names:
@@ -102,7 +125,7 @@ def print_report(report: Report) -> None:
         theirs = {n: report.values(segment, n) for n in names}
         theirs["(best on validation)"] = report.chosen_on_validation(segment, names)
         for half, seeds in halves.items():
-            some = {s: v for s, v in ours.items() if int(s.removeprefix("seed ")) in seeds}
+            some = {s: v for s, v in ours.items() if s in seeds}
             if some:
                 gains = ", ".join(f"{n} {paired(some, v)}" for n, v in theirs.items())
                 print(f"{segment}, {half}, gain over: {gains}")
