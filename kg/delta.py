@@ -18,6 +18,7 @@ from kg.graph import (
     empty_properties,
     read_edges,
     split_key,
+    tell_unused,
 )
 from kg.growing import first_of_run, followed_by, taken
 from kg.schema import EdgeType
@@ -93,6 +94,7 @@ def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
         require_columns(table, ("source", "target"), f"{edge_type} edges")
         for end, column in ((edge_type[0], "source"), (edge_type[2], "target")):
             _add_bare_nodes(graph, delta, end, table[column], vocabularies, attributes)
+        tell_unused(table, edge_type, graph.schema)
         new, _ = read_edges(table, edge_type, graph.schema, vocabularies.__getitem__)
         old = edges.get(edge_type)
         edges[edge_type] = _upsert_edges(old, new, edge_type) if old is not None else new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from kg.errors import AlignmentError, DanglingEdgeError, GraphError, SchemaError
+from kg.errors import (
+    AlignmentError,
+    DanglingEdgeError,
+    GraphError,
+    MissingColumnError,
+    SchemaError,
+)
 from kg.growing import Lookup, grown, taken
-from kg.schema import EdgeType, Schema
+from kg.schema import PROPERTY_ROLES, EdgeType, Schema
 from kg.tables import (
     MAX_ROWS_SHOWN,
     are_keys,
@@ -27,6 +34,8 @@ from kg.vectors import Vocabulary
 
 if TYPE_CHECKING:
     from kg.delta import GraphDelta
+
+_log = logging.getLogger(__name__)
 
 ROWS_PER_BLOCK = 65_536
 
@@ -191,7 +200,8 @@ class KnowledgeGraph:
             nodes: a table per node type with its key column (``id`` unless the schema names
                 another). A type that only occurs in ``edges`` gets its nodes from there.
             edges: a table per edge type with columns ``source`` and ``target`` and, optional,
-                the weight and time columns that the schema names.
+                the weight and time columns that the schema names. The log tells which columns of
+                the interactions are not used.
             schema: the roles of types and properties.
             on_dangling: ``"error"``, or ``"skip"`` to leave out edges with a missing end and count
                 them in ``skipped``.
@@ -200,7 +210,10 @@ class KnowledgeGraph:
             DuplicateKeyError: two nodes of one type have the same key.
             DanglingEdgeError: an end of an edge is not among the nodes.
             GraphError: a key or weight is null, NaN or infinite.
-            MissingColumnError: a table lacks its key, source or target column.
+            MissingColumnError: a table lacks its key, source or target column, or the interactions
+                a weight or time that the schema names.
+            SchemaError: the schema names properties of a type that did not come, or that its table
+                lacks.
         """
         if on_dangling not in ("error", "skip"):
             raise ValueError(f"on_dangling must be 'error' or 'skip', got {on_dangling!r}")
@@ -208,11 +221,19 @@ class KnowledgeGraph:
         attributes: dict[str, pa.Table] = {}
         for node_type, value in nodes.items():
             table = to_table(value, f"{node_type} nodes")
+            require_properties(table, node_type, schema)
             vocabularies[node_type], attributes[node_type] = split_key(table, node_type, schema)
         tables = {as_edge_type(e): to_table(t, f"{e} edges") for e, t in edges.items()}
         for edge_type, table in tables.items():
             require_columns(table, ("source", "target"), f"{edge_type} edges")
+            _require_named(table, edge_type, schema)
+            tell_unused(table, edge_type, schema)
         _add_nodes_of_edges(tables, vocabularies, attributes)
+        if strangers := schema.described_types - vocabularies.keys():
+            raise SchemaError(
+                f"the schema names properties of {min(strangers)!r}, and no such nodes came, only "
+                f"{sorted(vocabularies)}; correct the schema or give the nodes"
+            )
         skipped: dict[EdgeType, int] = {}
         read: dict[EdgeType, Edges] = {}
         for edge_type, table in tables.items():
@@ -327,14 +348,58 @@ def split_key(table: pa.Table, node_type: str, schema: Schema) -> tuple[Vocabula
     return Vocabulary(node_type, table[key]), table.drop_columns([key])
 
 
+def require_properties(table: pa.Table, node_type: str, schema: Schema) -> None:
+    """Raise if the schema gives a role to a property that no node of a non-empty type has."""
+    if table.num_rows == 0:
+        return
+    for role in PROPERTY_ROLES:
+        for name in getattr(schema, role).get(node_type, ()):
+            if name not in table.column_names:
+                raise SchemaError(
+                    f"the schema names {node_type}.{name} as {role}, and no {node_type} has this "
+                    f"property; there are {table.column_names}"
+                )
+
+
+def _require_named(table: pa.Table, edge_type: EdgeType, schema: Schema) -> None:
+    """Raise if interactions lack a weight or time that the schema gives a name of its own."""
+    if edge_type != schema.interaction or not table.num_rows:
+        return
+    for role, name in schema.named_columns.items():
+        if name not in table.column_names:
+            raise MissingColumnError(
+                f"{edge_type} edges: the schema names {name!r} as {role}, and the columns are "
+                f"{table.column_names}; correct the schema, or leave {role}= out if there is none"
+            )
+
+
+def tell_unused(table: pa.Table, edge_type: EdgeType, schema: Schema) -> None:
+    """Say in the log which columns of interactions nothing looks at: ratings are easily lost."""
+    used = {"source", "target", schema.weight, schema.time}
+    unused = [name for name in table.column_names if name not in used]
+    if edge_type == schema.interaction and unused:
+        _log.warning(
+            "%s edges: the columns %s are not used; if one is a rating or a time, name it in the "
+            "schema (weight=%r, say), else drop it",
+            edge_type,
+            unused,
+            unused[0],
+        )
+
+
 def read_edges(
     table: pa.Table,
     edge_type: EdgeType,
     schema: Schema,
     vocabulary: Callable[[str], Vocabulary],
     on_dangling: str = "error",
+    *,
+    advice: str = "add the nodes or pass on_dangling='skip'",
 ) -> tuple[Edges, int]:
-    """An edge table in rows, and how many edges were left out."""
+    """An edge table in rows, and how many edges were left out.
+
+    ``advice`` says what to do where an end is missing.
+    """
     what = f"{edge_type} edges"
     require_columns(table, ("source", "target"), what)
     ends = {"source": vocabulary(edge_type[0]), "target": vocabulary(edge_type[2])}
@@ -347,7 +412,6 @@ def read_edges(
         at = np.flatnonzero(dangling)[:MAX_ROWS_SHOWN].tolist()
         column = "source" if index[0, at[0]] < 0 else "target"
         nodes, key = ends[column], keys[column][at[0]].as_py()
-        advice = "add the nodes or pass on_dangling='skip'"
         if len(nodes) and not isinstance(key, int if nodes.is_int else str):
             kind, other = ("int", "str") if nodes.is_int else ("str", "int")
             advice = f"keys of {nodes.node_type} are {kind}, these are {other}; convert them first"

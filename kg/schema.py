@@ -15,7 +15,8 @@ from kg.errors import SchemaError
 EdgeType = tuple[str, str, str]
 """``(source node type, relation, target node type)``."""
 
-_PROPERTY_FIELDS = ("text", "numeric", "categorical")
+PROPERTY_ROLES = ("text", "numeric", "categorical")
+"""What a property of a node may be, by the fields of a schema."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Schema:
         categorical: properties that are names, or lists of names (gender, tags), by node type.
         key: property that identifies a node, by node type; ``id`` where nothing is said.
         edge_types: edge types besides ``interaction``; empty means all that the data has.
-        weight: property of an interaction that holds its weight (rating, play count).
-        time: property of an interaction that holds its time.
+        weight: property of an interaction that holds its weight (rating, play count). One by the
+            name ``weight`` is taken if it is there; one by another name must be.
+        time: property of an interaction that holds its time; likewise.
         positive_weight: interactions from this weight on are positives; ``None``: all are.
 
     Raises:
@@ -59,7 +61,7 @@ class Schema:
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "interaction", _edge_type(self.interaction, "interaction"))
-        for name in _PROPERTY_FIELDS:
+        for name in PROPERTY_ROLES:
             given = _mapping(getattr(self, name), name)
             frozen = {t: _names(p, f"{name} of {t!r}") for t, p in given.items()}
             set_(self, name, MappingProxyType(frozen))
@@ -101,9 +103,20 @@ class Schema:
         named: list[str] = [self.user, self.item]
         for source, _, target in self.edge_types:
             named += [source, target]
-        for name in (*_PROPERTY_FIELDS, "key"):
+        for name in (*PROPERTY_ROLES, "key"):
             named += list(getattr(self, name))
         return tuple(dict.fromkeys(named))
+
+    @property
+    def described_types(self) -> set[str]:
+        """Node types that have a property with a role."""
+        return {node_type for role in PROPERTY_ROLES for node_type in getattr(self, role)}
+
+    @property
+    def named_columns(self) -> dict[str, str]:
+        """The names of weight and time, where they are not the usual ones."""
+        both = {"weight": self.weight, "time": self.time}
+        return {role: name for role, name in both.items() if name != role}
 
     def completed(self, edge_types: Iterable[EdgeType]) -> Schema:
         """This schema with further edge types; the same object where there is nothing to add."""
@@ -117,7 +130,7 @@ class Schema:
             entry: dict[str, Any] = {}
             if node_type in self.key:
                 entry["key"] = self.key[node_type]
-            for name in _PROPERTY_FIELDS:
+            for name in PROPERTY_ROLES:
                 if properties := getattr(self, name).get(node_type):
                     entry[name] = list(properties)
             if entry:
@@ -147,7 +160,7 @@ class Schema:
             raise SchemaError(f"unknown schema entry {min(unknown)!r}; known: {sorted(known)}")
         if absent := {"user", "item", "interaction"} - set(values):
             raise SchemaError(f"the schema lacks {sorted(absent)}")
-        by_field: dict[str, dict[str, Any]] = {name: {} for name in (*_PROPERTY_FIELDS, "key")}
+        by_field: dict[str, dict[str, Any]] = {name: {} for name in (*PROPERTY_ROLES, "key")}
         for node_type, entry in nodes.items():
             for name, value in _mapping(entry, f"nodes.{node_type}").items():
                 if name not in by_field:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -156,8 +157,9 @@ class StoreContract:
         )
 
     def test_nodes_come_in_the_order_of_their_keys_and_edges_by_their_ends(self, store):
-        store.write(films(Movie={"id": ["m3", "1", "m2"], "title": ["c", "a", "b"]}))
-        read = store.read(_bare())
+        movies = {"id": ["m3", "1", "m2"], "title": ["c", "a", "b"], "year": [3.0, 1.0, 2.0]}
+        store.write(films(Movie=movies))
+        read = store.read(FILMS)
         assert list(read.items) == ["1", "m2", "m3"]
         assert read.interactions.index.tolist() == [[0, 0, 1], [0, 1, 0]]
 
@@ -180,7 +182,7 @@ class StoreContract:
                 "Movie": {"id": ["1", "m9"], "title": [None, "New"]},
             },
             {RATED: {"source": [1], "target": ["1"], "rating": [1.0], "timestamp": [9]}},
-            FILMS,
+            replace(FILMS, numeric={}),
         )
         store.write(newer)
         read = store.read(FILMS)
@@ -190,9 +192,9 @@ class StoreContract:
         assert read.interactions.weight.tolist() == [1.0, 2.5, 4.0]
 
     def test_parallel_edges_are_folded_and_counted(self, store):
-        edges = {"source": [1, 1], "target": ["a", "a"], "rating": [1.0, 2.0]}
+        edges = {"source": [1, 1], "target": ["a", "a"], "weight": [1.0, 2.0]}
         graph = KnowledgeGraph.from_tables(
-            {"User": {"id": [1]}, "Movie": {"id": ["a"]}}, {RATED: edges}, FILMS
+            {"User": {"id": [1]}, "Movie": {"id": ["a"]}}, {RATED: edges}, _bare()
         )
         assert store.write(graph).merged == {RATED: 1}
         assert store.read(_bare()).interactions.weight.tolist() == [2.0]
@@ -405,7 +407,7 @@ class StoreContract:
             "t.id AS tail, 'Movie' AS head_type, 'Kind' AS tail_type "
             "UNION ALL MATCH (h:Movie) RETURN 'ann' AS head, 'RATED' AS relation, h.id AS tail, "
             "'User' AS head_type, 'Movie' AS tail_type",
-            FILMS,
+            _bare(),
         )
         assert read.edge_table(("Movie", "IN", "Kind")).num_rows == 2
         assert read.num_edges(RATED) == 3
@@ -416,16 +418,21 @@ class StoreContract:
             "MATCH (h:User)-[r:RATED]->(t:Movie) RETURN h.id AS head, 'RATED' AS relation, "
             "t.id AS tail, r.rating AS weight UNION ALL MATCH (h:Movie) RETURN 1 AS head, "
             "'RATED' AS relation, h.id AS tail, 3.0 AS weight",
-            FILMS,
+            _bare(),
         )
         assert read.num_edges(RATED) == 6
         genre = store.read_triples(
             "MATCH (h:Movie)-[:IN_GENRE]->(t) RETURN h.id AS head, 'genre' AS relation, "
             "t.id AS tail UNION ALL MATCH (h:Movie) RETURN 'x' AS head, 'RATED' AS relation, "
             "h.id AS tail",
-            FILMS,
+            _bare(),
         )
         assert list(genre.vocabularies["genre"]) == ["sf"]
+
+    def test_a_weight_that_the_schema_names_and_no_edge_has_is_refused(self, store):
+        store.write(films())
+        with pytest.raises(SchemaError, match=r"names 'stars' as weight.* \['rating', 'timesta"):
+            store.read(replace(FILMS, weight="stars"))
 
     def test_a_triple_query_that_lacks_a_column_or_has_a_null_is_refused(self, store):
         store.write(films())
@@ -727,7 +734,7 @@ class StoreContract:
         before = store.infer_schema()
         store.write_recommendations(recommended([1, "m3", 1, 0.5]), "User", "Movie")
         assert store.infer_schema() == before
-        same_graph(store.read(_bare()), films())
+        same_graph(store.read(FILMS), films())
 
     def test_recommendations_of_unknown_nodes_or_twice_are_refused_whole(self, store):
         store.write(films())
@@ -828,7 +835,7 @@ class ScorerContract:
 
 
 def _bare() -> Schema:
-    return Schema("User", "Movie", RATED, weight="rating", time="timestamp")
+    return Schema("User", "Movie", RATED)
 
 
 def _fields(schema: Schema) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.errors import MissingColumnError, SchemaError, StoreError
-from kg.graph import KnowledgeGraph, in_row_order
+from kg.graph import KnowledgeGraph, in_row_order, require_properties
 from kg.schema import EdgeType, Schema
 from kg.stores.changes import Changes, latest_of, read_changes
 from kg.stores.inference import EdgeTypeSeen, NodeTypeSeen, StoreContents, schema_of
@@ -64,7 +64,8 @@ class ReadingStore(PlanningStore):
             progress: show a bar.
 
         Raises:
-            SchemaError: a type that the schema names is not in the store.
+            SchemaError: a type that the schema names is not in the store, or no node of a type or
+                no interaction has a property that it names.
             MissingColumnError: a query does not return a column it must.
             DuplicateKeyError: two nodes of one type have the same key.
             DanglingEdgeError: a query's edge has an end that is not among the nodes.
@@ -75,6 +76,8 @@ class ReadingStore(PlanningStore):
             raise ValueError(f"on_dangling must be 'error' or 'skip', got {on_dangling!r}")
         asked = _checked_queries(queries or {}, schema)
         schema, node_types, edge_types = self._plan(schema, asked, exclude)
+        if schema.interaction not in asked:
+            self._require_weight_and_time(schema)
         nodes: dict[str, pa.Table] = {}
         handles: dict[str, np.ndarray] = {}
         total = self._num_rows(node_types, edge_types, asked) if progress else None
@@ -86,7 +89,7 @@ class ReadingStore(PlanningStore):
                     nodes[node_type] = in_key_order(table, key)
                 else:
                     read = self._read_nodes(node_type, key, exclude, bar)
-                    _require_properties(read.table, node_type, schema)
+                    require_properties(read.table, node_type, schema)
                     nodes[node_type] = read.table
                     if read.handles is not None:
                         handles[node_type] = read.handles
@@ -273,6 +276,20 @@ class ReadingStore(PlanningStore):
         found = self.query(f"{some} RETURN n.{key} AS key LIMIT 1")["key"]
         return int if pa.types.is_integer(found.type) else str
 
+    def _require_weight_and_time(self, schema: Schema) -> None:
+        """Raise if no interaction has a weight or time that the schema gives a name of its own."""
+        interaction = schema.interaction
+        if not schema.named_columns or not self._has_edges(interaction):
+            return
+        for role, name in schema.named_columns.items():
+            if not self._edge_has(interaction, name):
+                there = self._sample_edges(interaction, 1000).column_names
+                raise SchemaError(
+                    f"{self.name}: the schema names {name!r} as {role}, and no edge {interaction} "
+                    f"has this property; there are {there}; correct the schema, or leave {role}= "
+                    "out if there is none"
+                )
+
     def _query_nodes(self, cypher: str, node_type: str, key: str) -> pa.Table:
         table = self._query_for_read(cypher)
         if key not in table.column_names and "id" in table.column_names:
@@ -340,19 +357,6 @@ def _require_returned(
     except MissingColumnError as error:
         hint = " AS ".join(["...", columns[0]])
         raise MissingColumnError(f"{error} (RETURN {hint}). It was: {cypher.strip()}") from None
-
-
-def _require_properties(table: pa.Table, node_type: str, schema: Schema) -> None:
-    """Raise if the schema gives a role to a property that no node of a non-empty type has."""
-    if table.num_rows == 0:
-        return
-    for role in ("text", "numeric", "categorical"):
-        for name in getattr(schema, role).get(node_type, ()):
-            if name not in table.column_names:
-                raise SchemaError(
-                    f"the schema names {node_type}.{name} as {role}, and no {node_type} has this "
-                    f"property; there are {table.column_names}"
-                )
 
 
 def _matrix(vectors: pa.ChunkedArray, what: str) -> np.ndarray:

@@ -120,16 +120,15 @@ VALUES = {"year": [1, None, 3], "tags": [["x", "y"], None, [None, "y"]], "code":
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({}, r"the schema names Movie\.year, the nodes only have \['name'\]"),
+        ({}, r"the schema names Movie\.year as numeric, and no Movie has this property"),
         ({"year": ["new", "old"]}, r"Movie\.year: expected numbers, got string"),
         ({"year": [1.0, float("inf")]}, r"Movie\.year is infinite in rows \[1\]"),
     ],
 )
 def test_a_property_that_is_not_as_the_schema_says_is_an_error(column, message):
     tables = {"User": {"id": ["u"]}, "Movie": {"id": ["a", "b"], "name": ["A", "B"]} | column}
-    graph = KnowledgeGraph.from_tables(tables, {}, SCHEMA)
     with pytest.raises(ValueError, match=message):
-        node_inputs(graph, "Movie", None)
+        node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
 
 
 def test_the_graph_as_hetero_data_has_reverse_edges_weights_and_features():

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kg import Edges, GraphDelta, KnowledgeGraph, Schema
@@ -56,8 +59,9 @@ def test_only_changed_nodes_and_properties_are_named():
 
 
 def test_a_property_that_is_gone_becomes_null_and_a_list_is_compared_whole():
-    columns = {"id": ["1", "m2", "m3"], "title": ["Solaris", "", None]}
-    delta = difference(films(), films(Movie=columns | {"tags": [["space"], [], None]}))
+    old = films()
+    movies = pa.table({"title": ["Solaris", "", None], "tags": [["space"], [], None]})
+    delta = difference(old, replace(old, attributes={**old.attributes, "Movie": movies}))
     assert delta.nodes["Movie"].to_pylist() == [
         {"id": "1", "tags": ["space"], "year": None},
         {"id": "m3", "tags": None, "year": None},

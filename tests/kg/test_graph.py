@@ -1,6 +1,7 @@
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from kg import Edges, KnowledgeGraph, Schema, Vocabulary
+from kg import Edges, GraphDelta, KnowledgeGraph, Schema, Vocabulary
 from kg.errors import (
     AlignmentError,
     DanglingEdgeError,
@@ -300,3 +301,40 @@ def test_importing_kg_takes_less_than_600_milliseconds():
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < 0.6
+
+
+# What a schema names, and what it leaves out
+
+
+@pytest.mark.parametrize("role", ["weight", "time"])
+def test_a_weight_or_time_that_is_named_and_not_there_is_an_error(role):
+    ratings = {"source": [5], "target": ["a"], "stars": [2]}
+    schema = replace(SCHEMA, **{role: "sterne"})
+    with pytest.raises(MissingColumnError, match=rf"names 'sterne' as {role}, .*'target', 'stars'"):
+        graph(ratings=ratings, schema=schema)
+    assert len(graph(ratings={"source": [], "target": []}, schema=schema).interactions) == 0
+
+
+def test_columns_of_interactions_that_nothing_uses_are_told(caplog):
+    ratings = {"source": [5], "target": ["a"], "stars": [2], "time": [7]}
+    one = graph(ratings=ratings)
+    (told,) = caplog.messages
+    assert "the columns ['stars'] are not used" in told
+    assert "weight='stars'" in told
+    change = {"source": [5], "target": ["b"], "note": ["x"], "time": [8]}
+    one.apply(GraphDelta(edges={RATED: change}))
+    assert "the columns ['note'] are not used" in caplog.messages[1]
+
+
+def test_columns_that_are_used_are_not_told(caplog):
+    schema = replace(SCHEMA, weight="stars", time="day")
+    graph(ratings={"source": [5], "target": ["a"], "stars": [2], "day": [1]}, schema=schema)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("role", ["text", "numeric", "categorical"])
+def test_a_role_of_a_property_or_type_that_is_not_there_is_an_error(role):
+    with pytest.raises(SchemaError, match=rf"Movie\.titel as {role}, .* there are \['id'"):
+        graph(schema=replace(SCHEMA, **{role: {"Movie": ("titel",)}}))
+    with pytest.raises(SchemaError, match=r"properties of 'Film', .* only \['Movie', 'User'\]"):
+        graph(schema=replace(SCHEMA, **{role: {"Film": ("title",)}}))

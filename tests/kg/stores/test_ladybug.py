@@ -131,8 +131,9 @@ def test_keys_of_another_kind_than_the_stores_are_refused(store):
     store.write(films())
     edges = {RATED: {"source": ["1"], "target": ["1"]}}
     nodes = {"User": {"id": ["1"]}, "Movie": {"id": ["1"], "title": ["x"]}}
+    graph = KnowledgeGraph.from_tables(nodes, edges, Schema("User", "Movie", RATED))
     with pytest.raises(StoreError, match=r"User\.id holds int64, the graph has string"):
-        store.write(KnowledgeGraph.from_tables(nodes, edges, FILMS))
+        store.write(graph)
     same_graph(store.read(FILMS), films())
 
 
