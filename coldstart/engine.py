@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from coldstart.calibration import LIFT_GAIN, newness, simulated_cold_boost
@@ -475,13 +478,16 @@ class ColdStartEngine:
             progress: whether to show a bar while texts are encoded.
 
         Raises:
-            GraphError: the change does not fit the graph; nothing is changed then.
+            GraphError: the change does not fit the graph, or names a type that the graph does not
+                have, or a property and ``delta.new_properties`` is false; nothing is changed then.
             AlignmentError: vectors are of a type or name that the engine was fitted without, of
                 another length, or ``vectors`` of a node that is not in ``delta``.
             UnknownNodeError: a text vector is of a node that is not in the graph.
         """
+        from coldstart.known_names import check_names
         from coldstart.updating import updated
 
+        check_names(self.graph, delta)
         return updated(self, delta, texts, vectors or {}, progress)
 
     def feedback(
@@ -516,7 +522,7 @@ class ColdStartEngine:
         Args:
             node_type: users or items.
             links: keys at the far end, by edge type; the interaction type for its positives. A
-                key or edge type that is unknown contributes nothing, as in :meth:`update`.
+                key or edge type that is unknown contributes nothing.
             properties: texts, numbers and categories by name of the property; texts count by
                 their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
@@ -764,11 +770,10 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
     Raises:
         ValueError: a property does not exist.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     table = graph.node_table(node_type)
     if isinstance(where, Mapping):
+        for name in where:
+            _require_property(table, node_type, name)
         expression = None
         for name, value in where.items():
             values = list(value) if isinstance(value, list | tuple | set) else [value]
@@ -782,10 +787,20 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
     try:
         return numbered.filter(expression)["__row__"].to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        if named := re.match(r"No match for FieldRef\.Name\((.+?)\) in ", str(error)):
+            _require_property(table, node_type, named[1])
         raise ValueError(
             f"where={where!r} does not fit {node_type}, whose properties are "
             f"{table.column_names}: {error}"
         ) from error
+
+
+def _require_property(table: pa.Table, node_type: str, name: Any) -> None:
+    if name not in table.column_names:
+        raise ValueError(
+            f"where= names {name!r}, and a {node_type} has no such property, only "
+            f"{', '.join(table.column_names)}"
+        )
 
 
 def item_exposure(graph: KnowledgeGraph) -> np.ndarray | None:

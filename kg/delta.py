@@ -39,12 +39,15 @@ class GraphDelta:
         edges: a table per edge type with ``source``, ``target`` and optional weight and time.
         removed_nodes: keys per node type; their edges go with them.
         removed_edges: a table per edge type with ``source`` and ``target``.
+        new_properties: whether an engine takes properties of nodes that its graph does not have.
+            Without, they are errors there, as most are misspelt.
     """
 
     nodes: Mapping[str, Any] = field(default_factory=dict)
     edges: Mapping[EdgeType, Any] = field(default_factory=dict)
     removed_nodes: Mapping[str, Any] = field(default_factory=dict)
     removed_edges: Mapping[EdgeType, Any] = field(default_factory=dict)
+    new_properties: bool = False
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -95,7 +98,13 @@ def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
         for end, column in ((edge_type[0], "source"), (edge_type[2], "target")):
             _add_bare_nodes(graph, delta, end, table[column], vocabularies, attributes)
         tell_unused(table, edge_type, graph.schema)
-        new, _ = read_edges(table, edge_type, graph.schema, vocabularies.__getitem__)
+        new, _ = read_edges(
+            table,
+            edge_type,
+            graph.schema,
+            vocabularies.__getitem__,
+            advice="add them to the nodes of the same change",
+        )
         old = edges.get(edge_type)
         edges[edge_type] = _upsert_edges(old, new, edge_type) if old is not None else new
     return KnowledgeGraph(graph.schema, vocabularies, attributes, edges, graph.skipped)
@@ -113,7 +122,7 @@ def _remove_nodes(
         if node_type not in vocabularies:
             raise GraphError(f"no nodes of type {node_type!r}; there are {sorted(vocabularies)}")
         keep = np.ones(len(vocabularies[node_type]), bool)
-        keep[vocabularies[node_type].rows(keys)] = False
+        keep[vocabularies[node_type].rows(keys, advice="only what is there can be removed")] = False
         new_rows[node_type] = np.where(keep, np.cumsum(keep) - 1, -1)
         kept = np.flatnonzero(keep)
         vocabularies[node_type] = vocabularies[node_type].take(kept)
@@ -202,7 +211,13 @@ def _without(
     vocabularies: Mapping[str, Vocabulary],
 ) -> Edges:
     ends = table.select(["source", "target"]) if table.num_columns > 2 else table
-    gone, _ = read_edges(ends, edge_type, graph.schema, vocabularies.__getitem__)
+    gone, _ = read_edges(
+        ends,
+        edge_type,
+        graph.schema,
+        vocabularies.__getitem__,
+        advice="only what is there can be removed",
+    )
     num_targets = len(vocabularies[edge_type[2]])
     old_ids, gone_ids = _pair_ids(old.index, num_targets), _pair_ids(gone.index, num_targets)
     if absent := np.flatnonzero(~np.isin(gone_ids, old_ids)).tolist():
@@ -217,7 +232,8 @@ def _upsert_edges(old: Edges, new: Edges, edge_type: EdgeType) -> Edges:
         if len(old) and was != comes:
             raise GraphError(
                 f"{edge_type}: edges in the graph have {'a' if was else 'no'} {name}, those of the "
-                f"change have {'one' if comes else 'none'}; give both or neither"
+                f"change have {'one' if comes else 'none'}; "
+                + (f"give a {name} for every edge" if was else "leave it out")
             )
     num_targets = 1 + max(old.bounds[1][1], new.bounds[1][1])
     new_ids = _pair_ids(new.index, num_targets)

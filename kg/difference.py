@@ -52,7 +52,8 @@ class DeltaParts:
 
     def delta(self) -> GraphDelta:
         """The change as a value."""
-        return GraphDelta(self.nodes, self.edges, self.removed_nodes, self.removed_edges)
+        found = self.nodes, self.edges, self.removed_nodes, self.removed_edges
+        return GraphDelta(*found, new_properties=True)
 
     def add_nodes(
         self,

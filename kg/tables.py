@@ -145,7 +145,10 @@ def time_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
             column = pc.cast(column, pa.timestamp("us"), safe=False)  # nanoseconds are cut off
         return column.cast(pa.int64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise GraphError(f"{what}: expected times or integers, got {column.type}") from error
+        raise GraphError(
+            f"{what}: expected times or integers, got {column.type}; convert the column, by "
+            "pandas.to_datetime for one, or to integers"
+        ) from error
 
 
 def is_string(kind: pa.DataType) -> bool:

@@ -21,6 +21,7 @@ Key = int | str
 """A business key: the user's own, never a database's internal id."""
 
 _growing = threading.Lock()
+_CHECK_OR_ADD = "check the key, or add the node first"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +89,13 @@ class Vocabulary:
             raise self._unknown(key)
         return row
 
-    def rows(self, keys: Any, *, missing: str = "error") -> np.ndarray:
+    def rows(self, keys: Any, *, missing: str = "error", advice: str = _CHECK_OR_ADD) -> np.ndarray:
         """The rows of many keys, int64 ``[len(keys)]``.
 
         Args:
             keys: a sequence or Arrow array of keys of this vocabulary's type.
             missing: ``"error"``, or ``"mark"`` to get -1 for a key that is not here.
+            advice: what the error says about the next step.
 
         Raises:
             UnknownNodeError: a key is not here and ``missing`` is ``"error"``.
@@ -112,7 +114,7 @@ class Vocabulary:
                 found = pc.fill_null(at, -1).to_numpy().astype(np.int64)
         if missing == "error" and (found < 0).any():
             key = list(keys)[int(np.argmax(found < 0))]
-            raise self._unknown(key.as_py() if isinstance(key, pa.Scalar) else key)
+            raise self._unknown(key.as_py() if isinstance(key, pa.Scalar) else key, advice)
         return found
 
     def take(self, rows: np.ndarray) -> Vocabulary:
@@ -175,12 +177,11 @@ class Vocabulary:
             return np.array([row if row < size else -1 for row in found], np.int64)
         return np.array([self._find(key) for key in keys], np.int64)
 
-    def _unknown(self, key: Any) -> UnknownNodeError:
-        hint = "add it first"
+    def _unknown(self, key: Any, advice: str = _CHECK_OR_ADD) -> UnknownNodeError:
         if not isinstance(key, int | np.integer if self.is_int else str):
-            hint = f"keys of {self.node_type} are {self._kind}, this is {type(key).__name__}"
+            advice = f"keys of {self.node_type} are {self._kind}, this is {type(key).__name__}"
         return UnknownNodeError(
-            f"{self.node_type} {key!r} is not among the {len(self)} known; {hint}"
+            f"{self.node_type} {key!r} is not among the {len(self)} known; {advice}"
         )
 
 

@@ -37,7 +37,7 @@ from coldstart.serving.looking import (
     page,
     title_property,
 )
-from coldstart.serving.operations import Operation, check_types, check_vectors
+from coldstart.serving.operations import Operation, check_names, check_vectors
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
 MAX_BYTES = 2_000_000
@@ -190,7 +190,7 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
         """Add or change nodes and edges. Without training; the next request sees it."""
         operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
         engine = durable.current.engine
-        check_types(engine.graph, operation)
+        check_names(engine.graph, operation)
         check_vectors(engine, operation)
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
@@ -380,9 +380,12 @@ def _refusals(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Any) -> Response:
         first = error.errors()[0]
+        *_, place = first["loc"]
+        if first["type"] == "json_invalid":
+            why = first["ctx"]["error"]
+            return _refused(400, f"the body is not valid JSON: {why} at character {place}")
         where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-        status = 400 if first["type"] == "json_invalid" else 422
-        return _refused(status, f"{where}: {first['msg']}")
+        return _refused(422, f"{where}: {first['msg']}")
 
     async def http(request: Request, error: Any) -> Response:
         return _refused(error.status_code, str(error.detail), error.headers)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldstart.feedback import FeedbackEvent
+from coldstart.known_names import require_edge_type, require_node_type, require_properties
 from coldstart.ready_vectors import Ready
+from coldstart.updating import updated
 from kg.delta import GraphDelta
 from kg.errors import GraphError
 from kg.schema import EdgeType, Schema
@@ -33,7 +35,8 @@ def applied(engine: ColdStartEngine, operation: Operation) -> tuple[ColdStartEng
     match operation["op"]:
         case "upsert":
             delta, texts, ready = upsert_of(engine.graph.schema, operation)
-            after = engine.update(delta, texts=texts, vectors=ready)
+            # Names are checked where it is asked for; what a journal has was taken once.
+            after = updated(engine, delta, texts, ready, progress=False)
             return after, {
                 "nodes": sum(table.num_rows for table in delta.nodes.values()),
                 "edges": sum(table.num_rows for table in delta.edges.values()),
@@ -113,28 +116,22 @@ def _embeddings(
     return NodeEmbeddings(Vocabulary(node_type, keys), made)
 
 
-def check_types(graph: KnowledgeGraph, operation: Operation) -> None:
-    """Refuse nodes and edges that no part of an engine would ever look at.
+def check_names(graph: KnowledgeGraph, operation: Operation) -> None:
+    """Refuse nodes, properties and edges that no part of an engine would ever look at.
 
     Raises:
-        GraphError: a node or edge is of a type that neither graph nor schema has.
+        GraphError: a node or edge is of a type that neither graph nor schema has, or a node has
+            such a property.
     """
-    types = {*graph.node_types, *graph.schema.node_types}
     for name in ("nodes", "vectors", "ready_vectors"):
-        if unknown := sorted(operation.get(name, {}).keys() - types):
-            raise GraphError(
-                f"{name}: there are no {unknown[0]!r} nodes, only {', '.join(sorted(types))}; "
-                "use one of these, or fit an engine on a graph that has the new type"
-            )
-    known = {*graph.edge_types, *graph.schema.edge_types, graph.schema.interaction}
+        for node_type in operation.get(name, {}):
+            require_node_type(graph, node_type, name)
+    advice = "use one of these, or fit an engine on a graph that has the new property"
+    for node_type, rows in operation.get("nodes", {}).items():
+        require_properties(graph, node_type, dict.fromkeys(n for row in rows for n in row), advice)
     for name in ("edges", "remove_edges"):
         for at, edge in enumerate(operation.get(name, ())):
-            if tuple(edge["type"]) not in known:
-                there = ", ".join(sorted("-".join(e) for e in known))
-                raise GraphError(
-                    f"{name}[{at}]: there are no {'-'.join(edge['type'])} edges, only {there}; "
-                    "use one of these, or fit an engine on a graph that has the new type"
-                )
+            require_edge_type(graph, tuple(edge["type"]), f"{name}[{at}]")
 
 
 def check_vectors(engine: ColdStartEngine, operation: Operation) -> None:

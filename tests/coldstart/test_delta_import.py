@@ -81,3 +81,12 @@ def test_a_removed_film_is_gone_and_what_is_new_can_be_recommended(imported):
     assert "m4" not in updated.graph.items
     fans = updated.audience(["new"], 10).to_table()["user"].to_pylist()
     assert sum(int(fan[1:]) % 4 == 0 for fan in fans) >= 8
+
+
+def test_a_property_that_is_new_in_the_store_comes_along(imported):
+    store, engine, encoder = imported
+    store.query("ALTER TABLE Movie ADD country STRING")
+    store.query("MATCH (m:Movie) WHERE m.id = 'm0' SET m.country = 'Italy'")
+    updated = engine.update(store.read_changes(engine.graph).delta)
+    assert updated.graph.attributes["Movie"]["country"][0].as_py() == "Italy"
+    assert encoder.asked == []

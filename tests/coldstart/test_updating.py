@@ -438,9 +438,12 @@ def test_a_key_removed_and_added_in_one_change_is_a_new_node(engine, graph):
 
 
 def test_entities_and_relations_unknown_at_training_contribute_nothing(engine):
+    shot_in = ("Movie", "SHOT_IN", "Country")
+    schema = engine.graph.schema.completed([shot_in])
+    engine = replace(engine, graph=replace(engine.graph, schema=schema))
     edges = {
         GENRE: {"source": ["new"], "target": ["opera"]},
-        ("Movie", "SHOT_IN", "Country"): {"source": ["new", "m1"], "target": ["Italy", "Italy"]},
+        shot_in: {"source": ["new", "m1"], "target": ["Italy", "Italy"]},
     }
     nodes = {"Movie": NEW, "Genre": {"id": ["opera"], "name": ["Opera"]}}
     updated = engine.update(GraphDelta(nodes=nodes, edges=edges), texts=NEW_TEXT)
@@ -459,8 +462,46 @@ def test_entities_and_relations_unknown_at_training_contribute_nothing(engine):
 @pytest.mark.parametrize(
     ("delta", "error", "message"),
     [
-        ({"removed_nodes": {"User": ["nobody"]}}, UnknownNodeError, "User 'nobody' is not among"),
-        ({"edges": {RATED: ratings(("u1", "m99"))}}, DanglingEdgeError, "Movie 'm99'"),
+        (
+            {"removed_nodes": {"User": ["nobody"]}},
+            UnknownNodeError,
+            "User 'nobody' is not among the 60 known; only what is there can be removed",
+        ),
+        (
+            {"edges": {RATED: ratings(("u1", "m99"))}},
+            DanglingEdgeError,
+            r"Movie 'm99'\); add them to the nodes of the same change",
+        ),
+        (
+            {"removed_edges": {GENRE: {"source": ["m1"], "target": ["polka"]}}},
+            DanglingEdgeError,
+            r"Genre 'polka'\); only what is there can be removed",
+        ),
+        (
+            {"nodes": {"Kunde": {"id": ["k1"]}}},
+            GraphError,
+            "nodes: there are no 'Kunde' nodes, only City, Genre, Movie, User; use one",
+        ),
+        (
+            {"nodes": {"Movie": {"id": ["m1"], "titel": ["Alien"]}}},
+            GraphError,
+            "a Movie has no property 'titel', only id, plot, title, year; .*new_properties=True",
+        ),
+        (
+            {"edges": {("User", "RATES", "Movie"): ratings(("u1", "m1"))}},
+            GraphError,
+            "edges: there are no User-RATES-Movie edges, only Movie-HAS_GENRE-Genre, ",
+        ),
+        (
+            {"edges": {RATED: {"source": ["u1"], "target": ["m1"], "weight": [3.0]}}},
+            GraphError,
+            "the change have none; give a time for every edge",
+        ),
+        (
+            {"edges": {SIMILAR: {"source": ["m1"], "target": ["m2"], "weight": [3.0]}}},
+            GraphError,
+            "the change have one; leave it out",
+        ),
         ({"edges": {RATED: ratings(("u1", "m1"), weight=np.nan)}}, GraphError, "weight"),
         (
             {"removed_edges": {RATED: {"source": ["u58"], "target": ["m1"]}}},
@@ -473,6 +514,15 @@ def test_a_change_that_does_not_fit_changes_nothing(engine, delta, error, messag
     with pytest.raises(error, match=message):
         engine.update(GraphDelta(**delta))
     assert len(engine.graph.users) == 60
+
+
+def test_a_new_entity_comes_with_its_edges_and_a_new_property_on_demand(engine):
+    has = {GENRE: {"source": ["m1"], "target": ["polka"]}}
+    after = engine.update(GraphDelta(nodes={"Genre": {"id": ["polka"]}}, edges=has))
+    assert "polka" in after.graph.vocabularies["Genre"]
+    posters = {"User": {"id": ["u1"], "town": ["Rome"]}}
+    after = engine.update(GraphDelta(nodes=posters, new_properties=True))
+    assert after.graph.attributes["User"]["town"].to_pylist().count("Rome") == 1
 
 
 def test_text_vectors_must_cover_what_is_new_and_be_as_in_training(engine):
@@ -583,7 +633,9 @@ def test_text_vectors_that_nothing_can_be_made_of_are_errors(engine, nodes):
     genre = NodeEmbeddings(Vocabulary("Genre", ["space"]), np.ones((1, 24)))
     with pytest.raises(AlignmentError, match=r"without texts of 'Genre'; it has those of \['Movie"):
         engine.update(delta, texts={"Genre": genre})
-    with pytest.raises(UnknownNodeError, match="Movie 'm99' is not among the 80 known; add it"):
+    with pytest.raises(
+        UnknownNodeError, match="Movie 'm99' is not among the 80 known; check the key"
+    ):
         engine.update(delta, texts=one_text("m99"))
     with pytest.raises(AlignmentError, match="trained on 24 floats each, texts= has 7; pass"):
         engine.update(delta, texts=one_text("m2", 7))

@@ -35,7 +35,9 @@ def test_a_key_of_another_type_is_not_here(words, numbers):
 
 
 def test_an_unknown_key_says_among_how_many(words):
-    with pytest.raises(UnknownNodeError, match=r"Movie 'x' is not among the 3 known; add it first"):
+    with pytest.raises(
+        UnknownNodeError, match=r"Movie 'x' is not among the 3 known; check the key, or add"
+    ):
         words.rows(["a", "x"])
 
 

@@ -222,7 +222,12 @@ def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
         ("/recommend", {"users": ["u1"], "k": 10**30}, 422, "k: "),
         ("/recommend", {"users": ["u1"], "k": "ten"}, 422, "k: Input should be a valid integer"),
         ("/recommend", {"users": "u1"}, 422, "users: Input should be a valid list"),
-        ("/recommend", {"users": ["u1"], "where": {"colour": "red"}}, 422, "properties are"),
+        (
+            "/recommend",
+            {"users": ["u1"], "where": {"colour": "red"}},
+            422,
+            "where= names 'colour', and a Movie has no such property, only id, title, plot, year",
+        ),
         ("/recommend", {"users": ["u1"], "where": {"year": [1, "a", None]}}, 422, ""),
         ("/recommend", {"users": ["u1"], "sort": "best"}, 422, "sort: Extra inputs"),
         ("/recommend", {"users": ["\ud800"]}, 422, "users"),
@@ -247,6 +252,12 @@ def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
             {"nodes": {"Film": [{"id": "new"}]}},
             422,
             "nodes: there are no 'Film' nodes, only City, Genre, Movie, User; use one of these",
+        ),
+        (
+            "/upsert",
+            {"nodes": {"Movie": [{"id": "new", "titel": "x"}]}},
+            422,
+            "nodes: a Movie has no property 'titel', only id, plot, title, year; use one of these",
         ),
         (
             "/upsert",
@@ -290,6 +301,10 @@ def test_what_is_wrong_is_told(client, path, body, status, message):
 
 def test_a_body_that_is_no_json_or_too_large_is_refused(client):
     assert client.post("/recommend", content=b'{"users": [', headers=JSON).status_code == 400
+    bad = client.post("/recommend", content=b"{bad", headers=JSON)
+    assert bad.status_code == 400
+    assert bad.json()["error"].startswith("the body is not valid JSON: Expecting property name")
+    assert bad.json()["error"].endswith("at character 1")
     assert client.post("/recommend", content=b"[" * 100_000, headers=JSON).status_code == 400
     large = client.post("/recommend", content=b" " * 10_000_000, headers=JSON)
     assert large.status_code == 413
