@@ -256,6 +256,14 @@ class ColdStartEngine:
             ready,
         )
 
+    def __repr__(self) -> str:
+        graph = self.graph
+        return (
+            f"ColdStartEngine(users: {len(graph.users):,}, items: {len(graph.items):,}, "
+            f"interactions: {len(graph.interactions):,}, dim: {self.dim}, "
+            f"graph_encoder: {self.config.graph_encoder!r})"
+        )
+
     # --- what comes out -------------------------------------------------------------------------
 
     @property

@@ -153,6 +153,13 @@ class Explanation:
     confidence: float
     _engine: ColdStartEngine | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"Explanation(user: {self.user!r}, item: {self.item!r}, score: {self.score:+.3f}, "
+            f"confidence: {self.confidence:.2f}, parts: {len(self.parts)}, "
+            f"paths: {len(self.paths)})"
+        )
+
     def without(self, edge: Edge) -> Removal:
         """What the score is without an edge: it is taken away and everything recomputed.
 

@@ -208,6 +208,12 @@ class FeedbackReport:
     added: int
     removed: int
 
+    def __repr__(self) -> str:
+        return (
+            f"FeedbackReport(counted: {self.counted}, ignored: {len(self.ignored)}, "
+            f"added: {self.added}, removed: {self.removed})"
+        )
+
 
 class EventLog:
     """An append-only log of feedback, for :func:`coldstart.refitting.refit` and for the record.

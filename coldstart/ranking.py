@@ -36,6 +36,10 @@ class Recommendations:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        users, items = len(np.unique(self.user_rows)), len(np.unique(self.item_rows))
+        return f"Recommendations(pairs: {len(self):,}, users: {users:,}, items: {items:,})"
+
     def __str__(self) -> str:
         names = ("user", "rank", "item", "score")
         table = self.to_table().select(names).to_pylist()

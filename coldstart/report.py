@@ -91,6 +91,13 @@ class Report:
     k: int
     points: tuple[Point, ...] = ()
 
+    def __repr__(self) -> str:
+        scorers, splits = {r.scorer for r in self.rows}, {r.split for r in self.rows}
+        return (
+            f"Report(rows: {len(self.rows)}, k: {self.k}, segments: {len(self.segments)}, "
+            f"scorers: {len(scorers)}, splits: {len(splits)})"
+        )
+
     @property
     def segments(self) -> list[str]:
         """Segments in the order they were judged."""

@@ -92,6 +92,9 @@ class Audit:
 
     findings: tuple[Finding, ...]
 
+    def __repr__(self) -> str:
+        return f"Audit(findings: {len(self.findings)}, faults: {len(self.faults)})"
+
     @property
     def faults(self) -> tuple[Finding, ...]:
         """The findings that need a look."""

@@ -60,6 +60,20 @@ class GraphDelta:
         removed = {t: _listed(t, keys) for t, keys in self.removed_nodes.items()}
         set_(self, "removed_nodes", MappingProxyType({t: k for t, k in removed.items() if k}))
 
+    def __repr__(self) -> str:
+        counts: dict[str, Mapping[Any, int]] = {
+            "nodes": {t: table.num_rows for t, table in self.nodes.items()},
+            "edges": {"-".join(e): table.num_rows for e, table in self.edges.items()},
+            "removed nodes": {t: len(keys) for t, keys in self.removed_nodes.items()},
+            "removed edges": {"-".join(e): t.num_rows for e, t in self.removed_edges.items()},
+        }
+        told = (
+            f"{what} {{{', '.join(f'{name}: {n:,}' for name, n in some.items())}}}"
+            for what, some in counts.items()
+            if some
+        )
+        return f"GraphDelta({', '.join(told)})"
+
     def __bool__(self) -> bool:
         return bool(self.nodes or self.edges or self.removed_nodes or self.removed_edges)
 

@@ -70,6 +70,11 @@ class Edges:
                 expected, got = [index.shape[1]], list(values.shape)
                 raise AlignmentError(f"edge {name}: expected {expected}, got {got}")
 
+    def __repr__(self) -> str:
+        has = {"weight": self.weight is not None, "time": self.time is not None}
+        named = [name for name, is_there in has.items() if is_there]
+        return f"Edges({', '.join([f'{len(self):,}', *named])})"
+
     def __len__(self) -> int:
         return self.index.shape[1]
 

@@ -55,6 +55,9 @@ class Vocabulary:
                 f"example {first!r} in rows {rows}; keep one row per key"
             )
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.node_type!r}, keys: {len(self):,} {self._kind})"
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -206,6 +209,9 @@ class NodeEmbeddings:
             expected, got = f"[{len(self.nodes)}, dim]", list(matrix.shape)
             raise AlignmentError(f"{self.node_type} embeddings: expected {expected}, got {got}")
         object.__setattr__(self, "matrix", matrix)
+
+    def __repr__(self) -> str:
+        return f"NodeEmbeddings({self.node_type!r}, nodes: {len(self):,}, dim: {self.dim})"
 
     def __len__(self) -> int:
         return len(self.nodes)

@@ -7,10 +7,13 @@ import torch
 
 from coldstart import ColdStartEngine, EngineConfig
 from coldstart.calibration import LIFT_GAIN
+from coldstart.feedback import FeedbackEvent
+from coldstart.report import Report
 from coldstart.scorer import cosine_plus_bias
 from gnn.infer import priors
 from gnn.train import TrainConfig
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema
+from kg.auditing import Audit
 from kg.errors import GraphError, UnknownNodeError
 from kg.toy import toy_graph
 from tests.coldstart.toys import GENRE, RATED, ratings, word_vectors
@@ -410,3 +413,25 @@ def test_progress_is_shown_only_when_asked_for(graph, capfd):
     assert "training" not in capfd.readouterr().err
     fitted(graph, progress=True)
     assert "training" in capfd.readouterr().err
+
+
+def test_what_a_notebook_shows_is_one_short_line(engine):
+    report = engine.feedback([FeedbackEvent("u1", "m3", "like", time=1.0)])
+    lists, why = engine.recommend(["u1", "u2"], 3), engine.explain("u1", "m3")
+    delta = GraphDelta({"Movie": {"id": ["m1"]}}, removed_edges={RATED: ratings(("u1", "m2"))})
+    shown = [
+        (engine, "ColdStartEngine(users: 60, items: 80, interactions: "),
+        (lists, "Recommendations(pairs: 6, users: 2, items: "),
+        (why, "Explanation(user: 'u1', item: 'm3', score: "),
+        (report, "FeedbackReport(counted: 1, ignored: 0, added: "),
+        (Report((), 20), "Report(rows: 0, k: 20, segments: 0, scorers: 0, splits: 0)"),
+        (Audit(()), "Audit(findings: 0, faults: 0)"),
+        (engine.embed("User", ["u1"]), "NodeEmbeddings('User', nodes: 1, dim: "),
+        (engine.graph.users, "Vocabulary('User', keys: 60 str)"),
+        (engine.graph.interactions.select(np.arange(2)), "Edges(2, weight, time)"),
+        (delta, "GraphDelta(nodes {Movie: 1}, removed edges {User-RATED-Movie: 1})"),
+    ]
+    for value, text in shown:
+        assert repr(value).startswith(text)
+        assert len(repr(value)) < 120
+    assert str(lists).startswith("user  rank  item  score\nu1")
