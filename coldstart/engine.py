@@ -37,6 +37,7 @@ from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
+from kg.wording import counted
 
 if TYPE_CHECKING:
     from coldstart.approximate import ApproximateIndex
@@ -202,8 +203,8 @@ class ColdStartEngine:
         if not positives.shape[1]:
             least = graph.schema.positive_weight
             raise GraphError(
-                f"the graph has {len(graph.interactions)} interactions, none of them positive "
-                f"(positive_weight is {least}); add interactions or lower positive_weight"
+                f"the graph has {counted(len(graph.interactions), 'interaction')}, none of them "
+                f"positive (positive_weight is {least}); add interactions or lower positive_weight"
             )
         if texts is None:
             from encoders.embed import embed_nodes

@@ -20,6 +20,7 @@ from kg.importing import rewrite_graph
 from kg.stores import LadybugStore
 from kg.stores.base import CypherStore
 from kg.vectors import Key
+from kg.wording import counted
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
@@ -181,7 +182,7 @@ def erase(
             done.append(f"{path}: removed from the graph")
     for store in stores:
         nodes, edges = store.erase(node_type, [key])
-        done.append(f"{store.name}: {nodes} nodes and {edges} edges removed")
+        done.append(f"{store.name}: {counted(nodes, 'node')} and {counted(edges, 'edge')} removed")
         remains += _compacted(store)
     after = _search(person, stores, [*engines, *read], cache)
     if engines:

@@ -13,6 +13,7 @@ from coldstart.metrics import ndcg
 from kg.delta import GraphDelta
 from kg.graph import KnowledgeGraph
 from kg.vectors import Key
+from kg.wording import counted
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
@@ -119,11 +120,11 @@ def refit(
             device=device,
         )
 
-    nan = float("nan")
+    nan, tested = float("nan"), counted(len(held_out), "positive")
     if len(held_out) < LEAST_HELD_OUT:
         reason = (
-            f"kept the old engine: {len(held_out)} positives came in the {days:g} days before "
-            f"{last:.0f}, at least {LEAST_HELD_OUT} are needed to compare"
+            f"kept the old engine: {tested} came in the {days:g} days before {last:.0f}, "
+            f"at least {LEAST_HELD_OUT} are needed to compare"
         )
         return decided(False, reason, nan, nan, nan, nan)
     past = engine.update(_without(engine, held_out))
@@ -135,7 +136,7 @@ def refit(
     promoted = mean >= -tolerance
     compared = f"NDCG@{k} {new.mean():.4f} after {old.mean():.4f} ({mean:+.4f} ± {error:.4f})"
     verdict = "promoted the new engine" if promoted else "kept the old engine"
-    reason = f"{verdict}: {compared} on {len(held_out)} positives of the last {days:g} days"
+    reason = f"{verdict}: {compared} on {tested} of the last {days:g} days"
     return decided(promoted, reason, float(old.mean()), float(new.mean()), mean, error)
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType
 from kg.tables import is_string, text_column
+from kg.wording import counted
 
 NAME_PROPERTIES = ("name", "title", "label")
 NUM_EXAMPLES = 5
@@ -135,8 +136,12 @@ class Audit:
                 lines += [f"           {_shown(row)}" for row in f.examples]
         if not every:
             counts = Counter((f.verdict, f.check) for f in self.findings if not f.is_fault)
-            lines += [f"{v:8} {check:20} {n} subjects" for (v, check), n in counts.items()]
-        lines.append(f"{len(self.faults)} faults in {len(self.findings)} findings")
+            lines += [
+                f"{v:8} {check:20} {counted(n, 'subject')}" for (v, check), n in counts.items()
+            ]
+        lines.append(
+            f"{counted(len(self.faults), 'fault')} in {counted(len(self.findings), 'finding')}"
+        )
         return "\n".join(lines)
 
 

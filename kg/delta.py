@@ -24,6 +24,7 @@ from kg.growing import first_of_run, followed_by, taken
 from kg.schema import EdgeType
 from kg.tables import key_array, require_columns, to_table
 from kg.vectors import Key, Vocabulary
+from kg.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +237,9 @@ def _without(
     old_ids, gone_ids = _pair_ids(old.index, num_targets), _pair_ids(gone.index, num_targets)
     if absent := np.flatnonzero(~np.isin(gone_ids, old_ids)).tolist():
         first = ends.slice(absent[0], 1).to_pylist()[0]
-        raise GraphError(f"{edge_type}: {len(absent)} edges to remove do not exist, e.g. {first}")
+        raise GraphError(
+            f"{edge_type}: {counted(len(absent), 'edge')} to remove cannot be found, e.g. {first}"
+        )
     return old.select(~np.isin(old_ids, gone_ids))
 
 

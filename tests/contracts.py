@@ -613,7 +613,7 @@ class StoreContract:
         assert changes.delta.removed_nodes == {"Movie": ["m3"]}
         assert changes.delta.edges[RATED].num_rows == 2
         assert changes.delta.removed_edges[RATED].to_pylist() == [{"source": 1, "target": "m2"}]
-        assert "1 Movie nodes removed" in str(changes)
+        assert "1 Movie node removed" in str(changes)
         new = old.apply(changes.delta)
         assert _nodes(new) == _nodes(store.read(FILMS))
         assert new.num_edges(("Movie", "FOLLOWED_BY", "Movie")) == 0

@@ -16,6 +16,7 @@ from kg.errors import SchemaError
 from kg.graph import Edges, KnowledgeGraph, in_row_order, read_edges, split_key
 from kg.schema import EdgeType
 from kg.vectors import Vocabulary
+from kg.wording import counted
 
 if TYPE_CHECKING:
     from kg.stores.reading import ReadingStore
@@ -44,13 +45,13 @@ class Changes:
         """What was added, changed and removed, a line per type."""
         delta, lines = self.delta, []
         for node_type, table in delta.nodes.items():
-            lines.append(f"{table.num_rows} {node_type} nodes new or changed")
+            lines.append(f"{counted(table.num_rows, f'{node_type} node')} new or changed")
         for node_type, keys in delta.removed_nodes.items():
-            lines.append(f"{len(keys)} {node_type} nodes removed")
+            lines.append(f"{counted(len(keys), f'{node_type} node')} removed")
         for edge_type, table in delta.edges.items():
-            lines.append(f"{table.num_rows} {'-'.join(edge_type)} edges new or changed")
+            lines.append(f"{counted(table.num_rows, '-'.join(edge_type) + ' edge')} new or changed")
         for edge_type, table in delta.removed_edges.items():
-            lines.append(f"{table.num_rows} {'-'.join(edge_type)} edges removed")
+            lines.append(f"{counted(table.num_rows, '-'.join(edge_type) + ' edge')} removed")
         return "\n".join(lines) or "nothing changed"
 
 

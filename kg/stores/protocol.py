@@ -11,6 +11,7 @@ import pyarrow as pa
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType, Schema
 from kg.vectors import NodeEmbeddings
+from kg.wording import counted
 
 Queries = Mapping[str | EdgeType, str]
 """A user's own Cypher by node type or by ``(source, relation, target)``."""
@@ -46,9 +47,14 @@ class WriteReport:
     def __str__(self) -> str:
         """What was written, or would be, a line each."""
         would = "would be " if self.dry_run else ""
-        lines = [f"{n} {t} nodes {would}written" for t, n in self.nodes.items()]
-        lines += [f"{n} {'-'.join(e)} edges {would}written" for e, n in self.edges.items()]
-        lines += [f"{n} parallel {'-'.join(e)} edges folded" for e, n in self.merged.items()]
+        lines = [f"{counted(n, f'{t} node')} {would}written" for t, n in self.nodes.items()]
+        lines += [
+            f"{counted(n, '-'.join(e) + ' edge')} {would}written" for e, n in self.edges.items()
+        ]
+        lines += [
+            f"{counted(n, 'parallel ' + '-'.join(e) + ' edge')} folded"
+            for e, n in self.merged.items()
+        ]
         for kind, counts in (("vectors", self.embeddings), ("lists", self.recommendations)):
             for name, n in counts.items():
                 same = self.unchanged.get(name, 0)

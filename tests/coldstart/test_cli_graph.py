@@ -44,7 +44,7 @@ def test_import_infers_a_schema_to_edit_then_imports_then_only_changes(tmp_path,
         opened.query("MATCH (m:Movie) WHERE m.id = 'm3' DETACH DELETE m")
     assert main([*command, "--quiet"]) == 0
     told = capsys.readouterr()
-    assert "1 Movie nodes removed" in told.out
+    assert "1 Movie node removed" in told.out
     assert told.err == ""
 
 
@@ -60,7 +60,7 @@ def test_import_from_a_server_follows_it(neo4j, neo4j_store, tmp_path, monkeypat
     neo4j_store.query("MATCH (m:Movie {id: 'm3'}) SET m.title = 'Alien'")
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().out.startswith("1 Movie nodes new or changed\nKnowledgeGraph")
+    assert capsys.readouterr().out.startswith("1 Movie node new or changed\nKnowledgeGraph")
 
 
 def test_audit_of_an_embedded_store_finds_no_fault_in_a_clean_graph(toy_store, capsys):

@@ -93,7 +93,7 @@ def test_the_command_erases_and_reports(places, capsys):
     assert main(command) == 0
     told = json.loads(capsys.readouterr().out)
     assert len(told["before"]) > len(told["after"])
-    assert any("1 nodes and" in done for done in told["done"])
+    assert any("1 node and" in done for done in told["done"])
     assert main(command) == 1
     assert "'u3' is found in none" in capsys.readouterr().err
 

@@ -506,7 +506,7 @@ def test_entities_and_relations_unknown_at_training_contribute_nothing(engine):
         (
             {"removed_edges": {RATED: {"source": ["u58"], "target": ["m1"]}}},
             GraphError,
-            "1 edges to remove do not exist",
+            "1 edge to remove cannot be found",
         ),
     ],
 )

@@ -252,7 +252,7 @@ def test_what_is_not_there_cannot_be_removed(graph):
         graph.apply(GraphDelta(removed_nodes={"User": [9]}))
     with pytest.raises(GraphError, match=r"no nodes of type 'Person'; there are \['Movie', 'User"):
         graph.apply(GraphDelta(removed_nodes={"Person": ["x"]}))
-    with pytest.raises(GraphError, match=r"1 edges to remove do not exist, e\.g\. \{'source': 2"):
+    with pytest.raises(GraphError, match=r"1 edge to remove cannot be found, e\.g\. \{'source': 2"):
         graph.apply(GraphDelta(removed_edges={RATED: {"source": [2], "target": ["a"]}}))
     with pytest.raises(GraphError, match=r"no edges .*DIRECTED_BY.* to remove; there are"):
         graph.apply(GraphDelta(removed_edges={BY: {"source": ["a"], "target": ["x"]}}))
