@@ -10,13 +10,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coldstart import cli_encoders, cli_evaluate, cli_loading, cli_serve, cli_vectors
-from coldstart.cli_graph import add_commands
+from coldstart import (
+    cli_encoders,
+    cli_evaluate,
+    cli_graph,
+    cli_loading,
+    cli_serve,
+    cli_vectors,
+)
 
 if TYPE_CHECKING:
+    from kg.graph import KnowledgeGraph
     from kg.vectors import Vocabulary
 
 _LIKES = "Star Wars,The Terminator"
+_ROLES = ("schema", "user", "item", "interaction", "positive_weight")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,10 +77,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the results as JSON instead")
     demo.set_defaults(run=_demo)
 
-    fit = commands.add_parser("fit", help="train an engine on the graph in an embedded store")
-    fit.add_argument("store", help="file of the embedded store")
+    fit = commands.add_parser("fit", help="train an engine on a graph in a folder or a store")
+    fit.add_argument("graph", help="folder that `coldstart import` wrote, or an embedded store")
     fit.add_argument("model", help="folder to write the engine to")
-    fit.add_argument("--schema", help="TOML file with the roles of types and properties")
+    fit.add_argument("--schema", help="TOML file with the roles of types and properties of a store")
     fit.add_argument("--user", help="node type of users, where there is no schema file")
     fit.add_argument("--item", help="node type of items")
     fit.add_argument("--interaction", help="relation from users to items")
@@ -108,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
     cli_evaluate.add_command(commands)
     cli_serve.add_commands(commands)
-    add_commands(commands)
+    cli_graph.add_commands(commands)
     cli_encoders.add_commands(commands)
     return out
 
@@ -131,29 +139,12 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from coldstart.engine import ColdStartEngine, EngineConfig
-    from kg.schema import Schema
-    from kg.stores import LadybugStore
 
     config = EngineConfig(graph_encoder=arguments.graph_encoder)
     vectors = cli_vectors.read_vectors(arguments.vectors)
     encoders = cli_loading.graph_encoders(arguments)
-    if not Path(arguments.store).exists():
-        raise ValueError(f"there is no store at {arguments.store}; check the path")
-    with LadybugStore(arguments.store, read_only=True) as store:
-        if arguments.schema:
-            schema = Schema.read(arguments.schema)
-        elif arguments.user and arguments.item and arguments.interaction:
-            schema = store.infer_schema(
-                user=arguments.user, item=arguments.item, interaction=arguments.interaction
-            )
-        else:
-            raise ValueError("give --schema FILE, or --user, --item and --interaction")
-        if arguments.positive_weight is not None:
-            schema = replace(schema, positive_weight=arguments.positive_weight)
-        graph = store.read(schema, progress=True)
+    graph = _graph_to_fit(arguments)
     print(graph)
     engine = ColdStartEngine.fit(
         graph,
@@ -165,6 +156,32 @@ def _fit(arguments: argparse.Namespace) -> None:
     )
     engine.save(arguments.model)
     print(f"engine with {engine.dim} dimensions written to {arguments.model}")
+
+
+def _graph_to_fit(arguments: argparse.Namespace) -> KnowledgeGraph:
+    from dataclasses import replace
+
+    from kg.files import read_graph
+    from kg.stores import LadybugStore
+
+    if not (path := Path(arguments.graph)).exists():
+        raise ValueError(f"there is no graph folder or store at {path}; check the path")
+    if path.is_dir():
+        cli_graph.refuse(arguments, _ROLES, cli_graph.IN_FOLDER)
+        return read_graph(path)
+    with LadybugStore(path, read_only=True) as store:
+        if arguments.schema:
+            cli_graph.refuse(arguments, _ROLES[1:4], cli_graph.IN_SCHEMA)
+            schema = cli_graph.read_schema(arguments.schema)
+        elif arguments.user and arguments.item and arguments.interaction:
+            schema = store.infer_schema(
+                user=arguments.user, item=arguments.item, interaction=arguments.interaction
+            )
+        else:
+            raise ValueError("give --schema FILE, or --user, --item and --interaction")
+        if arguments.positive_weight is not None:
+            schema = replace(schema, positive_weight=arguments.positive_weight)
+        return store.read(schema, progress=True)
 
 
 def _recommend(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coldstart.cli_graph import add_source, graph_from
@@ -172,6 +173,11 @@ def _adapt(arguments: argparse.Namespace) -> None:
 
     from encoders.adaptation import AdaptationConfig, adapt
 
+    if arguments.config and not Path(arguments.config).is_file():
+        raise ValueError(
+            f"there is no settings file at {arguments.config}; check the path, or have one written "
+            f"by --write-config {arguments.config}"
+        )
     config = AdaptationConfig.read(arguments.config) if arguments.config else AdaptationConfig()
     if arguments.model:
         config = replace(config, model=arguments.model)

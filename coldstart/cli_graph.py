@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
     from kg.graph import KnowledgeGraph
     from kg.schema import Schema
     from kg.stores.base import CypherStore
+    from kg.vectors import Key, Vocabulary
 
 PASSWORD_VARIABLE = "NEO4J_PASSWORD"
+_ROLES = ("schema", "user_type", "item_type", "interaction", "positive_weight")
+IN_FOLDER = "a graph folder has its schema in it"
+IN_SCHEMA = "the schema file says this"
+_AS_OPTIONS = {"on_missing='skip'": "--skip-missing", "index=False": "--no-index"}
+"""What messages of :func:`coldstart.writing_back.write_back` advise, by the name it has here."""
 
 
 def add_commands(commands: Any) -> None:
@@ -158,10 +165,9 @@ def schema_for(arguments: argparse.Namespace, store: CypherStore) -> Schema:
     """The schema that the options name, or the one that the store suggests."""
     from dataclasses import replace
 
-    from kg.schema import Schema
-
     if arguments.schema:
-        schema = Schema.read(arguments.schema)
+        refuse(arguments, _ROLES[1:4], IN_SCHEMA)
+        schema = read_schema(arguments.schema)
     else:
         schema = store.infer_schema(arguments.user_type, arguments.item_type, arguments.interaction)
     if arguments.positive_weight is not None:
@@ -169,11 +175,40 @@ def schema_for(arguments: argparse.Namespace, store: CypherStore) -> Schema:
     return schema
 
 
+def read_schema(path: str) -> Schema:
+    """The schema in a file that an option names.
+
+    Raises:
+        ValueError: there is no such file.
+        SchemaError: it holds no schema.
+    """
+    from kg.schema import Schema
+
+    if not Path(path).is_file():
+        raise ValueError(
+            f"there is no schema file at {path}; check the path, or have one written by "
+            f"`coldstart import graph/ --store FILE --infer {path}`"
+        )
+    return Schema.read(path)
+
+
+def refuse(arguments: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise where an option is given that would not be looked at.
+
+    Raises:
+        ValueError: one of them is given.
+    """
+    for name in names:
+        if getattr(arguments, name, None) is not None:
+            raise ValueError(f"--{name.replace('_', '-')}: {why}; leave the option out")
+
+
 def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
     """The graph that the options of :func:`add_source` name."""
     if getattr(arguments, "graph", None):
         from kg.files import read_graph
 
+        refuse(arguments, _ROLES, IN_FOLDER)
         return read_graph(arguments.graph)
     with open_store(arguments) as store:
         return store.read(schema_for(arguments, store), progress=sys.stderr.isatty())
@@ -213,6 +248,7 @@ def _estimate(arguments: argparse.Namespace) -> None:
     from kg.outlining import outline_folder, outline_store
 
     if arguments.graph:
+        refuse(arguments, _ROLES, IN_FOLDER)
         outline = outline_folder(arguments.graph)
     else:
         with open_store(arguments) as store:
@@ -244,23 +280,34 @@ def _audit(arguments: argparse.Namespace) -> None:
 
 def _write_back(arguments: argparse.Namespace) -> None:
     from coldstart.writing_back import write_back
+    from kg.errors import DependencyError, UnknownNodeError
 
     engine = cli_loading.loader(arguments)(arguments.model)
     schema = engine.graph.schema
     progress = sys.stderr.isatty()
     with open_store(arguments, read_only=arguments.dry_run) as store:
-        report = write_back(
-            engine,
-            store,
-            index=not arguments.no_index,
-            on_missing="skip" if arguments.skip_missing else "error",
-            dry_run=arguments.dry_run,
-            progress=progress,
-        )
+        try:
+            report = write_back(
+                engine,
+                store,
+                index=not arguments.no_index,
+                on_missing="skip" if arguments.skip_missing else "error",
+                dry_run=arguments.dry_run,
+                progress=progress,
+            )
+        except (DependencyError, UnknownNodeError) as error:
+            told = str(error)
+            for argument, option in _AS_OPTIONS.items():
+                told = told.replace(argument, option)
+            raise ValueError(told) from error
         print(report)
         if arguments.recommend:
-            lists = engine.recommend(list(engine.graph.users), arguments.recommend)
             keys = (schema.key.get(schema.user), schema.key.get(schema.item))
+            users, items = (
+                _there(store, nodes, key) if arguments.skip_missing else list(nodes)
+                for nodes, key in zip((engine.graph.users, engine.graph.items), keys, strict=True)
+            )
+            lists = engine.recommend(users, arguments.recommend, candidates=items)
             print(
                 store.write_recommendations(
                     lists,
@@ -275,6 +322,12 @@ def _write_back(arguments: argparse.Namespace) -> None:
         print(f"items for $user by the vector index:\n{report.cypher}")
 
 
+def _there(store: CypherStore, nodes: Vocabulary, key: str | None) -> list[Key]:
+    """The keys of nodes that the store has."""
+    missing = set(store.missing_keys(nodes.node_type, list(nodes), key=key))
+    return [one for one in nodes if one not in missing]
+
+
 def _erase(arguments: argparse.Namespace) -> None:
     from coldstart.erasing import erase
     from encoders.cache import VectorCache
@@ -283,12 +336,10 @@ def _erase(arguments: argparse.Namespace) -> None:
     named = arguments.user if arguments.user is not None else arguments.item
     node_type = arguments.type
     if node_type is None:
-        from kg.schema import Schema
-
         places = [Path(m) / "graph" for m in arguments.model] + [Path(g) for g in arguments.graph]
         if not places:
             raise ValueError("give --type NODE_TYPE, or a --model or --graph that tells it")
-        schema = Schema.read(places[0] / "schema.toml")
+        schema = _schema_in(places[0])
         node_type = schema.user if arguments.user is not None else schema.item
     with open_store(arguments, read_only=False) as store:
         report = erase(
@@ -301,6 +352,23 @@ def _erase(arguments: argparse.Namespace) -> None:
             load=load,
         )
     print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+
+
+def _schema_in(folder: Path) -> Schema:
+    """The schema of a saved graph, or of the graph in a saved engine.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from kg.schema import Schema
+
+    try:
+        return Schema.read(folder / "schema.toml")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"expected a saved graph in {folder}, found no {folder / 'schema.toml'}; check --model "
+            "and --graph (nothing was erased)"
+        ) from error
 
 
 def key_as_stored(store: CypherStore, node_type: str, text: str) -> int | str:

@@ -70,18 +70,22 @@ def write_back(
         progress: show bars.
 
     Raises:
-        UnknownNodeError: a user or item has no node in the store.
-        DependencyError: the store cannot index vectors here.
+        UnknownNodeError: a user or item has no node in the store; nothing was written.
+        DependencyError: the store cannot index vectors here; nothing was written.
     """
     schema = engine.graph.schema
     users, items = engine.embeddings(schema.user), engine.embeddings(schema.item)
     bias = engine.item_bias.cpu().numpy().astype(np.float64)
     folded = fold_items(items.matrix, bias)
-    work = (
+    if on_missing == "error":  # of both, before the first of them is written
+        for embeddings in (users, items):
+            key = schema.key.get(embeddings.node_type)
+            store.require_keys(embeddings.node_type, list(embeddings.nodes), key=key)
+    work = (  # the index first: where there can be none, nothing is written
+        (NodeEmbeddings(items.nodes, folded.matrix), FOLDED_PROPERTY, None, index),
         (users, VECTOR_PROPERTY, _numbers(users, np.zeros(len(users))), False),
         (items, VECTOR_PROPERTY, _numbers(items, bias), False),
         (NodeEmbeddings(users.nodes, fold_users(users.matrix)), QUERY_PROPERTY, None, False),
-        (NodeEmbeddings(items.nodes, folded.matrix), FOLDED_PROPERTY, None, index),
     )
     reports = {}
     for embeddings, place, numbers, with_index in work:

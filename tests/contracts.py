@@ -505,7 +505,11 @@ class StoreContract:
             store.write_embeddings(vectors(["1", "m9"]))
         report = store.write_embeddings(vectors(["m2", "m9"]), on_missing="skip")
         assert (report.embeddings, report.missing) == ({"Movie": 1}, {"Movie": 1})
-        assert list(store.read_embeddings("Movie").nodes) == ["1", "m2"]
+        assert list(store.read_embeddings("Movie").nodes) == ["m2"]
+
+    def test_keys_without_a_node_are_named_in_the_order_given(self, store):
+        store.write(films())
+        assert store.missing_keys("Movie", ["m9", "1", "m8"]) == ["m9", "m8"]
 
     def test_vectors_do_not_overwrite_what_is_no_vector(self, store):
         store.write(films())

@@ -17,6 +17,8 @@ from kg.stores.reading import ReadingStore, progress_bar
 from kg.stores.values import RECOMMENDS, VECTOR_PROPERTY, NodeValues
 from kg.vectors import NodeEmbeddings
 
+_SKIP = "nothing was written; write the graph first or pass on_missing='skip'"
+
 
 class CypherStore(ReadingStore):
     """What the stores share; a store supplies the methods of :class:`StorePrimitives`."""
@@ -93,7 +95,7 @@ class CypherStore(ReadingStore):
             progress: show a bar.
 
         Raises:
-            UnknownNodeError: a key has no node; the others are written.
+            UnknownNodeError: a key has no node; nothing was written.
             GraphError: a vector or number is not finite.
             DuplicateKeyError: two nodes have the same key.
             SchemaError: no such label, or no such key property.
@@ -105,6 +107,9 @@ class CypherStore(ReadingStore):
         node_type = embeddings.node_type
         values = NodeValues(embeddings, property, self._key_of(node_type, key), numbers or {})
         found = self._compare_values(values, batch_size)
+        missing = embeddings.nodes.take(np.flatnonzero(found.missing)).keys.to_pylist()
+        if missing and on_missing == "error":
+            raise _no_nodes(self.name, node_type, values.key, missing, _SKIP)
         steps = self._prepare_values(values, found, index, dry_run)
         todo = found.to_write
         if not dry_run:
@@ -113,10 +118,6 @@ class CypherStore(ReadingStore):
                 self._write_values(values.take(todo), batch_size, bar)
             if index:
                 self._index(node_type, property, values.dim)
-        missing = embeddings.nodes.take(np.flatnonzero(found.missing)).keys.to_pylist()
-        if missing and on_missing == "error":
-            advice = "the others were written; write the graph first or pass on_missing='skip'"
-            raise _no_nodes(self.name, node_type, values.key, missing, advice)
         return WriteReport(
             embeddings={node_type: len(values) - len(missing)},
             unchanged={node_type: int(found.unchanged.sum())},
@@ -163,8 +164,7 @@ class CypherStore(ReadingStore):
         lists = lists_of(recommendations, (user, relation, item), ends)
         for node_type, key, column in ((user, ends[0], "source"), (item, ends[1], "target")):
             asked = lists.table[column].unique().to_pylist()
-            there = set(self._known_keys(node_type, key, asked))
-            if missing := [k for k in asked if k not in there]:
+            if missing := self.missing_keys(node_type, asked, key=key):
                 raise _no_nodes(self.name, node_type, key, missing, "nothing was written")
         same, users = 0, lists.users
         with progress_bar(progress, f"write {relation}", len(users)) as bar:
@@ -178,6 +178,32 @@ class CypherStore(ReadingStore):
         return WriteReport(
             recommendations={relation: len(users)}, unchanged={relation: same}, dry_run=dry_run
         )
+
+    def missing_keys(
+        self, node_type: str, keys: Sequence[Any], *, key: str | None = None
+    ) -> list[Any]:
+        """Those of the keys that have no node, in the order given.
+
+        Args:
+            node_type: label.
+            keys: to look for.
+            key: the property that identifies a node; by default as in :meth:`read`.
+
+        Raises:
+            SchemaError: no such label, or no such key property.
+        """
+        there = set(self._known_keys(node_type, self._key_of(node_type, key), list(keys)))
+        return [k for k in keys if k not in there]
+
+    def require_keys(self, node_type: str, keys: Sequence[Any], *, key: str | None = None) -> None:
+        """Raise where :meth:`missing_keys` finds any, before a write that needs them all.
+
+        Raises:
+            UnknownNodeError: a key has no node.
+            SchemaError: no such label, or no such key property.
+        """
+        if missing := self.missing_keys(node_type, keys, key=key):
+            raise _no_nodes(self.name, node_type, self._key_of(node_type, key), missing, _SKIP)
 
     def erase(
         self, node_type: str, keys: Sequence[Any], *, key: str | None = None

@@ -54,6 +54,16 @@ def test_fit_and_recommend_from_a_store(tmp_path, capsys):
     assert {row["user"] for row in rows} == {user}
 
 
+def test_fit_takes_the_folder_of_a_graph_and_no_roles_beside_it(tmp_path, capsys):
+    graph, model = toy_graph(num_users=12, num_items=8, ratings_per_user=4), tmp_path / "model"
+    write_graph(graph, tmp_path / "graph")
+    command = ["fit", str(tmp_path / "graph"), str(model)]
+    assert main(command) == 0
+    assert ColdStartEngine.load(model).graph.schema == graph.schema
+    assert main([*command, "--positive-weight", "2"]) == 1
+    assert "--positive-weight: a graph folder has its schema in it" in capsys.readouterr().err
+
+
 def test_fit_and_evaluate_take_ready_made_vectors_from_files(tmp_path, capsys):
     graph = toy_graph(num_users=80)
     graph.schema.write(tmp_path / "schema.toml")
@@ -127,7 +137,7 @@ def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["fit", "nowhere.lbug", "model"], "there is no store at nowhere.lbug"),
+        (["fit", "nowhere.lbug", "model"], "there is no graph folder or store at nowhere.lbug"),
         (["recommend", "nowhere", "1"], "no saved cold-start engine"),
         (["demo", "--splits", "0"], "at least 1 split"),
         (["evaluate", "nowhere"], "nowhere"),
@@ -163,4 +173,4 @@ def test_fit_takes_the_graph_encoder_by_name(tmp_path, capsys):
     assert main([*command, "--graph-encoder", "gcn"]) == 1
     assert "graph_encoder must be one of" in capsys.readouterr().err
     assert main([*command, "--graph-encoder", "propagation+hgt"]) == 1
-    assert "there is no store at" in capsys.readouterr().err
+    assert "there is no graph folder or store at" in capsys.readouterr().err

@@ -105,6 +105,52 @@ def test_write_back_puts_vectors_and_lists_into_a_store_and_a_dry_run_does_not(
     assert "0 COLDSTART_RECOMMENDS lists written, 60 unchanged" in capsys.readouterr().out
 
 
+def test_write_back_checks_all_keys_before_it_writes_and_names_its_options(
+    tmp_path, toy_store, capsys
+):
+    graph, model = toy_graph(), str(tmp_path / "model")
+    ColdStartEngine.fit(graph, texts=word_vectors(graph), cache=None).save(model)
+    with LadybugStore(toy_store[1], memory_limit=1 << 28) as store:
+        store.query("MATCH (n) WHERE n.id IN ['m3', 'u5'] DETACH DELETE n")
+        store.query("MATCH (m:Movie) WHERE m.id = 'm4' DETACH DELETE m")
+    command = ["write-back", model, *toy_store[:2], "--no-index", "--recommend", "3"]
+    for more in ([], ["--dry-run"]):
+        assert main([*command, *more]) == 1
+        told = capsys.readouterr().err
+        assert "'u5' (matched by 'id'); nothing was written" in told
+        assert "pass --skip-missing" in told
+    with LadybugStore(toy_store[1], read_only=True, memory_limit=1 << 28) as store:
+        assert "embedding" not in store.contents().nodes["User"].sample.column_names
+    assert main([*command, "--skip-missing"]) == 0
+    assert "59 COLDSTART_RECOMMENDS lists written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["audit", "--graph", "g", "--schema", "nowhere.toml"], "--schema: a graph folder has"),
+        (["audit", "--graph", "g", "--item-type", "Foo"], "--item-type: a graph folder has"),
+        (["estimate", "--graph", "g", "--user-type", "U"], "--user-type: a graph folder has"),
+        (["texts", "--graph", "g", "--positive-weight", "0"], "--positive-weight: a graph folder"),
+        (["audit", "--store", "toy.lbug", "--schema", "nope.toml"], "no schema file at nope.toml"),
+        (
+            ["audit", "--store", "toy.lbug", "--schema", "schema.toml", "--item-type", "Foo"],
+            "--item-type: the schema file says this; leave the option out",
+        ),
+        (["fit", "toy.lbug", "m", "--schema", "nope.toml"], "no schema file at nope.toml; check"),
+        (["erase", "--store", "toy.lbug", "--user", "u1", "--model", "x"], "check --model and"),
+        (["adapt", "a", "--graph", "g", "--config", "x.toml"], "by --write-config x.toml"),
+    ],
+)
+def test_options_that_would_be_ignored_and_files_that_are_not_there_are_told(
+    command, message, toy_store, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    assert message in (told := capsys.readouterr().err)
+    assert "Errno" not in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
