@@ -133,8 +133,8 @@ def evaluate(
             :meth:`coldstart.engine.ColdStartEngine.fit`; the baselines' kernels have them, too.
         segments: which segments to judge, of :data:`coldstart.splits.SEGMENTS` and of the nine,
             which is what is judged where nothing is said; a mapping says which scorers take part
-            in each. Of the nine those that a split cannot judge, for want of users, are left out;
-            of the others that is an error.
+            in each. Those that a split cannot judge, for want of users, are left out, which
+            ``progress`` is told.
         metrics: what to report: names out of :data:`coldstart.measures.METRICS` (ndcg, recall,
             precision, hit_rate, mrr, auc, coverage, novelty, diversity, popularity_bias), or
             functions of :class:`coldstart.measures.Lists`. NDCG and recall always are.
@@ -152,8 +152,11 @@ def evaluate(
         AlignmentError: ``vectors`` are of another type of node than they are named by.
         TypeError: a maker is not a function, a metric neither a name nor a function, or a text or
             a split comes in place of a list.
-        ValueError: a scorer, metric or curve is unknown, or a segment has no users to judge by.
+        ValueError: a scorer, metric or curve is unknown, ``k`` is below 1, or no split has
+            users to judge any segment by.
     """
+    if k < 1:
+        raise ValueError(f"k, the length of the lists, must be at least 1, got {k}")
     for what, given in {"scorers": scorers, "segments": segments, "curves": curves}.items():
         if isinstance(given, str):
             raise TypeError(f"{what} must be a list of names or a mapping, got the text {given!r}")
@@ -175,13 +178,17 @@ def evaluate(
     ready = aligned(graph, vectors or {})
     rows: list[Row] = []
     points: list[Point] = []
+    left_out: list[str] = []
     for split in splits:
         data = TrainingData(split.training_graph(graph), texts, ready)
         judge = Judge(split, k, tuple(metrics), Background.of(data))
         fits = _Fits(scorers, data, split.name, progress)
         for segment, names in segments.items():
-            if segment in NINE and (lacking := judge.nobody_in(segment)):
-                progress(f"{split.name}, {spoken(segment)}: left out, nobody to {lacking} with")
+            if lacking := judge.nobody_in(segment):
+                left_out.append(
+                    f"{split.name}, {spoken(segment)}: left out, nobody to {lacking} with"
+                )
+                progress(left_out[-1])
                 continue
             found = [
                 judge.row(name, fitted, segment, segment == "mixed" and name not in uncalibrated)
@@ -193,6 +200,11 @@ def evaluate(
         for side, names in curves.items():
             for name, fitted in fits.of(names):
                 points += judge.curve(name, fitted, side)
+    if left_out and not rows:
+        raise ValueError(
+            f"{'; '.join(left_out)}; choose other segments, or splits with more cold nodes or "
+            "held-out pairs"
+        )
     return Report(tuple(rows), k, tuple(points))
 
 

@@ -122,10 +122,10 @@ def refit(
 
     nan, tested = float("nan"), counted(len(held_out), "positive")
     if len(held_out) < LEAST_HELD_OUT:
-        reason = (
-            f"kept the old engine: {tested} came in the {days:g} days before {last:.0f}, "
-            f"at least {LEAST_HELD_OUT} are needed to compare"
-        )
+        came = "no feedback was heard"
+        if last is not None:
+            came = f"{tested} came in the {days:g} days before {last:.0f}"
+        reason = f"kept the old engine: {came}, at least {LEAST_HELD_OUT} are needed to compare"
         return decided(False, reason, nan, nan, nan, nan)
     past = engine.update(_without(engine, held_out))
     old, new = (_ndcg(e, held_out, k) for e in (past, fitted(past.graph)))
@@ -140,9 +140,11 @@ def refit(
     return decided(promoted, reason, float(old.mean()), float(new.mean()), mean, error)
 
 
-def _held_out(engine: ColdStartEngine, days: float) -> tuple[list[tuple[Key, Key]], float]:
+def _held_out(engine: ColdStartEngine, days: float) -> tuple[list[tuple[Key, Key]], float | None]:
     """Positive pairs that feedback brought in the last days, and when the last event was."""
-    last = max((e.time for e in engine.heard.events()), default=0.0)
+    last = max((e.time for e in engine.heard.events()), default=None)
+    if last is None:
+        return [], None
     start = last - days * engine.config.feedback.day
     graph = engine.graph
     positive = set(zip(*graph.positives().tolist(), strict=True))

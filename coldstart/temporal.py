@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import numpy as np
 
 from coldstart.splits import TEST, VAL, WARM, Split
 from kg.graph import KnowledgeGraph
+
+_DATES = (10**14, 41 * 10**14)
+"""Microseconds of 1973 and of 2099."""
 
 
 def temporal_split(
@@ -51,10 +56,15 @@ def temporal_split(
         test_from = chosen[1] if test_from is None else test_from
     span = np.digitize(times, [validation_from, test_from]) if validation_from < test_from else None
     if span is None or len(np.unique(span)) < 3:
-        found = f"{times.min()} to {times.max()}" if len(times) else "none"
+        found = (
+            f"{time_in_words(times.min())} to {time_in_words(times.max())}"
+            if len(times)
+            else "none"
+        )
+        points = time_in_words(validation_from), time_in_words(test_from)
         raise ValueError(
-            f"split {name}: expected positives before {validation_from} (training), from there to "
-            f"{test_from} (validation) and later (test), got times {found}; choose other points or "
+            f"split {name}: expected positives before {points[0]} (training), from there to "
+            f"{points[1]} (validation) and later (test), got times {found}; choose other points or "
             "shares"
         )
     parts = [
@@ -96,7 +106,7 @@ def temporal_splits(
     for later in reversed(range(number)):
         validation_from, test_from = _points(times, validation, test, after=later * test)
         until = _points(times, 0.0, 0.0, after=later * test)[1] if later else None
-        name = f"until {until}" if later else "until the end"
+        name = f"until {time_in_words(until)}" if until is not None else "until the end"
         splits.append(
             temporal_split(
                 graph,
@@ -107,6 +117,18 @@ def temporal_splits(
             )
         )
     return splits
+
+
+def time_in_words(time: int) -> str:
+    """A time as a date, or date and time of day, where it came from an Arrow date, else as it is.
+
+    A graph holds those in microseconds since 1970, and does not tell where its times came from; so
+    what would be a date from 1973 to 2099 is taken for one. Seconds and milliseconds are not.
+    """
+    if not _DATES[0] <= time < _DATES[1]:
+        return str(time)
+    at = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=int(time))
+    return str(at.date() if at.time() == dt.time() else at)
 
 
 def _first_times(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:

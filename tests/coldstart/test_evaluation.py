@@ -73,8 +73,23 @@ def test_nobody_to_judge_by_is_an_error_and_not_nan():
         calibrate_cold_boost(perfect(), empty)
     graph = toy_graph()
     split = random_split(graph, cold_items=0.2, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="no user has a positive in the val part of cold_users"):
+    with pytest.raises(ValueError, match=r"cold users: left out, nobody to validate with; choose"):
         evaluate(graph, {"pop": popularity}, [split], texts={}, segments=["cold_users"])
+
+
+def test_a_segment_that_a_split_cannot_judge_is_left_out_and_the_others_stay():
+    graph, said = toy_graph(), []
+    split = random_split(graph, cold_items=0.0, rng=np.random.default_rng(0), name="first")
+    report = evaluate(
+        graph, {"pop": popularity}, [split], segments=["mixed", "warm"], progress=said.append
+    )
+    assert [row.segment for row in report.rows] == ["warm"]
+    assert "first, mixed: left out, nobody to validate with" in said
+
+
+def test_a_list_length_below_one_is_told_before_anything_is_trained():
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        evaluate(toy_graph(), {"pop": lambda data: pytest.fail("trained")}, [], k=0)
 
 
 def test_a_scorer_in_place_of_a_function_is_an_error_that_says_what_to_do():

@@ -63,5 +63,10 @@ def test_too_little_to_compare_on_keeps_the_old_engine(engine):
     assert np.isnan(found.to_dict()["difference"])
 
 
+def test_a_refit_without_any_feedback_says_so(engine):
+    found = refit(engine, device="cpu")
+    assert found.reason.startswith("kept the old engine: no feedback was heard, at least 10")
+
+
 def test_only_the_last_days_are_held_out(heard):
     assert refit(heard, days=3, device="cpu").held_out < refit(heard, days=9, device="cpu").held_out

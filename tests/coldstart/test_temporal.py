@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coldstart.splits import SEGMENTS
-from coldstart.temporal import temporal_split, temporal_splits
+from coldstart.temporal import temporal_split, temporal_splits, time_in_words
 from kg import KnowledgeGraph, Schema
 from kg.toy import toy_graph
 from tests.coldstart.toys import RATED
@@ -69,6 +69,19 @@ def test_a_rating_that_is_no_positive_does_not_make_a_node_known():
     positives = graph.positives()
     assert set(split.train[1]) == set(np.flatnonzero(split.item_part == "warm"))
     assert set(map(tuple, split.pairs.T)) <= set(map(tuple, positives.T))
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (1_691_712_000_000_000, "2023-08-11"),
+        (1_691_712_061_500_000, "2023-08-11 00:01:01.500000"),
+        (1_691_712_000, "1691712000"),
+        (7, "7"),
+    ],
+)
+def test_times_that_were_dates_are_told_as_dates(time, said):
+    assert time_in_words(time) == said
 
 
 def test_the_tests_of_several_splits_lie_one_after_another():
