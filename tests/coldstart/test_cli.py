@@ -1,9 +1,12 @@
 """The command: cheap to ask for help, clear when something is wrong."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -36,6 +39,17 @@ def test_help_takes_less_than_300_milliseconds_of_processor_time():
         "print(time.process_time() - start)"
     )
     assert min(float(_python(code).stdout) for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize("given", [None, "active"])
+def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(
+    given, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["cache", "--folder", str(tmp_path)]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "passive")
 
 
 def test_fit_and_recommend_from_a_store(tmp_path, capsys):
@@ -99,6 +113,16 @@ def test_evaluate_writes_tables_and_a_picture_and_prints_what_came_out(tmp_path,
     assert "| popularity | 0." in tables.read_text()
     curves = tmp_path / "found_by_interactions.png"
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (picture, curves))
+
+
+def test_evaluate_by_time_with_dates_names_the_splits_by_them(tmp_path, capsys):
+    toy, films = toy_graph(num_users=80), toy_graph().schema.interaction
+    dated = toy.with_edges(films, replace(toy.interactions, time=toy.interactions.time * 10**6))
+    write_graph(dated, tmp_path / "graph")
+    options = ["--kind", "temporal", "--splits", "2", "--segments", "warm", "--json"]
+    assert main(["evaluate", str(tmp_path / "graph"), *options, "--baselines", "none"]) == 0
+    splits = [row["split"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert re.fullmatch(r"until 2001-\d\d-\d\d \d\d:46:40", splits[0])
 
 
 def test_evaluate_by_time_as_json(tmp_path, capsys):
