@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from coldstart.index import ExactIndex, places_of
-from kg.errors import DependencyError
+from kg.errors import DependencyError, how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ApproximateIndex:
             import faiss
         except ImportError as error:
             raise DependencyError(
-                "approximate search needs faiss: pip install kg-coldstart[faiss], or leave "
+                f"approximate search needs faiss: {how_to_install('faiss')}, or leave "
                 "approximate_from out of the EngineConfig"
             ) from error
         start = time.perf_counter()

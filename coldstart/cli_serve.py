@@ -52,7 +52,7 @@ def add_commands(commands: Any) -> None:
 
 def _serve(arguments: argparse.Namespace) -> None:
     from coldstart.serving.durable import DurableEngine
-    from kg.errors import DependencyError
+    from kg.errors import DependencyError, how_to_install
 
     keys = tuple(k.strip() for k in os.environ.get(KEY_VARIABLE, "").split(",") if k.strip())
     if not keys and not arguments.open:
@@ -64,9 +64,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         from coldstart.serving.looking import read_report
         from coldstart.serving.running import run
     except ImportError as error:
-        raise DependencyError(
-            f"serving needs {error.name}: pip install kg-coldstart[serve]"
-        ) from error
+        raise DependencyError(f"serving needs {error.name}: {how_to_install('serve')}") from error
     state = arguments.state or f"{arguments.model.rstrip('/')}.state"
     durable = DurableEngine(
         arguments.model,

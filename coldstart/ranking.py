@@ -70,11 +70,9 @@ class Recommendations:
         try:
             return self.to_table().to_pandas()
         except ImportError as error:
-            from kg.errors import DependencyError
+            from kg.errors import DependencyError, how_to_install
 
-            raise DependencyError(
-                "to_pandas needs pandas: pip install kg-coldstart[pandas]"
-            ) from error
+            raise DependencyError(f"to_pandas needs pandas: {how_to_install('pandas')}") from error
 
     def to_pylist(self) -> list[dict]:
         """The same as a list of dictionaries."""

@@ -25,6 +25,7 @@ import numpy as np
 from encoders.base import EncoderError, NodeTexts, is_empty
 from encoders.texts import node_texts
 from encoders.weights import ADAPTER_CARD, ADAPTER_FILES, MINILM, find_model
+from kg.errors import how_to_install
 from kg.files import MANIFEST, write_atomically, write_folder
 from kg.graph import KnowledgeGraph
 
@@ -304,5 +305,5 @@ class _explained_absence:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ImportError):
             raise EncoderError(
-                f"peft is needed to adapt ({error}); pip install 'kg-coldstart[adapt]'"
+                f"peft is needed to adapt ({error}); {how_to_install('adapt')}"
             ) from error

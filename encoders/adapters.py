@@ -8,6 +8,7 @@ from typing import Any
 
 from encoders.base import EncoderError
 from encoders.weights import ADAPTER_CARD, ADAPTER_FILES
+from kg.errors import how_to_install
 
 
 def merged(model: Any, adapter: Path) -> Any:
@@ -24,7 +25,7 @@ def merged(model: Any, adapter: Path) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise EncoderError(
-            f"peft is needed to read {adapter} ({error}); pip install 'kg-coldstart[adapt]'"
+            f"peft is needed to read {adapter} ({error}); {how_to_install('adapt')}"
         ) from error
     try:
         return PeftModel.from_pretrained(

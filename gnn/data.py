@@ -265,13 +265,13 @@ def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | N
     """
     import torch
 
-    from kg.errors import DependencyError
+    from kg.errors import DependencyError, how_to_install
 
     try:
         from torch_geometric.data import HeteroData
     except ImportError as error:
         raise DependencyError(
-            "to_hetero_data needs torch-geometric: pip install kg-coldstart[pyg]"
+            f"to_hetero_data needs torch-geometric: {how_to_install('pyg')}"
         ) from error
     data = HeteroData()
     for node_type in graph.node_types:

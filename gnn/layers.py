@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from gnn.sampler import Block
-from kg.errors import DependencyError
+from kg.errors import DependencyError, how_to_install
 from kg.schema import EdgeType
 
 try:
     from torch_geometric.nn import GATv2Conv, HGTConv, RGCNConv, SAGEConv
 except ImportError as error:
     raise DependencyError(
-        "graph networks need torch-geometric: pip install kg-coldstart[pyg]"
+        f"graph networks need torch-geometric: {how_to_install('pyg')}"
     ) from error
 
 NUM_BASES = 8

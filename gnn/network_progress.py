@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kg.errors import DependencyError
+from kg.errors import DependencyError, how_to_install
 
 Told = Callable[[str, dict[str, float]], None]
 """Takes ``step`` or ``epoch`` and the numbers so far."""
@@ -44,7 +44,7 @@ def tensorboard(folder: str | Path) -> Told:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise DependencyError(
-            "logs for TensorBoard need it: pip install kg-coldstart[tensorboard]"
+            f"logs for TensorBoard need it: {how_to_install('tensorboard')}"
         ) from error
     writer: Any = SummaryWriter(str(folder))
     steps = 0

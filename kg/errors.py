@@ -55,5 +55,10 @@ class DependencyError(ImportError):
     """An optional package that this call needs is not installed."""
 
 
+def how_to_install(extra: str) -> str:
+    """What to run for an optional package: ``pip install '.[pyg]' in a clone of kg-coldstart``."""
+    return f"pip install '.[{extra}]' in a clone of kg-coldstart"
+
+
 class TrainingError(ArithmeticError):
     """Training came to a number that is none; the last good checkpoint stays."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from coldstart.serving.durable import DurableEngine
-from kg.errors import DependencyError, SavedFileError
+from kg.errors import DependencyError, SavedFileError, how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def run(
     try:
         import uvicorn
     except ImportError as error:
-        raise DependencyError("serving needs uvicorn: pip install kg-coldstart[serve]") from error
+        raise DependencyError(f"serving needs uvicorn: {how_to_install('serve')}") from error
     config = uvicorn.Config(
         app,
         host=host,

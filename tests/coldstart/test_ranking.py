@@ -48,5 +48,7 @@ def test_without_pandas_the_error_says_how_to_get_it(found, monkeypatch):
             raise ImportError("No module named 'pandas'")
 
     monkeypatch.setattr(Recommendations, "to_table", lambda self: Table())
-    with pytest.raises(DependencyError, match=r"to_pandas needs pandas: pip install kg-coldstart"):
+    with pytest.raises(
+        DependencyError, match=r"to_pandas needs pandas: pip install '\.\[pandas\]' in"
+    ):
         found.to_pandas()
