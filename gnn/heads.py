@@ -159,16 +159,17 @@ def implicit_als(
     rng: np.random.Generator,
     device: torch.device,
     alpha: float = ALPHA,
+    sweeps: int = 5,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """User and item factors of plain implicit ALS, ``[num_users, k]`` and ``[num_items, k]``.
 
-    Five sweeps from a normal(0, 0.1) start on the warm block.
+    Some sweeps from a normal(0, 0.1) start on the warm block.
     """
     back = links.transpose()
     start = rng.normal(0, 0.1, (links.num_targets, k)).astype(np.float32)
     items = torch.from_numpy(start).to(device)
     users = items
-    for _ in range(5):
+    for _ in range(sweeps):
         users = warm_half_step(links, items, None, precision, alpha)
         items = warm_half_step(back, users, None, precision, alpha)
     return users, items

@@ -14,11 +14,18 @@ from gnn.data import Adjacency, NodeInputs
 from gnn.exposure import FEW, FEW_SHARE, exposure_by_count
 from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
+from gnn.precision import Side, learn_precisions
 from gnn.propagate import Propagation, fit_propagation
-from gnn.ridge import gram, ridge, select_rows
+from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
 from gnn.weighting import cold_folds, learn_weights, one_fold
 
 log = logging.getLogger(__name__)
+
+START_PRECISION = 100.0
+"""Of the items' prior, where the search for it starts."""
+
+MOST_ALS_PRECISION = 30.0
+"""Of plain ALS; on dense graphs the mean interactions of an item are several times too much."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,9 @@ class TrainConfig:
     Args:
         max_dim: largest embedding size; the size is at most a quarter of the warm items.
         sweeps: joint sweeps of ridge and ALS.
-        item_precision: rho of the items' prior.
-        user_precision: rho of the users' prior; ``None``: mean interactions of a warm item.
+        item_precision: rho of the items' prior; ``None``: found by :mod:`gnn.precision`, from 100.
+        user_precision: rho of the users' prior; ``None``: likewise, from the mean interactions of a
+            warm item, or 30 where they are more.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: on those of user groups.
         weight_rate: their learning rate.
@@ -39,7 +47,7 @@ class TrainConfig:
 
     max_dim: int = 512
     sweeps: int = 3
-    item_precision: float = 100.0
+    item_precision: float | None = None
     user_precision: float | None = None
     item_weight_steps: int = 24
     user_weight_steps: int = 12
@@ -156,6 +164,7 @@ def train(
     links = Adjacency.from_pairs(user, item, len(warm_users), len(warm_items))
     back = links.transpose()
     mean_degree = len(user) / len(warm_items)
+    als_precision = min(mean_degree, MOST_ALS_PRECISION)
     k = max(1, min(config.max_dim, len(warm_items) // 4))
     exposure = torch.ones(len(warm_items), device=device)
     if item_exposure is not None:
@@ -175,23 +184,32 @@ def train(
     user_raws = user_propagation.raw(user_inputs, warm_users, device)
 
     progress("alternating least squares")
-    u, v = implicit_als(links, k, mean_degree, rng, device)
+    u, v = implicit_als(links, k, als_precision, rng, device)
 
     progress("weights of item groups")
-    item_w = item_weights(item_raws, item_propagation.scales, v, links, mean_degree, config, rng)
+    item_w = item_weights(item_raws, item_propagation.scales, v, links, als_precision, config, rng)
     progress("weights of user groups")
     user_w = user_weights(user_raws, user_propagation.scales, u, v, links, config, rng)
 
-    user_precision = mean_degree if config.user_precision is None else config.user_precision
     item_ridge = ridge(item_raws, item_propagation.scales, item_w)
     user_ridge = ridge(user_raws, user_propagation.scales, user_w)
+    progress("precisions")
+    user_precision, item_precision = learn_precisions(
+        links,
+        _side(user_ridge, user_exposure, config.user_precision, als_precision),
+        _side(item_ridge, exposure, config.item_precision, START_PRECISION),
+        k,
+        als_precision,
+        rng,
+    )
+    log.info("precisions: %.3g of users, %.3g of items", user_precision, item_precision)
     # Of factors that no feature has touched yet: later ones are drawn to what features predict.
     item_reliability = explained(v, item_ridge.fit(v).left_out)
     user_reliability = explained(u, user_ridge.fit(u).left_out)
     for sweep in range(config.sweeps):
         progress(f"joint sweep {sweep + 1} of {config.sweeps}")
         left_out = item_ridge.fit(v).left_out
-        v = warm_half_step(back, u, left_out, config.item_precision, exposure=exposure)
+        v = warm_half_step(back, u, left_out, item_precision, exposure=exposure)
         left_out = user_ridge.fit(u).left_out
         u = warm_half_step(links, v, left_out, user_precision, exposure=user_exposure)
 
@@ -201,7 +219,7 @@ def train(
         item_propagation,
         item_w,
         item_fit.tables,
-        config.item_precision,
+        item_precision,
         warm_items,
         item_ridge.leverage.float(),
         v,
@@ -223,10 +241,20 @@ def train(
         torch.ones_like(user_exposure),
         FEW,
     )
-    rho = config.item_precision
     omega = item_side.exposed(item_counts)
-    v = embed_warm(item_raws, item_side.tables, item_side.leverage, rho, omega, back, u)
+    v = embed_warm(item_raws, item_side.tables, item_side.leverage, item_precision, omega, back, u)
     return Trained(user_side, item_side, u, v)
+
+
+def _side(
+    fitted: DualRidge | PrimalRidge, exposure: torch.Tensor, given: float | None, start: float
+) -> Side:
+    return Side(
+        lambda factors: fitted.fit(factors).left_out,
+        exposure,
+        start if given is None else given,
+        given is not None,
+    )
 
 
 def explained(targets: torch.Tensor, left_out: torch.Tensor) -> float:

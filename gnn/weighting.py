@@ -211,12 +211,22 @@ def left_out_ndcg(left_out: torch.Tensor, folds: list[Fold]) -> float:
         scores = fold.contexts @ left_out[fold.nodes].T  # [m, f]
         truth = torch.zeros_like(scores)
         truth[fold.context, fold.node] = 1.0
-        k = min(LIST_LENGTH, scores.shape[1])
-        discount = 1 / torch.arange(2, k + 2, device=scores.device).log2()
-        hits = truth.gather(1, scores.topk(k, dim=1).indices)
-        ideal = truth.sum(dim=1).long().clamp(max=k)
-        gains.append((hits @ discount) / discount.cumsum(0)[ideal - 1])
+        gains.append(list_gains(scores, truth))
     return float(torch.cat(gains).mean())
+
+
+def list_gains(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """NDCG of the list of every row, ``[n]``.
+
+    Args:
+        scores: ``[n, m]``.
+        truth: 1 for what is wanted and 0 elsewhere, ``[n, m]``; a 1 at least in every row.
+    """
+    k = min(LIST_LENGTH, scores.shape[1])
+    discount = 1 / torch.arange(2, k + 2, device=scores.device).log2()
+    hits = truth.gather(1, scores.topk(k, dim=1).indices)
+    ideal = truth.sum(dim=1).long().clamp(max=k)
+    return (hits @ discount) / discount.cumsum(0)[ideal - 1]
 
 
 def _inverse(log_weights: torch.Tensor, grams: torch.Tensor) -> torch.Tensor:

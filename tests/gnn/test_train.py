@@ -76,7 +76,9 @@ def test_the_embeddings_of_warm_nodes_follow_from_features_edges_and_the_other_s
     every = inputs(ITEMS, informative=informative, noise=noise)
     raws = items.propagation.raw(every, items.warm, CPU)
     omega = items.exposed(torch.from_numpy(links.degrees).float())
-    again = embed_warm(raws, items.tables, items.leverage, 100.0, omega, links, users.reference)
+    again = embed_warm(
+        raws, items.tables, items.leverage, items.precision, omega, links, users.reference
+    )
     np.testing.assert_allclose(again, result.item_embeddings, atol=1e-5)
     raws = users.propagation.raw(inputs(USERS), users.warm, CPU)
     omega = users.exposed(torch.from_numpy(links.transpose().degrees).float())
