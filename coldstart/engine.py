@@ -17,7 +17,14 @@ import pyarrow.compute as pc
 import torch
 
 from coldstart.calibration import LIFT_GAIN, newness, simulated_cold_boost
-from coldstart.feedback import FeedbackConfig, FeedbackEvent, FeedbackReport, Heard, fed_back
+from coldstart.feedback import (
+    FeedbackConfig,
+    FeedbackEvent,
+    FeedbackReport,
+    Heard,
+    fed_back,
+    in_unit_of,
+)
 from coldstart.index import ExactIndex, exact_scores
 from coldstart.ranking import Recommendations
 from coldstart.rating import RatingSource, rated
@@ -196,6 +203,7 @@ class ColdStartEngine:
             ValueError: two classes of feature groups of graph encoders have the same kind.
         """
         config = config or EngineConfig()
+        config = replace(config, feedback=in_unit_of(config.feedback, graph))
         for role in (graph.schema.user, graph.schema.item):
             if not graph.num_nodes(role):
                 raise GraphError(f"the graph has no nodes of type {role!r}; add some first")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coldstart.journal import Journal, read_journal
+from coldstart.temporal import is_date
 from kg.delta import GraphDelta
 from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
@@ -38,6 +39,9 @@ Edge = tuple[float | None, int | None]
 """Weight and time of an interaction."""
 
 
+_SECONDS = 86_400.0  # of a day
+
+
 @dataclass(frozen=True)
 class FeedbackConfig:
     """How events count.
@@ -49,7 +53,9 @@ class FeedbackConfig:
         positive_from: a pair of this strength is a positive interaction.
         negative_from: one of this strength is unwanted.
         most_per_hour: further events of one user within an hour are ignored.
-        day: length of a day in the unit of the graph's times; 86,400 for seconds.
+        day: length of a day in the unit of the graph's times; 86,400 for seconds. Where these are
+            dates, which a graph holds in microseconds, an engine that is fitted with 86,400 has as
+            many microseconds for a day.
     """
 
     half_life: float = 30.0
@@ -58,7 +64,15 @@ class FeedbackConfig:
     positive_from: float = 0.5
     negative_from: float = -1.0
     most_per_hour: int = 120
-    day: float = 86_400.0
+    day: float = _SECONDS
+
+
+def in_unit_of(config: FeedbackConfig, graph: KnowledgeGraph) -> FeedbackConfig:
+    """With a day as it is in the graph's times where these are dates and the day is in seconds."""
+    times = graph.interactions.time
+    if config.day != _SECONDS or times is None or not len(times) or not is_date(int(times.max())):
+        return config
+    return replace(config, day=_SECONDS * 1e6)
 
 
 @dataclass(frozen=True)

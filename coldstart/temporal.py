@@ -125,10 +125,15 @@ def time_in_words(time: int) -> str:
     A graph holds those in microseconds since 1970, and does not tell where its times came from; so
     what would be a date from 1973 to 2099 is taken for one. Seconds and milliseconds are not.
     """
-    if not _DATES[0] <= time < _DATES[1]:
+    if not is_date(time):
         return str(time)
     at = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=int(time))
     return str(at.date() if at.time() == dt.time() else at)
+
+
+def is_date(time: int) -> bool:
+    """Whether a time is taken for a date in microseconds; see :func:`time_in_words`."""
+    return _DATES[0] <= time < _DATES[1]
 
 
 def _first_times(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:

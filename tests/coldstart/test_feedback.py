@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from coldstart import ColdStartEngine
-from coldstart.feedback import EventLog, FeedbackConfig, FeedbackEvent
+from coldstart.feedback import EventLog, FeedbackConfig, FeedbackEvent, in_unit_of
 from kg import GraphDelta
 from kg.errors import GraphError, UnknownNodeError
+from kg.toy import toy_graph
 from tests.coldstart.toys import RATED, ratings
 
 NOW = 2_000_000_000
@@ -159,6 +160,17 @@ def test_feedback_of_an_unknown_user_is_an_error_and_changes_nothing(engine):
     with pytest.raises(UnknownNodeError, match="nobody"):
         engine.feedback([event("like"), event("like", "nobody")])
     assert FeedbackConfig() == engine.config.feedback
+
+
+@pytest.mark.parametrize("since", ["2020-01-01", None])
+def test_a_day_is_in_the_unit_of_the_times(since):
+    films = toy_graph(num_users=30, num_items=20)
+    edges = films.interactions
+    dates = np.datetime64(since or "1970-01-01", "us") + np.arange(len(edges))
+    dated = films.with_edges(films.schema.interaction, replace(edges, time=dates.astype("int64")))
+    microseconds = in_unit_of(FeedbackConfig(half_life=7.0), dated)
+    assert microseconds == FeedbackConfig(half_life=7.0, day=86_400e6 if since else 86_400)
+    assert in_unit_of(FeedbackConfig(day=24.0), dated).day == 24.0
 
 
 def test_an_undo_dated_before_the_like_takes_nothing_back(engine):
