@@ -303,10 +303,14 @@ def _write_back(arguments: argparse.Namespace) -> None:
         print(report)
         if arguments.recommend:
             keys = (schema.key.get(schema.user), schema.key.get(schema.item))
-            users, items = (
-                _there(store, nodes, key) if arguments.skip_missing else list(nodes)
-                for nodes, key in zip((engine.graph.users, engine.graph.items), keys, strict=True)
-            )
+            users, items = list(engine.graph.users), None
+            if arguments.skip_missing:
+                users, items = (
+                    _there(store, nodes, key)
+                    for nodes, key in zip(
+                        (engine.graph.users, engine.graph.items), keys, strict=True
+                    )
+                )
             lists = engine.recommend(users, arguments.recommend, candidates=items)
             print(
                 store.write_recommendations(
