@@ -348,7 +348,9 @@ def test_a_graph_without_users_items_or_positives_cannot_be_trained_on():
     with pytest.raises(GraphError, match="has 0 interactions, none of them positive"):
         fitted(bare(none))
     low = {"source": ["u"], "target": ["a"], "weight": [2.0]}
-    with pytest.raises(GraphError, match=r"1 interactions.*\(positive_weight is 4\); add inter"):
+    with pytest.raises(
+        GraphError, match=r"1 interaction, none.*\(positive_weight is 4\); add inter"
+    ):
         fitted(bare(low, schema=replace(BARE, positive_weight=4)))
 
 

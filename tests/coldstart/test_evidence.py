@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,12 @@ def test_counts_are_positives_other_edges_and_characters(grown, graph):
     assert [users[what][0] for what in ("interactions", "edges", "text")] == [2, 0, 0]
 
 
+def known_to(engine, edge_type):
+    """The engine with one more edge type in its schema, of which there was no edge at training."""
+    schema = engine.graph.schema.completed([edge_type])
+    return replace(engine, graph=replace(engine.graph, schema=schema))
+
+
 def test_links_that_say_nothing_are_counted(engine):
     new_relation = ("Movie", "SHOT_IN", "Country")
     edges = {
@@ -135,7 +143,7 @@ def test_links_that_say_nothing_are_counted(engine):
     }
     nodes = {"Movie": {"id": ["new"]}, "Genre": {"id": ["opera"]}}
     text = {"Movie": NodeEmbeddings(Vocabulary("Movie", ["new"]), WORDS[None])}
-    after = engine.update(GraphDelta(nodes=nodes, edges=edges), texts=text)
+    after = known_to(engine, new_relation).update(GraphDelta(nodes=nodes, edges=edges), texts=text)
     found = evidence_of(after, np.array([0, 0, 0]), np.array([80, 1, 2]))
     assert found["item_unknown_edges"].tolist() == [3, 1, 0]
     assert found["item_edges"][0] == 4
@@ -143,8 +151,9 @@ def test_links_that_say_nothing_are_counted(engine):
 
 
 def test_a_node_with_nothing_but_unknown_links_has_no_confidence(engine):
-    edges = {("User", "WORKS_AT", "Company"): {"source": ["v"], "target": ["Acme"]}}
-    after = engine.update(GraphDelta(nodes={"User": {"id": ["v"]}}, edges=edges))
+    works_at = ("User", "WORKS_AT", "Company")
+    delta = GraphDelta({"User": {"id": ["v"]}}, {works_at: {"source": ["v"], "target": ["Acme"]}})
+    after = known_to(engine, works_at).update(delta)
     assert evidence_of(after, np.array([60]), np.array([3]))["confidence"].tolist() == [0]
 
 

@@ -64,10 +64,11 @@ def test_a_warm_item_is_exposed_by_what_it_has_now_and_a_new_one_much_more_slowl
     rows = np.array([side.warm[3], side.warm[3], cold, cold, cold])
     rho, omega = precisions(side, rows, np.array([1, 100, 0, 5, 100]))
     few, many = (1 / (1 + (side.few / n) ** 3) for n in (1, 100))
-    np.testing.assert_allclose(omega, [few, many, 0, 5 / 105, 0.5], rtol=1e-6)
+    new = side.precision
+    np.testing.assert_allclose(omega, [few, many, 0, 5 / (5 + new), 100 / (100 + new)], rtol=1e-6)
     assert few < 0.1 < 0.9 < many
     warm_rho = float(warm_precision(side.precision, side.leverage[3]))
-    np.testing.assert_allclose(rho, [warm_rho, warm_rho, 100, 100, 100], rtol=1e-6)
+    np.testing.assert_allclose(rho, [warm_rho, warm_rho, new, new, new], rtol=1e-6)
 
 
 def test_without_interactions_the_prior_comes_back_bit_for_bit(made):
@@ -93,7 +94,7 @@ def test_a_posterior_is_the_formula_of_a_node_that_came_later(made):
         trained.users.rotated,
         trained.users.spectrum,
     )
-    rho, z = 100.0, f[[1, 7, 20]]
+    rho, z = trained.items.precision, f[[1, 7, 20]]
     omega = 3 / (3 + rho)
     a = omega * f.T @ f + rho * np.eye(f.shape[1]) + ALPHA * z.T @ z
     right = (omega + ALPHA) * z.sum(axis=0) + rho * prior[75].double().numpy()
