@@ -73,8 +73,19 @@ class _Told(NamedTuple):
 
 @dataclass
 class _State:
+    """Where the engine stands.
+
+    Args:
+        base: the model that it was loaded from, see :func:`model_id`.
+        current: the engine as it is now.
+        origin: the engine that it came from by changes alone.
+        pending: changes that wait.
+        told: changes with a key, by it.
+    """
+
     base: str
     current: Version
+    origin: ColdStartEngine
     pending: list[_Ticket] = field(default_factory=list)
     told: dict[str, _Told] = field(default_factory=dict)
 
@@ -111,7 +122,7 @@ class DurableEngine:
         version = self._last_snapshot(base) or Version(load(self.model), 0)
         self._last, self._scheduled, self._remaking = version.number, False, False
         version = self._replayed(version)
-        self._state = _State(base, warmed(version))
+        self._state = _State(base, warmed(version), version.engine)
         self._journal = Journal(self._segment(version.number + 1))
         for record in list(self._records()):
             self._state.told |= _told_by(record)
@@ -188,7 +199,7 @@ class DurableEngine:
                 version = self._replayed(version)
                 searching_on(version.engine)
                 self._state.base = base
-                self._state.current = version
+                self._state.current, self._state.origin = version, version.engine
             self.snapshot(anew=True)
             return version
 
@@ -207,7 +218,7 @@ class DurableEngine:
             with self._writing:
                 version = self._replayed(version)
                 searching_on(version.engine)
-                self._state.current = version
+                self._state.current, self._state.origin = version, version.engine
             self.snapshot(anew=True)
             return version
 
@@ -303,21 +314,23 @@ class DurableEngine:
             log.error("no snapshot was written, the journal goes on: %s", error)
 
     def _remake_search(self) -> None:
-        """Make the search for items anew, while changes come, and put it in its place."""
-        with self._maintaining:  # no other model comes meanwhile
-            try:
-                after = None
-                while after is None and self._lock >= 0:
-                    engine = self.current.engine
-                    search = engine.search_made_anew()
-                    with self._writing:
-                        current, number = self.current
-                        if (after := with_search(current, search, engine)) is not None:
-                            self._state.current = Version(after, number)
-            except Exception:
-                log.exception("the search for items was not made anew, the old one goes on")
-            finally:
-                self._remaking = False
+        """Make the search for items anew, while all else goes on, and put it in its place."""
+        try:
+            after = None
+            while after is None and self._lock >= 0:
+                with self._writing:
+                    engine, origin = self.current.engine, self._state.origin
+                search = engine.search_made_anew()
+                with self._writing:
+                    if self._state.origin is not origin:  # another model, with a search of its own
+                        break
+                    current, number = self.current
+                    if (after := with_search(current, search, engine)) is not None:
+                        self._state.current = Version(after, number)
+        except Exception:
+            log.exception("the search for items was not made anew, the old one goes on")
+        finally:
+            self._remaking = False
 
     def _forget(self, node_type: str, key: Key, texts: Sequence[str] = ()) -> list[str]:
         """Everything an erasure does after the engine no longer has the node."""

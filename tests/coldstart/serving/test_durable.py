@@ -3,6 +3,7 @@ import os
 import platform
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -307,12 +308,8 @@ def in_clusters(engine, tmp_path, monkeypatch, approximate_from, most_late=0.0):
     return DurableEngine(tmp_path / "model", tmp_path / "state")
 
 
-@pytest.mark.parametrize("approximate_from", [50, 81])
-def test_changes_do_not_wait_while_clusters_are_made_anew_and_are_in_them_or_beside(
-    engine, tmp_path, monkeypatch, approximate_from
-):
-    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from)
-    before = durable.current.engine._item_search
+def held_up(monkeypatch):
+    """Clusters are made only when the second event is set; the first tells that it has begun."""
     made, begun, go_on = ApproximateIndex.of, threading.Event(), threading.Event()
 
     def slowly(*given):
@@ -321,6 +318,21 @@ def test_changes_do_not_wait_while_clusters_are_made_anew_and_are_in_them_or_bes
         return made(*given)
 
     monkeypatch.setattr(ApproximateIndex, "of", slowly)
+    return begun, go_on
+
+
+def await_search():
+    for making in (t for t in threading.enumerate() if t.name == "search"):
+        making.join(60)
+
+
+@pytest.mark.parametrize("approximate_from", [50, 81])
+def test_changes_do_not_wait_while_clusters_are_made_anew_and_are_in_them_or_beside(
+    engine, tmp_path, monkeypatch, approximate_from
+):
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from)
+    before = durable.current.engine._item_search
+    begun, go_on = held_up(monkeypatch)
     durable.submit(film("before", liked_by=("u1", "u2", "u3")))
     assert begun.wait(60)
     durable.submit(film("meanwhile"))
@@ -329,8 +341,7 @@ def test_changes_do_not_wait_while_clusters_are_made_anew_and_are_in_them_or_bes
     held = waiting._item_search
     assert getattr(held, "clusters", None) is getattr(before, "clusters", None)
     go_on.set()
-    (making,) = (t for t in threading.enumerate() if t.name == "search")
-    making.join(60)
+    await_search()
     found = durable.current.engine
     assert waiting._item_search is held  # whoever has that engine goes on with it
     assert found._item_search.clusters.ntotal == 81
@@ -346,14 +357,49 @@ def test_changes_do_not_wait_while_clusters_are_made_anew_and_are_in_them_or_bes
     durable.close()
 
 
+def test_erasures_and_snapshots_do_not_wait_while_clusters_are_made(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from=50)
+    begun, go_on = held_up(monkeypatch)
+    durable.submit(film("new", liked_by=("u1", "u2", "u3")))
+    assert begun.wait(60)
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(durable.erase, "Movie", "m5").result(60)
+        aside.submit(durable.snapshot, anew=True).result(60)
+    go_on.set()
+    await_search()
+    found = durable.current.engine
+    assert found._item_search.clusters.ntotal == 81
+    keys = found.recommend(["u58"], 81, exclude_seen=False, evidence=False).to_table()["item"]
+    assert set(keys.to_pylist()) == set(found.graph.items)
+    assert "m5" not in found.graph.items
+    durable.close()
+
+
+def test_clusters_of_a_model_that_was_replaced_meanwhile_are_dropped(engine, tmp_path, monkeypatch):
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from=50)
+    made = ApproximateIndex.of
+    begun, go_on = held_up(monkeypatch)
+    durable.submit(film("new", liked_by=("u1", "u2", "u3")))
+    assert begun.wait(60)
+    monkeypatch.setattr(ApproximateIndex, "of", made)
+    with ThreadPoolExecutor(1) as aside:
+        version = aside.submit(durable.reload).result(60)
+    search = version.engine._item_search
+    go_on.set()
+    await_search()
+    assert durable.current is version
+    assert version.engine._item_search is search
+    durable.close()
+
+
 def test_clusters_that_cannot_be_made_leave_the_search_as_it_is(
     engine, tmp_path, monkeypatch, caplog
 ):
     durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from=50)
     monkeypatch.setattr(ApproximateIndex, "of", None)
     durable.submit(film("new", liked_by=("u1", "u2", "u3")))
-    for making in (t for t in threading.enumerate() if t.name == "search"):
-        making.join(60)
+    await_search()
     assert "was not made anew, the old one goes on" in caplog.text
     found = durable.current.engine.recommend(["u58"], 81, exclude_seen=False, evidence=False)
     assert "new" in found.to_table()["item"].to_pylist()
