@@ -125,6 +125,8 @@ class DeltaParts:
             vocabularies: keys now.
             whole: whether these are all edges of the type now, so that others are gone.
         """
+        if not whole and not len(edges):
+            return
         before = old.edges.get(edge_type, Edges(np.empty((2, 0), np.int64)))
         ends = (edge_type[0], edge_type[2])
         same_rows = all(

@@ -189,7 +189,7 @@ class _Reading:
 
     def _in_rows(self, edge_type: EdgeType, table: pa.Table) -> Edges:
         if table.num_rows == 0:
-            table = self.graph.edge_table(edge_type).slice(0, 0)
+            return self.graph.edges[edge_type].select(np.empty(0, np.int64))
         return read_edges(table, edge_type, self.graph.schema, self.vocabularies.__getitem__)[0]
 
     def _note_times(self, table: pa.Table, name: str) -> None:
