@@ -161,7 +161,7 @@ def cold_loss(
 
     With S = sum_g w_g K_g + I, H = S^-1, B = H V, d = diag(H) and P = V - B / d, the loss is
     -(1/|T|) sum over pairs of log softmax of e^h U P', over nodes or contexts. The gradient by S is
-    -(H G_B B' + H diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes
+    -H (G_B B' + diag(g_d) H) with G_B = -G_P / d and g_d = rowsum(G_P * B) / d^2, which takes
     half the arithmetic of differentiating the inverse.
 
     Args:
@@ -194,7 +194,7 @@ def cold_loss(
         by_left_out[fold.nodes] += sharpness.exp() * (by_logit.T @ fold.contexts)
     by_dual = -by_left_out / diagonal
     by_diagonal = (by_left_out * dual).sum(dim=1) / diagonal[:, 0] ** 2
-    by_system = -((inverse @ by_dual) @ dual.T + (inverse * by_diagonal) @ inverse)
+    by_system = -inverse @ (by_dual @ dual.T + by_diagonal[:, None] * inverse)
     by_weight = torch.einsum("gij,ij->g", grams, by_system)
     return loss, by_weight * log_weights.exp(), by_sharpness
 
