@@ -207,7 +207,7 @@ async def ask(port: int, users: list[Any], num_requests: int, server: int) -> di
             start = time.perf_counter()
             await exchange(reader, writer, "/recommend", {"users": [user], "k": 10})
             seconds.append(time.perf_counter() - start)
-            if len(seconds) % (num_requests // 10) == 0:
+            if len(seconds) % max(1, num_requests // 10) == 0:
                 memory.append(server_use(server)[1])
         writer.close()
 

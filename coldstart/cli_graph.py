@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PASSWORD_VARIABLE = "NEO4J_PASSWORD"
 _ROLES = ("schema", "user_type", "item_type", "interaction", "positive_weight")
+_OF_SERVER = ("login", "database", "timeout", "query_timeout")
+_NO_SERVER = "this is for a server, and the graph is in a file or folder"
 IN_FOLDER = "a graph folder has its schema in it"
 IN_SCHEMA = "the schema file says this"
 _AS_OPTIONS = {"on_missing='skip'": "--skip-missing", "index=False": "--no-index"}
@@ -117,12 +119,11 @@ def add_place(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
         where.add_argument("--graph", help="folder that `coldstart import` wrote")
     place.add_argument(
         "--login",
-        default=os.environ.get("NEO4J_USER", "neo4j"),
-        help=f"user name at the server; the password is taken from ${PASSWORD_VARIABLE} or asked "
-        "for, never from an option",
+        help="user name at the server, by default $NEO4J_USER or neo4j; the password is taken from "
+        f"${PASSWORD_VARIABLE} or asked for, never from an option",
     )
     place.add_argument("--database", help="at the server, if not its default")
-    place.add_argument("--timeout", type=float, default=15.0, help="seconds to wait for the server")
+    place.add_argument("--timeout", type=float, help="seconds to wait for the server (15)")
     place.add_argument("--query-timeout", type=float, help="seconds that one query may take there")
 
 
@@ -130,11 +131,13 @@ def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> Cyph
     """The store that the options of :func:`add_place` name.
 
     Raises:
-        ValueError: there is no such file, or no password can be had.
+        ValueError: there is no such file, no password can be had, or an option is for a server and
+            the store is a file.
     """
     from kg.stores import LadybugStore, Neo4jStore
 
     if arguments.store:
+        refuse(arguments, _OF_SERVER, _NO_SERVER)
         if not Path(arguments.store).exists():
             raise ValueError(f"there is no store at {arguments.store}; check the path")
         return LadybugStore(arguments.store, read_only=read_only)
@@ -143,11 +146,12 @@ def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> Cyph
             "a password in --uri stays in the shell's history and in lists of processes; leave it "
             f"out and set ${PASSWORD_VARIABLE} or type it when asked"
         )
+    login = arguments.login or os.environ.get("NEO4J_USER", "neo4j")
     return Neo4jStore(
         arguments.uri,
-        (arguments.login, _password(arguments.login)),
+        (login, _password(login)),
         arguments.database,
-        timeout=arguments.timeout,
+        timeout=15.0 if arguments.timeout is None else arguments.timeout,
         query_timeout=arguments.query_timeout,
         read_only=read_only,
     )
@@ -209,6 +213,7 @@ def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
         from kg.files import read_graph
 
         refuse(arguments, _ROLES, IN_FOLDER)
+        refuse(arguments, _OF_SERVER, _NO_SERVER)
         return read_graph(arguments.graph)
     with open_store(arguments) as store:
         return store.read(schema_for(arguments, store), progress=sys.stderr.isatty())
@@ -249,6 +254,7 @@ def _estimate(arguments: argparse.Namespace) -> None:
 
     if arguments.graph:
         refuse(arguments, _ROLES, IN_FOLDER)
+        refuse(arguments, _OF_SERVER, _NO_SERVER)
         outline = outline_folder(arguments.graph)
     else:
         with open_store(arguments) as store:

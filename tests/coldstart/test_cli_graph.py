@@ -132,6 +132,9 @@ def test_write_back_checks_all_keys_before_it_writes_and_names_its_options(
         (["audit", "--graph", "g", "--item-type", "Foo"], "--item-type: a graph folder has"),
         (["estimate", "--graph", "g", "--user-type", "U"], "--user-type: a graph folder has"),
         (["texts", "--graph", "g", "--positive-weight", "0"], "--positive-weight: a graph folder"),
+        (["texts", "--graph", "g", "--timeout", "5"], "--timeout: this is for a server"),
+        (["estimate", "--graph", "g", "--database", "d"], "--database: this is for a server"),
+        (["import", "g", "--store", "toy.lbug", "--login", "me"], "--login: this is for a server"),
         (["audit", "--store", "toy.lbug", "--schema", "nope.toml"], "no schema file at nope.toml"),
         (
             ["audit", "--store", "toy.lbug", "--schema", "schema.toml", "--item-type", "Foo"],
