@@ -5,7 +5,8 @@ Weights are rounded per output, activations on a grid per input feature that is 
 wide range gets a coarser grid and its weights a finer one (``alpha`` says how far), and each weight
 is rounded so as to make up for those before it. The MLP's second layer is harder: a few features of
 its input are 20 times as wide as the rest. Those stay in float32, and the grid of the others is
-fitted to each token. What rounded weights add on average goes into the bias.
+fitted to each token. What rounded weights add on average goes into the bias. Texts of a few tokens,
+over which errors do not average out, stay in float32 altogether.
 
 Processors without VNNI add two products in 16 bits, which overflows for large pairs; weights are
 scaled so that no pair can, and :func:`quantise` checks that none does. Vectors are then the same
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -72,11 +74,31 @@ _GELU_LEAST = -0.17005  # just below the least value of GELU
 _DAMPING = 0.3  # added to the variances of inputs, in parts of their mean; few tokens tell of them
 _BLOCK = 64  # weights of an output that make up for each other before the rest hears of it
 _TRIED = (0.75, 0.85, 0.92, 1.0)  # parts of the full range tried as a weight's grid
+_EXACT_TOKENS = 6  # texts of up to so many stay in float32: a hundredth of a catalogue's tokens
 _LINEAR = torch.ops.onednn
 
 with warnings.catch_warnings():  # torch warns once a process that this may move to another package
     warnings.simplefilter("ignore")
     torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
+
+
+@dataclass(frozen=True)
+class Int8Bert:
+    """A model in 8 bits, and in float32 for texts of a few tokens.
+
+    Args:
+        rounded: see :func:`quantise`.
+        exact: the same model in float32.
+    """
+
+    rounded: PackedBert
+    exact: PackedBert
+
+    def __call__(self, tokens: list[np.ndarray]) -> list[torch.Tensor]:
+        """As :class:`PackedBert`."""
+        num_long = sum(len(text) > _EXACT_TOKENS for text in tokens)
+        parts = (self.rounded, tokens[:num_long]), (self.exact, tokens[num_long:])
+        return [run for model, texts in parts if texts for run in model(texts)]
 
 
 def quantise(packed: PackedBert, calibration: Sequence[np.ndarray]) -> PackedBert:

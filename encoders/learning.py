@@ -57,7 +57,9 @@ class Learner:
             lower = loaded.packed  # made before the adapter wraps layers: it does not see them
             self.model = get_peft_model(loaded.model, _peft_config(config, targets))
             self.model.to(self.device)
-        self._run = _PackedRun(self.model, lower, first) if lower else self._padded
+        self._run = (
+            _PackedRun(self.model, lower, first) if isinstance(lower, PackedBert) else self._padded
+        )
         self.weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._ids: dict[str, np.ndarray] = {}
         self._resumed: dict[str, Any] = {}

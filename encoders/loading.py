@@ -14,6 +14,7 @@ from encoders.settings import ModelSettings
 if TYPE_CHECKING:
     import torch
 
+    from encoders.int8 import Int8Bert
     from encoders.packed import PackedBert
 
 
@@ -35,7 +36,7 @@ class Loaded:
     device: torch.device
     dtype: torch.dtype
     prompt_tokens: int = 0
-    packed: PackedBert | None = None
+    packed: PackedBert | Int8Bert | None = None
 
 
 def load_model(settings: ModelSettings, device: str, dtype: str) -> Loaded:
@@ -84,7 +85,7 @@ def load_model(settings: ModelSettings, device: str, dtype: str) -> Loaded:
 
 def _packed(
     model: Any, tokenizer: Any, settings: ModelSettings, *, in_int8: bool
-) -> PackedBert | None:
+) -> PackedBert | Int8Bert | None:
     """The model without padding, or nothing where it is of another kind."""
     import torch
 
@@ -99,12 +100,12 @@ def _packed(
         return None
     if not in_int8:
         return PackedBert(model)
-    from encoders.int8 import CALIBRATION, quantise
+    from encoders.int8 import CALIBRATION, Int8Bert, quantise
 
     tokens = tokenizer(list(CALIBRATION), truncation=True, max_length=settings.max_tokens)
     texts = sorted((np.array(one) for one in tokens["input_ids"]), key=len, reverse=True)
     with torch.inference_mode():
-        return quantise(PackedBert(model), texts)
+        return Int8Bert(quantise(PackedBert(model), texts), PackedBert(model))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -19,6 +19,7 @@ from encoders.weights import MINILM, find_model
 if TYPE_CHECKING:
     import torch
 
+    from encoders.int8 import Int8Bert
     from encoders.loading import Loaded
     from encoders.packed import PackedBert
 
@@ -28,7 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _ADAPTER = "adapter"  # folder within that of a saved engine
 _PLACE = {"cls": 0, "last": -1}
-_ROUNDING = 2  # of int8: counts the ways in which encoders.int8 has rounded, for the fingerprint
+_ROUNDING = 3  # of int8: counts the ways in which encoders.int8 has rounded, for the fingerprint
 _TOKENISE_AT_ONCE = 4096  # texts; bounds what the tokenizer's own objects take
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}  # padding included; CPU: measured, GPU: not yet
 
@@ -338,7 +339,9 @@ class TransformerEncoder:
             pooled = pool(hidden.float(), attention_mask, self.settings.pooling)
             return self._finished(pooled)
 
-    def _forward_packed(self, packed: PackedBert, tokens: list[np.ndarray]) -> np.ndarray:
+    def _forward_packed(
+        self, packed: PackedBert | Int8Bert, tokens: list[np.ndarray]
+    ) -> np.ndarray:
         """The same without padding: the texts of one length are pooled together."""
         import torch
 

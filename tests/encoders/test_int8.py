@@ -76,6 +76,19 @@ def test_a_quantised_layer_is_near_the_exact_one(tiny_bert):
     assert (layer.narrow(wide.clone()) - expected).norm() < 0.03 * expected.norm()
 
 
+def test_texts_of_a_few_tokens_are_exact_and_longer_ones_rounded(tiny_bert):
+    model = AutoModel.from_pretrained(tiny_bert).eval().requires_grad_(False)
+    texts = [np.random.default_rng(0).integers(0, 19, n) for n in (20, 7, 6, 6, 2)]
+    exact = PackedBert(model)
+    both = int8.Int8Bert(int8.quantise(PackedBert(model), texts), exact)
+    found, expected = both(texts), exact(texts)
+    assert [tuple(run.shape) for run in found] == [tuple(run.shape) for run in expected]
+    same = [torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True)]
+    assert same == [False, False, True, True]
+    alone = [*both(texts[:2]), *both(texts[2:])]  # batches of long or short texts alone
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, alone, strict=True))
+
+
 def test_a_processor_that_overflows_is_refused(monkeypatch):
     monkeypatch.setattr(int8._Packed, "__call__", lambda *_: torch.zeros(4, 64))
     with pytest.raises(EncoderError, match="8-bit products overflow; use dtype='float32'"):
