@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -88,10 +89,15 @@ def add_commands(commands: Any) -> None:
     whom = erasing.add_mutually_exclusive_group(required=True)
     whom.add_argument("--user", help="key of a user")
     whom.add_argument("--item", help="key of an item")
-    add_place(erasing)
+    add_place(erasing, required=False)
     erasing.add_argument("--type", help="node type, where no model or graph folder tells it")
     erasing.add_argument("--model", action="append", default=[], help="folder of a saved engine")
     erasing.add_argument("--graph", action="append", default=[], help="folder of a saved graph")
+    erasing.add_argument("--log", action="append", default=[], help="file of an event log")
+    erasing.add_argument(
+        "--state",
+        help="of `coldstart serve`, where there is one --model (default: MODEL.state, if there)",
+    )
     erasing.add_argument("--cache", help="folder of text vectors, if not the usual one")
     erasing.add_argument("--json", action="store_true", help="print the report as JSON instead")
     cli_loading.add_option(erasing)
@@ -109,10 +115,12 @@ def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None
     roles.add_argument("--positive-weight", type=float, help="from which weight one is positive")
 
 
-def add_place(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
+def add_place(
+    command: argparse.ArgumentParser, *, graph: bool = False, required: bool = True
+) -> None:
     """Options that name a server, an embedded store or, if asked, a folder."""
     place = command.add_argument_group("where the graph is")
-    where = place.add_mutually_exclusive_group(required=True)
+    where = place.add_mutually_exclusive_group(required=required)
     where.add_argument("--uri", help="of a Neo4j server: neo4j://, bolt://, or with +s for TLS")
     where.add_argument("--store", help="file of an embedded store")
     if graph:
@@ -344,24 +352,60 @@ def _erase(arguments: argparse.Namespace) -> None:
 
     load = cli_loading.loader(arguments)
     named = arguments.user if arguments.user is not None else arguments.item
-    node_type = arguments.type
+    folders = [Path(m) / "graph" for m in arguments.model] + [Path(g) for g in arguments.graph]
+    schema, node_type = _schema_in(folders[0]) if folders else None, arguments.type
     if node_type is None:
-        places = [Path(m) / "graph" for m in arguments.model] + [Path(g) for g in arguments.graph]
-        if not places:
+        if schema is None:
             raise ValueError("give --type NODE_TYPE, or a --model or --graph that tells it")
-        schema = _schema_in(places[0])
         node_type = schema.user if arguments.user is not None else schema.item
-    with open_store(arguments, read_only=False) as store:
+    with ExitStack() as opened:
+        stores = []
+        if arguments.store or arguments.uri:
+            stores.append(opened.enter_context(open_store(arguments, read_only=False)))
+            key = key_as_stored(stores[0], node_type, named)
+        elif folders:
+            key = _key_as_saved(folders[0], node_type, named)
+        else:
+            raise ValueError("name a place to erase from: --store, --uri, --model or --graph")
         report = erase(
             node_type,
-            key_as_stored(store, node_type, named),
-            stores=[store],
+            key,
+            stores=stores,
             models=arguments.model,
             graphs=arguments.graph,
+            logs=arguments.log,
+            states=_states(arguments),
             cache=VectorCache(arguments.cache),
             load=load,
         )
     print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+
+
+def _states(arguments: argparse.Namespace) -> dict[str | Path, str | Path]:
+    """By model, what a server of it keeps."""
+    from coldstart.cli_serve import state_of
+
+    if arguments.state is not None:
+        if len(arguments.model) != 1:
+            raise ValueError("--state: give one --model with it, the one that is served")
+        if not Path(arguments.state).is_dir():
+            raise ValueError(f"--state: there is no folder {arguments.state}; check the path")
+        return {arguments.model[0]: arguments.state}
+    beside = {model: state_of(model) for model in arguments.model}
+    return {model: state for model, state in beside.items() if Path(state).is_dir()}
+
+
+def _key_as_saved(folder: Path, node_type: str, text: str) -> Key:
+    """A key from the command line in the type that a saved graph has for keys."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listing = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+    files = {entry["type"]: entry["keys"] for entry in listing["nodes"]}
+    if (file := files.get(node_type)) is None:
+        return text
+    is_int = pa.types.is_integer(pq.read_schema(folder / file).field("key").type)
+    return _whole_number(text, node_type, str(folder)) if is_int else text
 
 
 def _schema_in(folder: Path) -> Schema:
@@ -383,12 +427,15 @@ def _schema_in(folder: Path) -> Schema:
 
 def key_as_stored(store: CypherStore, node_type: str, text: str) -> int | str:
     """A key from the command line in the type that the store has for keys."""
-    kind = store.lookup_kind(node_type)
-    if kind is str:
+    if store.lookup_kind(node_type) is str:
         return text
+    return _whole_number(text, node_type, store.name)
+
+
+def _whole_number(text: str, node_type: str, place: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise ValueError(
-            f"keys of {node_type} are whole numbers in {store.name}, got {text!r}"
+            f"keys of {node_type} are whole numbers in {place}, got {text!r}"
         ) from None

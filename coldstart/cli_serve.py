@@ -50,6 +50,11 @@ def add_commands(commands: Any) -> None:
     refitting.set_defaults(run=_refit)
 
 
+def state_of(model: str) -> str:
+    """Where a server of a model keeps changes and snapshots, unless it is told another place."""
+    return f"{model.rstrip('/')}.state"
+
+
 def _serve(arguments: argparse.Namespace) -> None:
     from coldstart.serving.durable import DurableEngine
     from kg.errors import DependencyError, how_to_install
@@ -65,10 +70,9 @@ def _serve(arguments: argparse.Namespace) -> None:
         from coldstart.serving.running import run
     except ImportError as error:
         raise DependencyError(f"serving needs {error.name}: {how_to_install('serve')}") from error
-    state = arguments.state or f"{arguments.model.rstrip('/')}.state"
     durable = DurableEngine(
         arguments.model,
-        state,
+        arguments.state or state_of(arguments.model),
         snapshot_every=arguments.snapshot_every,
         load=cli_loading.loader(arguments),
     )

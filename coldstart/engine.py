@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -496,15 +496,17 @@ class ColdStartEngine:
 
         Raises:
             GraphError: the change does not fit the graph, or names a type that the graph does not
-                have, or a property and ``delta.new_properties`` is false; nothing is changed then.
+                have, or a property and ``delta.new_properties`` is false, or gives seconds where
+                the graph's times are dates; nothing is changed then.
             AlignmentError: vectors are of a type or name that the engine was fitted without, of
                 another length, or ``vectors`` of a node that is not in ``delta``.
             UnknownNodeError: a text vector is of a node that is not in the graph.
         """
-        from coldstart.known_names import check_names
+        from coldstart.known_names import check_names, check_times
         from coldstart.updating import updated
 
         check_names(self.graph, delta)
+        check_times(self.graph, delta)
         return updated(self, delta, texts, vectors or {}, progress)
 
     def feedback(
@@ -533,17 +535,19 @@ class ColdStartEngine:
         properties: Mapping[str, Any] | None = None,
         text: np.ndarray | None = None,
         vectors: Mapping[str, np.ndarray] | None = None,
+        on_unknown: Literal["error", "skip"] = "error",
     ) -> np.ndarray:
         """The embedding a new node would get, without adding it: for a visitor or a draft.
 
         Args:
             node_type: users or items.
-            links: keys at the far end, by edge type; the interaction type for its positives. A
-                key or edge type that is unknown contributes nothing.
+            links: keys at the far end, by edge type; the interaction type for its positives.
             properties: texts, numbers and categories by name of the property; texts count by
                 their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
             vectors: ready-made ones by name, of the length they had at training.
+            on_unknown: what to do about keys in ``links`` that the graph does not have: raise, or
+                leave them out.
 
         Returns:
             float32 ``[dim]``, equal to what :meth:`update` with the same node would give.
@@ -551,10 +555,14 @@ class ColdStartEngine:
         Raises:
             ValueError: the type is neither that of users nor that of items, a link does not touch
                 it, or a property is none that the schema names.
+            GraphError: the graph has no edges of the type of a link.
+            UnknownNodeError: a key at the far end is unknown, and ``on_unknown`` is ``"error"``.
         """
         from coldstart.updating import new_node
 
-        return new_node(self, node_type, links or {}, properties or {}, text, vectors or {})
+        return new_node(
+            self, node_type, links or {}, properties or {}, text, vectors or {}, on_unknown
+        )
 
     # --- disk -----------------------------------------------------------------------------------
 

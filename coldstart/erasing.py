@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from coldstart.journal import journal_content, read_journal
 from kg.delta import GraphDelta
 from kg.errors import StoreError, UnknownNodeError
-from kg.files import MANIFEST, read_graph
+from kg.files import MANIFEST, read_graph, write_atomically
 from kg.graph import KnowledgeGraph
 from kg.importing import rewrite_graph
+from kg.schema import Schema
 from kg.stores import LadybugStore
 from kg.stores.base import CypherStore
 from kg.vectors import Key
@@ -24,6 +28,7 @@ from kg.wording import counted
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
+    from coldstart.serving.durable import DurableEngine
     from encoders.cache import VectorCache
 
 SHORTEST_TEXT = 8
@@ -77,8 +82,15 @@ class Erasure:
 
 
 @dataclass
-class _Person:
-    """What is looked for."""
+class Person:
+    """What is looked for.
+
+    Args:
+        node_type: of the node.
+        key: its key.
+        texts: its texts, those that are long enough to be told from others.
+        vectors: bytes of its vectors.
+    """
 
     node_type: str
     key: Key
@@ -130,14 +142,16 @@ def erase(
     stores: Sequence[CypherStore] = (),
     models: Sequence[str | Path] = (),
     graphs: Sequence[str | Path] = (),
+    logs: Sequence[str | Path] = (),
+    states: Mapping[str | Path, str | Path] = MappingProxyType({}),
     cache: VectorCache | None = None,
     load: Callable[[Path], ColdStartEngine] | None = None,
 ) -> Erasure:
     """Erase a user or an item everywhere, and search what is left for it.
 
-    The same search runs before and after: over the decoded values of every Parquet and JSON file,
-    the bytes of arrays and of the cache (for the node's vectors and texts), and the stores by key.
-    The store is last, so that a run that was killed is completed by the next.
+    The same search runs before and after: over the decoded values of every Parquet and JSON file
+    and every log, the bytes of arrays and of the cache (for the node's vectors and texts), and the
+    stores by key. The store is last, so that a run that was killed is completed by the next.
 
     Args:
         node_type: users or items.
@@ -145,52 +159,133 @@ def erase(
         stores: to erase from.
         models: folders of saved engines; they are updated and saved anew, without training.
         graphs: folders of saved graphs.
+        logs: files of :class:`coldstart.feedback.EventLog`.
+        states: by model, the folder in which ``coldstart serve`` keeps its changes and snapshots.
         cache: of text vectors.
         load: reads the folder of an engine; :meth:`ColdStartEngine.load` by default.
 
     Raises:
         UnknownNodeError: nothing of the node is found anywhere.
+        ValueError: there are logs, and no model or graph that tells whether the node is a user.
+        RuntimeError: a server has one of the states; nothing is erased then.
     """
     from coldstart.engine import ColdStartEngine
 
-    person = _Person(node_type, key)
+    person = Person(node_type, key)
     load = load or ColdStartEngine.load
-    engines = {Path(p): load(Path(p)) for p in models}
-    read = {Path(p): read_graph(p) for p in graphs}
-    encoded = []
-    for graph in (*(e.graph for e in engines.values()), *read.values()):
-        encoded += person.learn(graph)
-    for engine in engines.values():
-        if key in engine.graph.vocabularies.get(node_type, ()):
-            person.vectors |= _vectors_of(engine, node_type, key)
-    before = _search(person, stores, [*engines, *read], cache)
-    if not before:
-        raise UnknownNodeError(
-            f"{node_type} {key!r} is found in none of the places named; check the key, and name "
-            "every store, model and graph that may hold it"
+    with ExitStack() as opened:
+        served = {Path(m): _served(opened, Path(m), Path(s), load) for m, s in states.items()}
+        engines = {Path(p): load(Path(p)) for p in models}
+        engines |= {path: durable.current.engine for path, durable in served.items()}
+        read = {Path(p): read_graph(p) for p in graphs}
+        schemas = [g.schema for g in (*(e.graph for e in engines.values()), *read.values())]
+        heard = {Path(p): _heard(Path(p), node_type, key, schemas) for p in logs}
+        encoded = []
+        for graph in (*(e.graph for e in engines.values()), *read.values()):
+            encoded += person.learn(graph)
+        for engine in engines.values():
+            if key in engine.graph.vocabularies.get(node_type, ()):
+                person.vectors |= _vectors_of(engine, node_type, key)
+        folders, files = [*engines, *read], list(heard)
+
+        def search() -> list[Trace]:
+            found = _search(person, stores, folders, cache)
+            for durable in served.values():
+                found += traces_in_state(
+                    durable.folder, person, durable.current.engine.graph.schema
+                )
+            return [*found, *(t for file in files for t in _in_log(file, node_type, key, schemas))]
+
+        before = search()
+        if not before:
+            raise UnknownNodeError(
+                f"{node_type} {key!r} is found in none of the places named; check the key, and "
+                "name every store, model, graph and log that may hold it"
+            )
+        gone, done, remains = GraphDelta(removed_nodes={node_type: [key]}), [], []
+        for durable in served.values():
+            with suppress(UnknownNodeError):  # neither there nor in what it keeps
+                done += durable.erase(node_type, key)
+        if cache is not None and encoded:
+            done.append(f"{cache.path}: {cache.erase(encoded)} text vectors removed")
+        for path, engine in engines.items():
+            if path not in served and key in engine.graph.vocabularies.get(node_type, ()):
+                engine.update(gone).save(path)
+                done.append(f"{path}: removed from graph, vectors and texts")
+        for path, graph in read.items():
+            if key in graph.vocabularies.get(node_type, ()):
+                rewrite_graph(graph.apply(gone), path)
+                done.append(f"{path}: removed from the graph")
+        for path, (kept, gone_events) in heard.items():
+            if gone_events:
+                write_atomically(path, journal_content(kept))
+                done.append(f"{path}: {counted(gone_events, 'event')} removed")
+        for store in stores:
+            nodes, edges = store.erase(node_type, [key])
+            done.append(
+                f"{store.name}: {counted(nodes, 'node')} and {counted(edges, 'edge')} removed"
+            )
+            remains += _compacted(store)
+        after = search()
+        if engines:
+            remains.append(
+                "trained weights: sums over all users and items, and the vector that this one had "
+                "in training, without a key or text; fit anew to be rid of them"
+            )
+        return Erasure(tuple(done), tuple(before), tuple(after), tuple(remains))
+
+
+def _served(
+    opened: ExitStack, model: Path, state: Path, load: Callable[[Path], ColdStartEngine]
+) -> DurableEngine:
+    from coldstart.serving.durable import DurableEngine
+
+    try:
+        durable = DurableEngine(model, state, load=load)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{state}: a server has it; send POST /erase to that, or stop it first (nothing was "
+            "erased)"
+        ) from error
+    opened.callback(durable.close)
+    return durable
+
+
+def _heard(log: Path, node_type: str, key: Key, schemas: Sequence[Schema]) -> tuple[list[Any], int]:
+    """The events of a log that are not of the node, and the number of those that are."""
+    if not log.is_file():
+        raise ValueError(f"there is no event log at {log}; check the path (nothing was erased)")
+    if not schemas:
+        raise ValueError(
+            f"{log}: name a model or graph, too, which tells whether {node_type} are users or items"
         )
-    gone, done, remains = GraphDelta(removed_nodes={node_type: [key]}), [], []
-    if cache is not None and encoded:
-        done.append(f"{cache.path}: {cache.erase(encoded)} text vectors removed")
-    for path, engine in engines.items():
-        if key in engine.graph.vocabularies.get(node_type, ()):
-            engine.update(gone).save(path)
-            done.append(f"{path}: removed from graph, vectors and texts")
-    for path, graph in read.items():
-        if key in graph.vocabularies.get(node_type, ()):
-            rewrite_graph(graph.apply(gone), path)
-            done.append(f"{path}: removed from the graph")
-    for store in stores:
-        nodes, edges = store.erase(node_type, [key])
-        done.append(f"{store.name}: {counted(nodes, 'node')} and {counted(edges, 'edge')} removed")
-        remains += _compacted(store)
-    after = _search(person, stores, [*engines, *read], cache)
-    if engines:
-        remains.append(
-            "trained weights: sums over all users and items, and the vector that this one had in "
-            "training, without a key or text; fit anew to be rid of them"
-        )
-    return Erasure(tuple(done), tuple(before), tuple(after), tuple(remains))
+    roles = {schemas[0].user: "user", schemas[0].item: "item"}
+    events = list(read_journal(log))
+    if (role := roles.get(node_type)) is None:
+        return events, 0
+    kept = [event for event in events if event[role] != key]
+    return kept, len(events) - len(kept)
+
+
+def _in_log(log: Path, node_type: str, key: Key, schemas: Sequence[Schema]) -> list[Trace]:
+    _, gone = _heard(log, node_type, key, schemas)
+    return [Trace(str(log), counted(gone, "event"), "key")] if gone else []
+
+
+def traces_in_state(folder: Path, person: Person, schema: Schema) -> list[Trace]:
+    """Places of the state of ``coldstart serve`` that hold something of a node."""
+    from coldstart.serving.operations import redacted
+
+    found = []
+    for segment in sorted((folder / "journal").glob("*.log")):
+        records = list(read_journal(segment))
+        told = sum(redacted(r, person.node_type, person.key, schema) != r for r in records)
+        if told:
+            found.append(Trace(str(segment), counted(told, "record"), "key"))
+    for file in sorted((folder / "snapshots").rglob("*")):
+        if file.is_file():
+            found += [Trace(str(file), place, what) for place, what in _in_file(person, file)]
+    return found
 
 
 def _vectors_of(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
@@ -218,7 +313,7 @@ def _compacted(store: CypherStore) -> list[str]:
 
 
 def _search(
-    person: _Person,
+    person: Person,
     stores: Sequence[CypherStore],
     folders: Sequence[Path],
     cache: VectorCache | None,
@@ -253,7 +348,7 @@ def _leftovers(path: Path) -> list[Path]:
     return [p for top in beside for p in top.rglob("*") if p.is_file()]
 
 
-def _in_file(person: _Person, file: Path) -> Iterator[tuple[str, str]]:
+def _in_file(person: Person, file: Path) -> Iterator[tuple[str, str]]:
     """Places in a file that hold something of the node, decoded."""
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
@@ -278,7 +373,7 @@ def _columns(table: pa.Table, prefix: str) -> Iterator[tuple[str, pa.ChunkedArra
         yield prefix + name, column
 
 
-def _in_column(person: _Person, file: Path, name: str, column: pa.ChunkedArray) -> Iterator[str]:
+def _in_column(person: Person, file: Path, name: str, column: pa.ChunkedArray) -> Iterator[str]:
     if pa.types.is_integer(column.type):
         # A number means a person only where it is a key of that type.
         if isinstance(person.key, int) and name == "key" and _keys_of(file) == person.node_type:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coldstart.journal import Journal, read_journal
-from coldstart.temporal import is_date
+from coldstart.temporal import is_date, require_dates
 from kg.delta import GraphDelta
 from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
@@ -84,10 +85,12 @@ class FeedbackEvent:
         item: key of the item.
         kind: ``"rating"`` (with ``value``), ``"like"``, ``"dislike"``, ``"click"``,
             ``"impression"`` (shown and not clicked) or ``"undo"`` (of the last other one).
-        time: in the unit of the graph's times; seconds where it has none.
+        time: in the unit of the graph's times; seconds where it has none, microseconds since 1970
+            where these are dates.
         value: the rating.
 
     Raises:
+        TypeError: the time is no number.
         ValueError: the kind is unknown, a number is not finite, or a value comes without a rating
             or a rating without one.
     """
@@ -102,6 +105,12 @@ class FeedbackEvent:
         what = f"feedback of {self.user!r} on {self.item!r}"
         if self.kind not in KINDS:
             raise ValueError(f"{what}: expected one of {list(KINDS)}, got {self.kind!r}")
+        if not isinstance(self.time, Real):
+            raise TypeError(
+                f"{what}: time must be a number in the unit of the graph's times, got "
+                f"{self.time!r}; of a datetime that is .timestamp() in seconds, and 1,000,000 "
+                "times that where the graph's times are dates"
+            )
         if not math.isfinite(self.time) or abs(self.time) > 2**62:
             raise ValueError(f"{what}: time must be a finite number, got {self.time!r}")
         if (self.kind == "rating") != (self.value is not None):
@@ -256,6 +265,7 @@ def fed_back(
     graph, config = engine.graph, engine.config.feedback
     graph.users.rows([event.user for event in events])  # unknown ones are errors, before anything
     graph.items.rows([event.item for event in events])
+    require_dates(graph.schema.interaction, graph.interactions.time, [e.time for e in events])
     if graph.interactions.weight is None and any(e.kind == "rating" for e in events):
         raise GraphError(
             f"the interactions {graph.schema.interaction} have no weights, so that there is no "

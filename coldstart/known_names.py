@@ -1,12 +1,16 @@
-"""Names of types and properties in a change that nothing in an engine would ever look at.
+"""What a change to an engine names or dates in a way that must be a mistake.
 
-Most are misspelt: a film with a ``titel`` would have no text, and nobody would be told.
+Types and properties that nothing would ever look at are misspelt, mostly: a film with a ``titel``
+would have no text, and nobody would be told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pyarrow as pa
+
+from coldstart.temporal import require_dates
 from kg.delta import GraphDelta
 from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
@@ -27,6 +31,20 @@ def check_names(graph: KnowledgeGraph, delta: GraphDelta) -> None:
             require_properties(graph, node_type, table.column_names, advice)
     for edge_type in delta.edges:
         require_edge_type(graph, edge_type, "edges")
+
+
+def check_times(graph: KnowledgeGraph, delta: GraphDelta) -> None:
+    """Refuse seconds where the times of the graph's edges are dates.
+
+    Raises:
+        GraphError: see :func:`coldstart.temporal.require_dates`.
+    """
+    for edge_type, table in delta.edges.items():
+        known, name = graph.edges.get(edge_type), graph.schema.time
+        if known is None or known.time is None or name not in table.column_names:
+            continue
+        if pa.types.is_integer(table[name].type):
+            require_dates(edge_type, known.time, table[name].drop_null().to_pylist())
 
 
 def require_node_type(graph: KnowledgeGraph, node_type: str, place: str) -> None:

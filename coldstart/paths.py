@@ -104,7 +104,7 @@ class GraphPath:
         said = "" if self.strength is None else " " + _range(*self.strength)
         if self.kind == "shared":
             entity, some = self.places[2], self.places[1]
-            shared = f"{_spoken(self.hops[-1].edge_type[1])} {entity.names[0]}"
+            shared = _named(self.hops[-1].edge_type[1], entity.names[0])
             return f"it shares {shared} with {self.count} {things} you {verb}{said} ({_few(some)})"
         if self.kind == "linked":
             link = _spoken(self.hops[-1].edge_type[1])
@@ -112,14 +112,14 @@ class GraphPath:
         if self.kind == "audience":
             near = self.places[1].names[0]
             return f"{self.count} {people} who {verb} {near}, as you did{said}, {verb} it, too"
-        own = f"{_spoken(self.hops[0].edge_type[1])} {self.places[1].names[0]}"
+        own = _named(self.hops[0].edge_type[1], self.places[1].names[0])
         if self.kind == "peers" and len(self.places) == 3:
             return f"{self.places[1].names[0]}, to whom {_spoken(self.hops[0].edge_type[1])} " + (
                 f"links you, {verb} it"
             )
         if self.kind == "peers":
             return f"{self.count} {people} who share {own} with you {verb} it"
-        entity = f"{_spoken(self.hops[-1].edge_type[1])} {self.places[-2].names[0]}"
+        entity = _named(self.hops[-1].edge_type[1], self.places[-2].names[0])
         return f"people who share {own} with you {verb} {self.count} times what shares {entity}"
 
     def cypher(self) -> CypherQuery:
@@ -402,6 +402,12 @@ def _direction(edge_type: EdgeType, own: str) -> str:
 
 def _back(direction: str) -> str:
     return {"out": "in", "in": "out", "both": "both"}[direction]
+
+
+def _named(relation: str, entity: str) -> str:
+    """An entity and how it is linked: ``genre Jazz`` by ``HAS_GENRE``, else ``Jazz (about)``."""
+    noun = relation.lower().startswith("has")
+    return f"{_spoken(relation)} {entity}" if noun else f"{entity} ({_spoken(relation)})"
 
 
 def _spoken(relation: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,8 +89,14 @@ def refit(
         k: length of the lists.
         rng: seed of the training.
         device: as for :meth:`ColdStartEngine.fit`.
+
+    Raises:
+        ValueError: ``days`` is no positive number.
     """
     from coldstart.engine import ColdStartEngine
+
+    if not (isinstance(days, Real) and days > 0):
+        raise ValueError(f"days must be a positive number, got {days!r}")
 
     if events := list(events):
         engine = engine.feedback(events).engine

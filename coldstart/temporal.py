@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 import numpy as np
 
 from coldstart.splits import TEST, VAL, WARM, Split
+from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
+from kg.schema import EdgeType
 
 _DATES = (10**14, 41 * 10**14)
 """Microseconds of 1973 and of 2099."""
@@ -134,6 +137,28 @@ def time_in_words(time: int) -> str:
 def is_date(time: int) -> bool:
     """Whether a time is taken for a date in microseconds; see :func:`time_in_words`."""
     return _DATES[0] <= time < _DATES[1]
+
+
+def require_dates(edge_type: EdgeType, known: np.ndarray | None, times: Iterable[float]) -> None:
+    """Raise where edges of a type are dated in microseconds and a new time cannot be such a date.
+
+    Most are seconds, and the interaction would be of January 1970.
+
+    Args:
+        edge_type: of the edges.
+        known: times of those there are.
+        times: new ones.
+
+    Raises:
+        GraphError: a time is outside of what :func:`is_date` takes.
+    """
+    if known is None or not len(known) or not is_date(int(known.max())):
+        return
+    if wrong := [time for time in times if not is_date(int(time))]:
+        raise GraphError(
+            f"times of {'-'.join(edge_type)} are dates, in microseconds since 1970, and "
+            f"{int(wrong[0])} is none between 1973 and 2099; give dates, or seconds times 1,000,000"
+        )
 
 
 def _first_times(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from coldstart.approximate import ApproximateIndex
 from coldstart.calibration import newness, newness_since_training
 from coldstart.index import ExactIndex, grown_tensor
+from coldstart.known_names import require_edge_type
 from coldstart.ready_texts import check_length, check_new
 from coldstart.ready_vectors import Ready, after_change, of_one
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
@@ -453,6 +454,7 @@ def new_node(
     properties: Mapping[str, Any],
     text: np.ndarray | None,
     vectors: Mapping[str, np.ndarray],
+    on_unknown: Literal["error", "skip"],
 ) -> np.ndarray:
     """See :meth:`coldstart.engine.ColdStartEngine.embed_new`."""
     schema = engine.graph.schema
@@ -464,7 +466,7 @@ def new_node(
             f"properties {unknown} of a {node_type} are no features; "
             f"the schema names {sorted(named)}"
         )
-    inputs, positives = _inputs_of_new(engine, node_type, links, properties, text)
+    inputs, positives = _inputs_of_new(engine, node_type, links, properties, text, on_unknown)
     if engine.vectors or vectors:
         inputs = replace(inputs, vectors=of_one(engine.vectors.get(node_type, {}), vectors))
     is_user = node_type == schema.user
@@ -489,6 +491,7 @@ def _inputs_of_new(
     links: Mapping[EdgeType, Sequence[Key]],
     properties: Mapping[str, Any],
     text: np.ndarray | None,
+    on_unknown: Literal["error", "skip"],
 ) -> tuple[NodeInputs, np.ndarray]:
     """What a node that is not in the graph is embedded from: inputs, and rows of its positives."""
     graph, schema = engine.graph, engine.graph.schema
@@ -498,13 +501,16 @@ def _inputs_of_new(
     for edge_type, keys in links.items():
         if node_type not in (edge_type[0], edge_type[2]):
             raise ValueError(f"links {edge_type} do not touch a {node_type}")
+        require_edge_type(graph, edge_type, "links")
         end = edge_type[2] if edge_type[0] == node_type else edge_type[0]
-        nodes = graph.vocabularies.get(end)
-        if nodes is None:
-            continue
+        nodes = graph.vocabularies.get(end, Vocabulary(end, []))
         listed = keys if isinstance(keys, str | bytes) else list(keys)  # a string is refused
-        found = set(nodes.rows(listed, missing="mark").tolist()) - {-1}
-        rows = np.array(sorted(found), np.int64)
+        found = nodes.rows(
+            listed,
+            missing="error" if on_unknown == "error" else "mark",
+            advice="check the key, add the node first, or pass on_unknown='skip'",
+        )
+        rows = np.unique(found[found >= 0])
         if edge_type == schema.interaction:
             positives = rows
         elif name := engine.relation_names[node_type].get(edge_type):

@@ -240,6 +240,8 @@ class DurableEngine:
         from encoders.texts import node_texts
 
         graph = self.current.engine.graph
+        if key not in graph.vocabularies[node_type] and self._is_told_of(node_type, key):
+            return self._forget(node_type, key)  # someone took it out of the model alone
         row = graph.vocabularies[node_type].rows([key])
         texts = list(node_texts(graph_of_rows(graph, node_type, row), node_type))
         self.submit({"op": "erase", "type": node_type, "key": key})
@@ -264,6 +266,13 @@ class DurableEngine:
                 self._lock = -1
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _is_told_of(self, node_type: str, key: Key) -> bool:
+        """Whether journal or snapshots hold a node, though the engine does not have it."""
+        from coldstart.erasing import Person, traces_in_state
+
+        schema = self.current.engine.graph.schema
+        return bool(traces_in_state(self.folder, Person(node_type, key), schema))
 
     def _commit(self, tickets: list[_Ticket]) -> None:
         engine, number = self._state.current

@@ -9,6 +9,8 @@ import pytest
 from coldstart.cli import main
 from coldstart.engine import ColdStartEngine
 from coldstart.erasing import erase
+from coldstart.feedback import EventLog, FeedbackEvent
+from coldstart.serving.durable import DurableEngine
 from encoders.cache import VectorCache
 from encoders.embed import embed_nodes
 from encoders.texts import node_texts
@@ -114,3 +116,76 @@ def test_every_vector_of_a_node_is_looked_for_as_it_is_saved_and_as_it_is_told(t
     found = {Path(trace.file).name for trace in report.before if trace.what == "vector"}
     assert found == {"arrays.safetensors", "saved", "told", "poster"}
     assert {Path(trace.file).parent for trace in report.after} == {killed}
+
+
+@pytest.fixture
+def served(engine, tmp_path, monkeypatch):
+    """A model and the state of a server that heard of u3 and of somebody new; and an event log."""
+    monkeypatch.setenv("KG_COLDSTART_CACHE", str(tmp_path / "cache"))
+    engine.save(tmp_path / "model")
+    like = {"user": "u3", "item": "m5", "kind": "like", "time": 9.0, "value": None}
+    durable = DurableEngine(tmp_path / "model", tmp_path / "model.state")
+    durable.submit({"op": "feedback", "events": [like], "now": 9.0})
+    durable.submit({"op": "upsert", "nodes": {"User": [{"id": "new"}]}})
+    durable.close()
+    EventLog(tmp_path / "events.log").append([FeedbackEvent(**like), FeedbackEvent(**OTHERS)])
+    return tmp_path
+
+
+OTHERS = {"user": "u4", "item": "m5", "kind": "like", "time": 9.0}
+
+
+def test_what_a_server_keeps_and_event_logs_are_erased_too_and_refit_goes_on(served, capsys):
+    model, log = str(served / "model"), str(served / "events.log")
+    command = ["erase", "--user", "u3", "--model", model, "--log", log]  # no store is needed
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "before: " + log + ", 1 event: key" in told
+    assert f"before: {model}.state/journal" in told
+    assert "after: " not in told
+    assert list(EventLog(log)) == [FeedbackEvent(**OTHERS)]
+    durable = DurableEngine(model, f"{model}.state")
+    assert "u3" not in durable.current.engine.graph.users
+    assert "new" in durable.current.engine.graph.users
+    durable.close()
+    assert main(["refit", model, "--log", log]) == 0
+    assert main(command) == 1
+    assert "'u3' is found in none of the places" in capsys.readouterr().err
+
+
+def test_a_state_whose_model_was_erased_without_it_is_still_cleared(served):
+    model, state = served / "model", served / "model.state"
+    erase("User", "u3", models=[model])
+    report = erase("User", "u3", models=[model], states={model: state})
+    assert {t.what for t in report.before} == {"key"}
+    assert report.after == ()
+    with pytest.raises(UnknownNodeError):
+        erase("User", "u3", models=[model], states={model: state})
+
+
+def test_nothing_is_erased_while_a_server_has_the_state(served):
+    durable = DurableEngine(served / "model", served / "model.state")
+    with pytest.raises(RuntimeError, match="a server has it; send POST /erase to that, or stop it"):
+        erase("User", "u3", models=[served / "model"], states={served / "model": durable.folder})
+    assert "u3" in ColdStartEngine.load(served / "model").graph.users
+    durable.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "model", "--log", "nope.log"], "there is no event log at nope.log"),
+        (["--type", "User", "--store", "toy.lbug", "--log", "x.log"], "name a model or graph"),
+        (["--model", "model", "--state", "nope"], "there is no folder nope; check the path"),
+        (["--graph", "graph", "--state", "nope"], "--state: give one --model with it"),
+        (["--type", "User"], "name a place to erase from: --store, --uri, --model or --graph"),
+    ],
+)
+def test_a_place_that_is_not_there_is_told_before_anything_is_erased(
+    places, options, message, monkeypatch, capsys
+):
+    monkeypatch.chdir(places)
+    (places / "x.log").touch()
+    assert main(["erase", "--user", "u3", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert "u3" in ColdStartEngine.load("model").graph.users

@@ -5,6 +5,7 @@ import pytest
 
 from coldstart.cli import main
 from coldstart.explanation import Edge, taken_apart
+from coldstart.paths import _named
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.errors import GraphError, UnknownNodeError
 from kg.stores import LadybugStore
@@ -64,6 +65,14 @@ def test_a_new_film_is_explained_by_the_genre_it_shares_with_liked_ones(grown):
     assert [place.keys for place in path.places][2:] == [("space",), ("new",)]
     assert set(path.places[1].keys) == {"m0", "m4"}
     assert "shares genre space films with 2 movies you rated 5" in path.sentence()
+
+
+@pytest.mark.parametrize(
+    ("relation", "told"),
+    [("HAS_GENRE", "genre Jazz"), ("ABOUT", "Jazz (about)"), ("DIRECTED_BY", "Jazz (directed by)")],
+)
+def test_a_relation_that_is_no_noun_stands_behind_what_it_leads_to(relation, told):
+    assert _named(relation, "Jazz") == told
 
 
 def test_where_both_are_new_the_tastes_of_people_alike_connect_them(grown):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -171,6 +172,28 @@ def test_a_day_is_in_the_unit_of_the_times(since):
     microseconds = in_unit_of(FeedbackConfig(half_life=7.0), dated)
     assert microseconds == FeedbackConfig(half_life=7.0, day=86_400e6 if since else 86_400)
     assert in_unit_of(FeedbackConfig(day=24.0), dated).day == 24.0
+
+
+def test_seconds_are_refused_where_times_are_dates(engine):
+    graph = engine.graph
+    dates = np.datetime64("2024-01-01", "us") + np.arange(len(graph.interactions))
+    edges = replace(graph.interactions, time=dates.astype("int64"))
+    dated = replace(engine, graph=graph.with_edges(graph.schema.interaction, edges))
+    with pytest.raises(GraphError, match="in microseconds since 1970, and 1700000000 is"):
+        dated.feedback([FeedbackEvent("u58", "m76", "like", 1_700_000_000)])
+    rated = {"source": ["u58"], "target": ["m76"], "weight": [5.0], "time": [1_700_000_000]}
+    with pytest.raises(GraphError, match="give dates, or seconds times 1,000,000"):
+        dated.update(GraphDelta(edges={graph.schema.interaction: rated}))
+    late = dated.update(
+        GraphDelta(edges={graph.schema.interaction: rated | {"time": [2 * 10**15]}})
+    )
+    assert weight_of(late) == 5
+    assert weight_of(dated.feedback([FeedbackEvent("u58", "m76", "like", 2e15)]).engine) == 5
+
+
+def test_a_datetime_is_refused_with_what_to_give_instead():
+    with pytest.raises(TypeError, match=r"got datetime.*\.timestamp\(\) in seconds"):
+        FeedbackEvent("u58", "m76", "like", datetime(2024, 1, 1))
 
 
 def test_an_undo_dated_before_the_like_takes_nothing_back(engine):

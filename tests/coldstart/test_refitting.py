@@ -54,6 +54,12 @@ def test_a_refit_that_is_worse_on_the_last_days_is_not_promoted(heard, monkeypat
     assert "kept the old engine" in found.reason
 
 
+@pytest.mark.parametrize("days", [0, -1.0, "7", float("nan")])
+def test_days_are_a_positive_number(engine, days):
+    with pytest.raises(ValueError, match="days must be a positive number, got"):
+        refit(engine, days=days)
+
+
 def test_too_little_to_compare_on_keeps_the_old_engine(engine):
     events = [FeedbackEvent("u1", "m76", "like", NOW), FeedbackEvent("u2", "m76", "dislike", NOW)]
     found = refit(engine, events, device="cpu")

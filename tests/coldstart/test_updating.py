@@ -8,12 +8,7 @@ from coldstart import ColdStartEngine
 from encoders import TfidfEncoder
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.datasets import load_movielens_100k
-from kg.errors import (
-    AlignmentError,
-    DanglingEdgeError,
-    GraphError,
-    UnknownNodeError,
-)
+from kg.errors import AlignmentError, DanglingEdgeError, GraphError, UnknownNodeError
 from kg.toy import toy_graph
 from tests.coldstart.toys import (
     FRIEND,
@@ -566,6 +561,12 @@ def test_embed_new_refuses_what_it_cannot_use():
     edge_type = next(e for e in graph.edge_types if e[0] == item and e[2] != item)
     with pytest.raises(TypeError, match="expected a list of"):
         engine.embed_new(item, links={edge_type: "drama"})
+    with pytest.raises(UnknownNodeError, match=r"'darma'.*or pass on_unknown='skip'"):
+        engine.embed_new(item, links={edge_type: ["darma"]})
+    skipped = engine.embed_new(item, links={edge_type: ["darma"]}, on_unknown="skip")
+    np.testing.assert_array_equal(skipped, engine.embed_new(item))
+    with pytest.raises(GraphError, match="there are no Movie-ABUOT-Genre edges, only"):
+        engine.embed_new(item, links={(item, "ABUOT", edge_type[2]): ["drama"]})
 
 
 def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
