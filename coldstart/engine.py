@@ -41,10 +41,9 @@ from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_positives
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
-from kg.wording import counted
 
 if TYPE_CHECKING:
     from coldstart.approximate import ApproximateIndex
@@ -207,13 +206,7 @@ class ColdStartEngine:
         for role in (graph.schema.user, graph.schema.item):
             if not graph.num_nodes(role):
                 raise GraphError(f"the graph has no nodes of type {role!r}; add some first")
-        positives = graph.positives()
-        if not positives.shape[1]:
-            least = graph.schema.positive_weight
-            raise GraphError(
-                f"the graph has {counted(len(graph.interactions), 'interaction')}, none of them "
-                f"positive (positive_weight is {least}); add interactions or lower positive_weight"
-            )
+        positives = require_positives(graph)
         if texts is None:
             from encoders.embed import embed_nodes
 

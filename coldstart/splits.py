@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from coldstart.segments import CLASSES, NINE, WARM_UP_MOST, class_of
 from gnn.data import Adjacency
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_positives
 from kg.tables import require_columns
 from kg.vectors import Vocabulary
 
@@ -245,6 +245,7 @@ def random_split(
         name: for reports.
 
     Raises:
+        GraphError: the graph has no positives.
         ValueError: a share is negative, or so large that two of them leave nothing to train on.
     """
     shares = {"cold_users": cold_users, "cold_items": cold_items, "held_out": held_out}
@@ -258,7 +259,7 @@ def random_split(
                 f"{what} must be at least 0 and below {1 - 2 * cold:g}, the share of nodes that "
                 f"are not kept cold, got {share}"
             )
-    pairs = graph.positives()
+    pairs = require_positives(graph)
     parts, warm_up = [], []
     for rows, num_nodes, share, warming_share in (
         (pairs[0], len(graph.users), cold_users, warm_up_users),

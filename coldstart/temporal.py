@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 
 from coldstart.splits import TEST, VAL, WARM, Split
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_positives
 
 _DATES = (10**14, 41 * 10**14)
 """Microseconds of 1973 and of 2099."""
@@ -138,7 +138,7 @@ def is_date(time: int) -> bool:
 
 def _first_times(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:
     """Positive pairs as :meth:`KnowledgeGraph.positives` gives them, and when each came first."""
-    pairs, edges = graph.positives(), graph.interactions
+    pairs, edges = require_positives(graph), graph.interactions
     if edges.time is None:
         raise ValueError(
             f"a split by time needs times, and {'-'.join(graph.schema.interaction)} has none; give "
@@ -162,7 +162,7 @@ def _points(
         if not 0 <= share < 1:
             raise ValueError(f"{what} must be a share of at least 0 and below 1, got {share}")
     if not len(times):
-        raise ValueError("there is no positive to split; check positive_weight")
+        raise ValueError("there is no positive before the time `until`; choose a later one")
     ordered = np.sort(times)
 
     def point(share: float) -> int:

@@ -346,6 +346,37 @@ class KnowledgeGraph:
         return f"KnowledgeGraph(nodes {{{nodes}}}, edges {{{edges}}})"
 
 
+def require_positives(graph: KnowledgeGraph) -> np.ndarray:
+    """The positives of a graph as :meth:`KnowledgeGraph.positives` has them, at least one.
+
+    Raises:
+        GraphError: there are none, and why.
+    """
+    positives = graph.positives()
+    if positives.shape[1]:
+        return positives
+    schema, edges = graph.schema, graph.interactions
+    if len(edges) and edges.weight is not None:
+        raise GraphError(
+            f"none of the {len(edges)} {schema.interaction} edges is positive: positive_weight is "
+            f"{schema.positive_weight}, the highest weight {edges.weight.max():g}; lower "
+            "positive_weight in the schema, or add positive interactions"
+        )
+    ends = schema.user, schema.item
+    others = [e for e, some in graph.edges.items() if (e[0], e[2]) == ends and len(some)]
+    if others:
+        raise GraphError(
+            f"the schema names {schema.interaction} as interaction, and the graph has no such "
+            f"edges, but {', '.join(map(str, others))} from {ends[0]} to {ends[1]}; if "
+            f"{'that is' if len(others) == 1 else 'one of them is'} meant, name it in the schema "
+            "(interaction=...), else add the interactions"
+        )
+    raise GraphError(
+        f"the graph has no {schema.interaction} edges, which the schema names as interaction, only "
+        f"{', '.join(map(str, graph.edges)) or 'nodes'}; add some"
+    )
+
+
 def split_key(table: pa.Table, node_type: str, schema: Schema) -> tuple[Vocabulary, pa.Table]:
     """A node table as vocabulary and properties."""
     key = schema.key_of(node_type)

@@ -10,6 +10,8 @@ from coldstart.calibration import LIFT_GAIN
 from coldstart.feedback import FeedbackEvent
 from coldstart.report import Report
 from coldstart.scorer import cosine_plus_bias
+from coldstart.splits import random_split
+from coldstart.temporal import temporal_split
 from gnn.infer import priors
 from gnn.train import TrainConfig
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema
@@ -345,13 +347,26 @@ def test_a_graph_without_users_items_or_positives_cannot_be_trained_on():
         fitted(bare(none, users=()))
     with pytest.raises(GraphError, match="no nodes of type 'Movie'; add some first"):
         fitted(bare(none, items=()))
-    with pytest.raises(GraphError, match="has 0 interactions, none of them positive"):
+    with pytest.raises(
+        GraphError, match=r"no \('User', 'RATED', 'Movie'\) edges, which .* add some"
+    ):
         fitted(bare(none))
     low = {"source": ["u"], "target": ["a"], "weight": [2.0]}
-    with pytest.raises(
-        GraphError, match=r"1 interaction, none.*\(positive_weight is 4\); add inter"
-    ):
+    too_low = r"none of the 1 \('User', 'RATED', 'Movie'\) .* is 4, the highest weight 2; lower"
+    with pytest.raises(GraphError, match=too_low):
         fitted(bare(low, schema=replace(BARE, positive_weight=4)))
+
+
+def test_an_interaction_that_is_misspelt_in_the_schema_is_named_beside_the_one_there():
+    schema = Schema(user="User", item="Movie", interaction=("User", "LIKED", "Movie"))
+    expected = (
+        r"names \('User', 'LIKED', 'Movie'\) as interaction, .* but \('User', 'RATED', 'Movie'\) "
+        r"from User to Movie; .* \(interaction=\.\.\.\)"
+    )
+    graph = bare({"source": ["u"], "target": ["a"]}, schema=schema)
+    for act in (fitted, temporal_split, lambda one: random_split(one, rng=np.random.default_rng())):
+        with pytest.raises(GraphError, match=expected):
+            act(graph)
 
 
 def test_a_single_interaction_is_enough():
