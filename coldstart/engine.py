@@ -41,7 +41,7 @@ from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError
-from kg.graph import KnowledgeGraph, require_positives
+from kg.graph import KnowledgeGraph, require_graph, require_positives
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
 
@@ -199,8 +199,10 @@ class ColdStartEngine:
 
         Raises:
             GraphError: the graph has no users, no items, or no positive interaction.
+            TypeError: ``graph`` is none.
             ValueError: two classes of feature groups of graph encoders have the same kind.
         """
+        require_graph(graph, "ColdStartEngine.fit")
         config = config or EngineConfig()
         config = replace(config, feedback=in_unit_of(config.feedback, graph))
         for role in (graph.schema.user, graph.schema.item):

@@ -18,7 +18,7 @@ from coldstart.scorer import CosineBiasScorer, Scorer
 from coldstart.segments import NINE, spoken
 from coldstart.splits import TEST, VAL, Split
 from coldstart.training_data import Settings, TrainingData
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_graph
 from kg.vectors import NodeEmbeddings
 
 if TYPE_CHECKING:
@@ -150,11 +150,12 @@ def evaluate(
     Raises:
         LeakError: the graph tells held-out pairs, with the offending rows.
         AlignmentError: ``vectors`` are of another type of node than they are named by.
-        TypeError: a maker is not a function, a metric neither a name nor a function, or a text or
-            a split comes in place of a list.
+        TypeError: ``graph`` is none, a maker is not a function, a metric neither a name nor a
+            function, or a text or a split comes in place of a list.
         ValueError: a scorer, metric or curve is unknown, ``k`` is below 1, or no split has
             users to judge any segment by.
     """
+    require_graph(graph, "evaluate")
     if k < 1:
         raise ValueError(f"k, the length of the lists, must be at least 1, got {k}")
     for what, given in {"scorers": scorers, "segments": segments, "curves": curves}.items():

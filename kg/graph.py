@@ -346,6 +346,20 @@ class KnowledgeGraph:
         return f"KnowledgeGraph(nodes {{{nodes}}}, edges {{{edges}}})"
 
 
+def require_graph(value: Any, what: str) -> None:
+    """Raise unless the value is a graph; ``what`` is who wants it.
+
+    Raises:
+        TypeError: it is something else, a folder say.
+    """
+    if not isinstance(value, KnowledgeGraph):
+        raise TypeError(
+            f"{what}: expected a KnowledgeGraph, got {type(value).__name__} {str(value)[:80]!r}; "
+            "read_graph(folder) of kg.files reads one from a folder, KnowledgeGraph.from_tables "
+            "makes one of tables"
+        )
+
+
 def require_positives(graph: KnowledgeGraph) -> np.ndarray:
     """The positives of a graph as :meth:`KnowledgeGraph.positives` has them, at least one.
 

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from coldstart import ColdStartEngine, EngineConfig
+from coldstart import ColdStartEngine, EngineConfig, evaluate
 from coldstart.calibration import LIFT_GAIN
 from coldstart.feedback import FeedbackEvent
 from coldstart.report import Report
@@ -15,7 +15,7 @@ from coldstart.temporal import temporal_split
 from gnn.infer import priors
 from gnn.train import TrainConfig
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema
-from kg.auditing import Audit
+from kg.auditing import Audit, audit
 from kg.errors import GraphError, UnknownNodeError
 from kg.toy import toy_graph
 from tests.coldstart.toys import GENRE, RATED, ratings, word_vectors
@@ -339,6 +339,12 @@ def test_a_filter_on_a_property_that_items_lack_names_those_they_have(engine, wh
 def test_a_filter_that_is_no_filter_is_an_error(engine, where):
     with pytest.raises(ValueError, match="does not fit Movie"):
         engine.recommend(["u1"], where=where)
+
+
+@pytest.mark.parametrize("act", [ColdStartEngine.fit, audit, lambda one: evaluate(one, [], [])])
+def test_a_folder_in_place_of_a_graph_is_told_how_it_is_read(act):
+    with pytest.raises(TypeError, match=r"a KnowledgeGraph, got str 'graph'; read_graph\(folder\)"):
+        act("graph")
 
 
 def test_a_graph_without_users_items_or_positives_cannot_be_trained_on():
