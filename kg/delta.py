@@ -22,7 +22,7 @@ from kg.graph import (
 )
 from kg.growing import first_of_run, followed_by, taken
 from kg.schema import EdgeType
-from kg.tables import key_array, require_columns, to_table
+from kg.tables import key_array, require_columns, require_list, to_table
 from kg.vectors import Key, Vocabulary
 from kg.wording import counted
 
@@ -80,8 +80,7 @@ class GraphDelta:
 
 
 def _listed(node_type: str, keys: Any) -> list[Key]:
-    if isinstance(keys, str | bytes):
-        raise TypeError(f"expected a list of {node_type} keys to remove, got the string {keys!r}")
+    require_list(keys, f"expected a list of {node_type} keys to remove")
     return key_array(keys, f"{node_type} to remove").to_pylist()
 
 

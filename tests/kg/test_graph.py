@@ -156,6 +156,11 @@ def test_five_and_the_string_five_in_one_type_are_an_error():
         graph(users=frame)
 
 
+def test_one_value_in_place_of_a_column_is_an_error():
+    with pytest.raises(TypeError, match="Movie nodes: expected a list as column 'title', with one"):
+        graph(movies={"id": ["a"], "title": "A"})
+
+
 def test_an_edge_to_a_missing_node_names_rows_and_key():
     with pytest.raises(DanglingEdgeError, match=r"1 name a .* rows \[1\] \(for example Movie 'x'"):
         graph(ratings={"source": [5, 5], "target": ["a", "x"]})

@@ -96,6 +96,13 @@ def test_a_column_without_one_type_is_refused_with_the_name_of_the_table(value):
         to_table(value, "people")
 
 
+def test_columns_of_unequal_length_are_named_with_their_lengths():
+    with pytest.raises(
+        GraphError, match=r"people: .* equally long, their lengths are 'a' 2, 'b' 1"
+    ):
+        to_table({"a": [1, 2], "b": [1]}, "people")
+
+
 def test_a_column_name_that_comes_twice_is_refused():
     twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
     with pytest.raises(GraphError, match=r"people: column names repeat: \['a', 'a'\]"):
