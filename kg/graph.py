@@ -227,10 +227,11 @@ class KnowledgeGraph:
         for node_type, value in nodes.items():
             table = to_table(value, f"{node_type} nodes")
             require_properties(table, node_type, schema)
+            _require_key(table, node_type, schema)
             vocabularies[node_type], attributes[node_type] = split_key(table, node_type, schema)
         tables = {as_edge_type(e): to_table(t, f"{e} edges") for e, t in edges.items()}
         for edge_type, table in tables.items():
-            require_columns(table, ("source", "target"), f"{edge_type} edges")
+            require_ends(table, f"{edge_type} edges")
             _require_named(table, edge_type, schema)
             tell_unused(table, edge_type, schema)
         _add_nodes_of_edges(tables, vocabularies, attributes)
@@ -411,6 +412,23 @@ def require_properties(table: pa.Table, node_type: str, schema: Schema) -> None:
                 )
 
 
+def _require_key(table: pa.Table, node_type: str, schema: Schema) -> None:
+    """Raise if nodes lack their key, with what the schema would say for the first column."""
+    example = table.column_names[0] if table.num_columns else "its name"
+    advice = f"name the column of keys by Schema(key={{{node_type!r}: {example!r}}}), or rename it"
+    require_columns(table, [schema.key_of(node_type)], f"{node_type} nodes", advice)
+
+
+def require_ends(table: pa.Table, what: str) -> None:
+    """Raise unless a table of edges has both ends.
+
+    Raises:
+        MissingColumnError: naming what is absent and what came.
+    """
+    advice = "rename the columns that hold the keys of the two nodes to 'source' and 'target'"
+    require_columns(table, ("source", "target"), what, advice)
+
+
 def _require_named(table: pa.Table, edge_type: EdgeType, schema: Schema) -> None:
     """Raise if interactions lack a weight or time that the schema gives a name of its own."""
     if edge_type != schema.interaction or not table.num_rows:
@@ -451,7 +469,7 @@ def read_edges(
     ``advice`` says what to do where an end is missing.
     """
     what = f"{edge_type} edges"
-    require_columns(table, ("source", "target"), what)
+    require_ends(table, what)
     ends = {"source": vocabulary(edge_type[0]), "target": vocabulary(edge_type[2])}
     keys = {
         c: table[c] if are_keys(table[c]) else key_array(table[c], f"{what}, {c}") for c in ends

@@ -57,16 +57,20 @@ def to_table(value: Any, what: str) -> pa.Table:
     return pa.table({name: without_views(table[name]) for name in names})
 
 
-def require_columns(table: pa.Table, columns: Iterable[str], what: str) -> None:
-    """Raise unless every column is there.
+def require_columns(
+    table: pa.Table,
+    columns: Iterable[str],
+    what: str,
+    advice: str = "rename or return them under these names",
+) -> None:
+    """Raise unless every column is there; ``advice`` is the next step where one is not.
 
     Raises:
         MissingColumnError: naming what is absent and what came.
     """
     if absent := [c for c in columns if c not in table.column_names]:
         raise MissingColumnError(
-            f"{what}: expected the columns {absent}, got {table.column_names}; "
-            "rename or return them under these names"
+            f"{what}: expected the columns {absent}, got {table.column_names}; {advice}"
         )
 
 

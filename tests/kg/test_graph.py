@@ -206,11 +206,20 @@ def test_an_edge_table_without_an_end_is_an_error(absent):
     ratings = {k: v for k, v in RATINGS.items() if k != absent}
     with pytest.raises(MissingColumnError, match=rf"RATED.*expected the columns \['{absent}'\]"):
         graph(ratings=ratings)
+    advice = (
+        r"got \['user', 'film'\]; rename the columns that hold the keys of the two nodes to 'so"
+    )
+    with pytest.raises(MissingColumnError, match=advice):
+        graph(ratings={"user": [5], "film": ["a"]})
 
 
 def test_a_node_table_without_its_key_is_an_error():
-    with pytest.raises(MissingColumnError, match=r"Movie nodes: expected the columns \['id'\]"):
-        graph(movies={"movieId": [1]})
+    expected = (
+        r"Movie nodes: expected the columns \['id'\], got \['movieId', 'title'\]; "
+        r"name the column of keys by Schema\(key={'Movie': 'movieId'}\), or rename it"
+    )
+    with pytest.raises(MissingColumnError, match=expected):
+        graph(movies={"movieId": [1], "title": ["A"]})
 
 
 def test_a_graph_without_the_user_type_is_an_error():
