@@ -151,9 +151,15 @@ def time_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
             column = pc.cast(column, pa.timestamp("us"), safe=False)  # nanoseconds are cut off
         return column.cast(pa.int64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        advice = "to integers or timestamps"
+        if is_string(column.type):
+            advice = (
+                "by pandas.to_datetime, or in pyarrow by .cast(pyarrow.timestamp('s')); for texts "
+                "unlike 2024-05-31 12:00:00 by pyarrow.compute.strptime, or when a CSV file is "
+                "read by timestamp_parsers of pyarrow.csv.ConvertOptions"
+            )
         raise GraphError(
-            f"{what}: expected times or integers, got {column.type}; convert the column, by "
-            "pandas.to_datetime for one, or to integers"
+            f"{what}: expected times or integers, got {column.type}; convert the column {advice}"
         ) from error
 
 

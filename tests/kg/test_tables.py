@@ -190,6 +190,15 @@ def test_what_is_no_time_is_refused(values, text):
         time_array(pa.chunked_array([values]), "time")
 
 
+def test_the_way_to_times_by_arrow_is_one():
+    column = pa.chunked_array([["2024-05-31 12:00:00", "2024-05-31"]])
+    with pytest.raises(
+        GraphError, match=r"by \.cast\(pyarrow\.timestamp\('s'\)\); .* by timestamp_p"
+    ):
+        time_array(column, "time")
+    assert time_array(column.cast(pa.timestamp("s")), "time")[0] == 1_717_156_800_000_000
+
+
 def test_properties_are_written_out_as_text():
     def text(values):
         return text_column(pa.chunked_array([values]))
