@@ -360,8 +360,8 @@ class ColdStartEngine:
 
         Raises:
             UnknownNodeError: a user or candidate is not in the graph.
-            ValueError: ``k`` is below 1, ``diversity`` is not between 0 and 1, or ``where`` names a
-                property that items do not have.
+            ValueError: ``k`` is below 1, ``diversity`` is not between 0 and 1, or ``where`` is of
+                another kind or names a property that items do not have.
         """
         rows = self.graph.users.rows(users)
         pool = self._pool(self.graph.schema.item, candidates, where)
@@ -780,8 +780,14 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
             value or list of values it may have.
 
     Raises:
-        ValueError: a property does not exist.
+        ValueError: ``where`` is neither, or a property does not exist.
     """
+    if not isinstance(where, Mapping | pc.Expression):
+        raise ValueError(
+            f"where={str(where)[:80]!r} does not fit {node_type}: expected an Arrow expression, "
+            'such as pyarrow.compute.field("pages") > 300, or a mapping of property to its value '
+            f'or values, such as {{"language": ["en", "fr"]}}, got {type(where).__name__}'
+        )
     table = graph.node_table(node_type)
     if isinstance(where, Mapping):
         for name in where:

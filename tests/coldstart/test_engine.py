@@ -341,6 +341,12 @@ def test_a_filter_that_is_no_filter_is_an_error(engine, where):
         engine.recommend(["u1"], where=where)
 
 
+@pytest.mark.parametrize("where", ["year > 1990", [True, False]])
+def test_a_filter_of_another_kind_is_told_what_is_expected(engine, where):
+    with pytest.raises(ValueError, match=r'an Arrow expression, such as .*"\) > 300, or a mapping'):
+        engine.recommend(["u1"], where=where)
+
+
 @pytest.mark.parametrize("act", [ColdStartEngine.fit, audit, lambda one: evaluate(one, [], [])])
 def test_a_folder_in_place_of_a_graph_is_told_how_it_is_read(act):
     with pytest.raises(TypeError, match=r"a KnowledgeGraph, got str 'graph'; read_graph\(folder\)"):
