@@ -23,6 +23,16 @@ nine segments of :data:`coldstart.segments.NINE` besides."""
 _COLUMNS = ("seed", "user_id", "item_id", "user_part", "item_part", "warm_part")
 
 
+def require_segment(name: str) -> None:
+    """Raise unless there is a segment of this name.
+
+    Raises:
+        ValueError: there is none, and which there are.
+    """
+    if name not in (*SEGMENTS, *NINE):
+        raise ValueError(f"no segment is named {name!r}; known: {', '.join((*SEGMENTS, *NINE))}")
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """Users to rank candidates for, and the right answers.
@@ -104,10 +114,9 @@ class Split:
                 items of a class; the nodes kept cold for the other part take no part.
             part: ``val`` or ``test``.
         """
-        if segment not in (*SEGMENTS, *NINE) or part not in (VAL, TEST):
-            raise ValueError(
-                f"expected a segment of {(*SEGMENTS, *NINE)} and val or test, got {segment}, {part}"
-            )
+        require_segment(segment)
+        if part not in (VAL, TEST):
+            raise ValueError(f"part must be {VAL!r} or {TEST!r}, got {part!r}")
         if segment in NINE:
             return self._nine_task(segment, part)
         user, item = self.pairs

@@ -170,7 +170,10 @@ def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
         (["fit", "a", "b", "--vectors", f"Movie.poster={__file__}"], "is no Parquet file"),
         (["evaluate", "nowhere", "--segments", "hot"], "no segment is named 'hot'; known: nine"),
         (["evaluate", "nowhere", "--segments", ","], "no segment is named; give --segments nine"),
-        (["evaluate", "nowhere", "--baselines", "SVD"], "no scorer is named 'SVD'; known: engine"),
+        (
+            ["evaluate", "nowhere", "--baselines", "SVD"],
+            "no scorer is named 'SVD'; known: 'engine', 'engine, own l",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
