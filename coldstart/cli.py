@@ -53,6 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, which tells what it does not know with its own usage."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        """What was given; exits where something is left."""
+        found, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     out = argparse.ArgumentParser(
@@ -60,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
         description="Recommendations for users and items nobody has seen, from a knowledge graph.",
     )
     out.add_argument("--verbose", action="store_true", help="log everything, show tracebacks")
-    commands = out.add_subparsers(dest="command", required=True, metavar="command")
+    commands = out.add_subparsers(
+        dest="command", required=True, metavar="command", parser_class=_Command
+    )
 
     demo = commands.add_parser("demo", help="the whole line on MovieLens 100K, in three minutes")
     demo.add_argument("--title", default="The Clockwork Garden", help="a film nobody has rated")
@@ -201,13 +214,17 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 def _explain(arguments: argparse.Namespace) -> None:
     engine = cli_loading.loader(arguments)(arguments.model)
-    (user,), (item,) = (
-        _keys(nodes, [text])
-        for nodes, text in (
-            (engine.graph.users, arguments.user),
-            (engine.graph.items, arguments.item),
+    graph = engine.graph
+    try:
+        (user,), (item,) = (
+            _keys(graph.users, [arguments.user]),
+            _keys(graph.items, [arguments.item]),
         )
-    )
+        graph.users.rows([user])  # told here where it is unknown, as the two are easily swapped
+        graph.items.rows([item])
+    except (ValueError, LookupError) as error:
+        schema = graph.schema
+        raise ValueError(f"{error} (first the {schema.user}, then the {schema.item})") from error
     found = engine.explain(user, item, removal=arguments.removal)
     if arguments.plot:
         found.plot(arguments.plot)
@@ -224,12 +241,16 @@ def _keys(nodes: Vocabulary, given: list[str]) -> list[Any]:
     """Keys from the command line in the type that the model has for them."""
     if not nodes.is_int:
         return list(given)
-    try:
-        return [int(key) for key in given]
-    except ValueError as error:
-        raise ValueError(
-            f"keys of {nodes.node_type} are whole numbers in this model: {error}"
-        ) from error
+    keys = []
+    for key in given:
+        try:
+            keys.append(int(key))
+        except ValueError:
+            raise ValueError(
+                f"keys of {nodes.node_type} are whole numbers in this model, got {key!r}; check "
+                "the key"
+            ) from None
+    return keys
 
 
 def _titles(given: list[str]) -> list[str]:

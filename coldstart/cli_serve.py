@@ -96,7 +96,13 @@ def _refit(arguments: argparse.Namespace) -> None:
     if arguments.log:
         if not Path(arguments.log).exists():
             raise ValueError(f"there is no event log at {arguments.log}; check the path")
-        events = [FeedbackEvent(**record) for record in read_journal(arguments.log)]
+        try:
+            events = [FeedbackEvent(**record) for record in read_journal(arguments.log)]
+        except TypeError as error:
+            raise ValueError(
+                f"{arguments.log}: expected events as EventLog of coldstart.feedback writes them, "
+                f"got other records ({error}); check the path"
+            ) from error
     found = refit(
         cli_loading.loader(arguments)(arguments.model),
         events,

@@ -41,10 +41,9 @@ from gnn.ratings import RatingConfig
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_graph, require_positives
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
-from kg.wording import counted
 
 if TYPE_CHECKING:
     from coldstart.approximate import ApproximateIndex
@@ -200,20 +199,16 @@ class ColdStartEngine:
 
         Raises:
             GraphError: the graph has no users, no items, or no positive interaction.
+            TypeError: ``graph`` is none.
             ValueError: two classes of feature groups of graph encoders have the same kind.
         """
+        require_graph(graph, "ColdStartEngine.fit")
         config = config or EngineConfig()
         config = replace(config, feedback=in_unit_of(config.feedback, graph))
         for role in (graph.schema.user, graph.schema.item):
             if not graph.num_nodes(role):
                 raise GraphError(f"the graph has no nodes of type {role!r}; add some first")
-        positives = graph.positives()
-        if not positives.shape[1]:
-            least = graph.schema.positive_weight
-            raise GraphError(
-                f"the graph has {counted(len(graph.interactions), 'interaction')}, none of them "
-                f"positive (positive_weight is {least}); add interactions or lower positive_weight"
-            )
+        positives = require_positives(graph)
         if texts is None:
             from encoders.embed import embed_nodes
 
@@ -365,8 +360,8 @@ class ColdStartEngine:
 
         Raises:
             UnknownNodeError: a user or candidate is not in the graph.
-            ValueError: ``k`` is below 1, ``diversity`` is not between 0 and 1, or ``where`` names a
-                property that items do not have.
+            ValueError: ``k`` is below 1, ``diversity`` is not between 0 and 1, or ``where`` is of
+                another kind or names a property that items do not have.
         """
         rows = self.graph.users.rows(users)
         pool = self._pool(self.graph.schema.item, candidates, where)
@@ -793,8 +788,14 @@ def matching_rows(graph: KnowledgeGraph, node_type: str, where: Any) -> np.ndarr
             value or list of values it may have.
 
     Raises:
-        ValueError: a property does not exist.
+        ValueError: ``where`` is neither, or a property does not exist.
     """
+    if not isinstance(where, Mapping | pc.Expression):
+        raise ValueError(
+            f"where={str(where)[:80]!r} does not fit {node_type}: expected an Arrow expression, "
+            'such as pyarrow.compute.field("pages") > 300, or a mapping of property to its value '
+            f'or values, such as {{"language": ["en", "fr"]}}, got {type(where).__name__}'
+        )
     table = graph.node_table(node_type)
     if isinstance(where, Mapping):
         for name in where:

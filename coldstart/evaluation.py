@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,9 @@ from coldstart.ready_vectors import Ready, aligned
 from coldstart.report import Report, Row
 from coldstart.scorer import CosineBiasScorer, Scorer
 from coldstart.segments import NINE, spoken
-from coldstart.splits import TEST, VAL, Split
+from coldstart.splits import TEST, VAL, Split, require_segment
 from coldstart.training_data import Settings, TrainingData
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_graph
 from kg.vectors import NodeEmbeddings
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def engine_maker(
 def makers_named(names: Iterable[str], rng: int = 0) -> dict[str, Maker]:
     """Scorers by name: ``engine``, ``engine, own lift`` and all of ``BASELINES``.
 
-    Case is ignored, and ``_`` and ``-`` are spaces: ``item_knn`` is ``item kNN``.
+    Case is ignored, and ``_``, ``-`` and commas are spaces: ``item_knn`` is ``item kNN``.
 
     Args:
         names: of scorers.
@@ -90,14 +91,14 @@ def makers_named(names: Iterable[str], rng: int = 0) -> dict[str, Maker]:
     found = {}
     for name in names:
         if _plain(name) not in plain:
-            raise ValueError(f"no scorer is named {name!r}; known: {', '.join(known)}")
+            raise ValueError(f"no scorer is named {name!r}; known: {', '.join(map(repr, known))}")
         full = plain[_plain(name)]
         found[full] = known[full]
     return found
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return " ".join(re.sub("[-_,]", " ", name.casefold()).split())
 
 
 def evaluate(
@@ -150,11 +151,12 @@ def evaluate(
     Raises:
         LeakError: the graph tells held-out pairs, with the offending rows.
         AlignmentError: ``vectors`` are of another type of node than they are named by.
-        TypeError: a maker is not a function, a metric neither a name nor a function, or a text or
-            a split comes in place of a list.
-        ValueError: a scorer, metric or curve is unknown, ``k`` is below 1, or no split has
-            users to judge any segment by.
+        TypeError: ``graph`` is none, a maker is not a function, a metric neither a name nor a
+            function, or a text or a split comes in place of a list.
+        ValueError: a scorer, segment, metric or curve is unknown, ``k`` is below 1, or no split
+            has users to judge any segment by.
     """
+    require_graph(graph, "evaluate")
     if k < 1:
         raise ValueError(f"k, the length of the lists, must be at least 1, got {k}")
     for what, given in {"scorers": scorers, "segments": segments, "curves": curves}.items():
@@ -166,6 +168,8 @@ def evaluate(
         scorers = makers_named(scorers)
     segments, curves = (_by_name(who, scorers) for who in (segments, curves))
     named_metrics(metrics)  # mistakes are told before anything is encoded or trained
+    for segment in segments:
+        require_segment(segment)
     if unknown := set(curves) - set(SIDES):
         raise ValueError(f"there is no curve by {sorted(unknown)[0]!r}; known: {', '.join(SIDES)}")
     for split in splits if check_leaks else ():
@@ -234,7 +238,9 @@ class _Fits:
 
     def _fit(self, name: str) -> Scorer | Settings:
         if name not in self.makers:
-            raise ValueError(f"no scorer is named {name!r}; given: {', '.join(self.makers)}")
+            raise ValueError(
+                f"no scorer is named {name!r}; given: {', '.join(map(repr, self.makers))}"
+            )
         if not callable(maker := self.makers[name]):
             raise TypeError(
                 f"scorer {name!r} must be a function from TrainingData to a scorer, fitted "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any, Self
 from kg.errors import SavedFileError, StoreError
 
 log = logging.getLogger(__name__)
+
+_LIKE_A_RECORD = re.compile(rb"[0-9a-f]{8} ")
 
 
 class JournalError(StoreError, OSError):
@@ -93,7 +96,7 @@ def read_journal(path: str | Path) -> Iterator[Any]:
     """The records of a journal in order, without a torn one at the end.
 
     Raises:
-        SavedFileError: a record other than the last is damaged.
+        SavedFileError: a record other than the last is damaged, or this is no journal.
     """
     for _, record in _lines(Path(path)):
         yield record
@@ -125,6 +128,12 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Any]]:
             except ValueError:
                 whole = False
             if not whole:
+                if number == 1 and line.endswith(b"\n") and not _LIKE_A_RECORD.match(line):
+                    raise SavedFileError(
+                        f"{path}: expected lines of a checksum and a JSON value, as EventLog of "
+                        "coldstart.feedback writes them for events, and the first line is none; "
+                        "this is another file, check the path"
+                    )
                 torn = number
                 continue
             yield line, json.loads(line[9:-1])

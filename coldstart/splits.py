@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from coldstart.segments import CLASSES, NINE, WARM_UP_MOST, class_of
 from gnn.data import Adjacency
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_positives
 from kg.tables import require_columns
 from kg.vectors import Vocabulary
 
@@ -21,6 +21,16 @@ SEGMENTS = ("cold_items", "cold_users", "cold_both", "warm", "mixed")
 nine segments of :data:`coldstart.segments.NINE` besides."""
 
 _COLUMNS = ("seed", "user_id", "item_id", "user_part", "item_part", "warm_part")
+
+
+def require_segment(name: str) -> None:
+    """Raise unless there is a segment of this name.
+
+    Raises:
+        ValueError: there is none, and which there are.
+    """
+    if name not in (*SEGMENTS, *NINE):
+        raise ValueError(f"no segment is named {name!r}; known: {', '.join((*SEGMENTS, *NINE))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +114,9 @@ class Split:
                 items of a class; the nodes kept cold for the other part take no part.
             part: ``val`` or ``test``.
         """
-        if segment not in (*SEGMENTS, *NINE) or part not in (VAL, TEST):
-            raise ValueError(
-                f"expected a segment of {(*SEGMENTS, *NINE)} and val or test, got {segment}, {part}"
-            )
+        require_segment(segment)
+        if part not in (VAL, TEST):
+            raise ValueError(f"part must be {VAL!r} or {TEST!r}, got {part!r}")
         if segment in NINE:
             return self._nine_task(segment, part)
         user, item = self.pairs
@@ -245,6 +254,7 @@ def random_split(
         name: for reports.
 
     Raises:
+        GraphError: the graph has no positives.
         ValueError: a share is negative, or so large that two of them leave nothing to train on.
     """
     shares = {"cold_users": cold_users, "cold_items": cold_items, "held_out": held_out}
@@ -258,7 +268,7 @@ def random_split(
                 f"{what} must be at least 0 and below {1 - 2 * cold:g}, the share of nodes that "
                 f"are not kept cold, got {share}"
             )
-    pairs = graph.positives()
+    pairs = require_positives(graph)
     parts, warm_up = [], []
     for rows, num_nodes, share, warming_share in (
         (pairs[0], len(graph.users), cold_users, warm_up_users),

@@ -9,7 +9,7 @@ import numpy as np
 
 from coldstart.splits import TEST, VAL, WARM, Split
 from kg.errors import GraphError
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_positives
 from kg.schema import EdgeType
 
 _DATES = (10**14, 41 * 10**14)
@@ -163,7 +163,7 @@ def require_dates(edge_type: EdgeType, known: np.ndarray | None, times: Iterable
 
 def _first_times(graph: KnowledgeGraph) -> tuple[np.ndarray, np.ndarray]:
     """Positive pairs as :meth:`KnowledgeGraph.positives` gives them, and when each came first."""
-    pairs, edges = graph.positives(), graph.interactions
+    pairs, edges = require_positives(graph), graph.interactions
     if edges.time is None:
         raise ValueError(
             f"a split by time needs times, and {'-'.join(graph.schema.interaction)} has none; give "
@@ -187,7 +187,7 @@ def _points(
         if not 0 <= share < 1:
             raise ValueError(f"{what} must be a share of at least 0 and below 1, got {share}")
     if not len(times):
-        raise ValueError("there is no positive to split; check positive_weight")
+        raise ValueError("there is no positive before the time `until`; choose a later one")
     ordered = np.sort(times)
 
     def point(share: float) -> int:

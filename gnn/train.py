@@ -157,7 +157,8 @@ def train(
     """
     if not positives.shape[1]:
         raise ValueError(
-            "there are no positive interactions to train on; add some, or lower positive_weight"
+            "there are no positive interactions to train on; add some, or lower positive_weight if "
+            "the schema has one"
         )
     warm_users, user = np.unique(positives[0], return_inverse=True)
     warm_items, item = np.unique(positives[1], return_inverse=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, require_graph
 from kg.schema import EdgeType
 from kg.tables import is_string, text_column
 from kg.wording import counted
@@ -162,7 +162,11 @@ def audit(
         graph: to look at; it is not changed.
         limits: from where on something is a fault.
         rng: seed or generator of the shuffles.
+
+    Raises:
+        TypeError: ``graph`` is none.
     """
+    require_graph(graph, "audit")
     limits = limits or AuditLimits()
     rng = np.random.default_rng(rng)
     checks: Sequence[Callable[[], Iterator[Finding]]] = (

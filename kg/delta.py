@@ -17,12 +17,13 @@ from kg.graph import (
     as_edge_type,
     empty_properties,
     read_edges,
+    require_ends,
     split_key,
     tell_unused,
 )
 from kg.growing import first_of_run, followed_by, taken
 from kg.schema import EdgeType
-from kg.tables import key_array, require_columns, to_table
+from kg.tables import key_array, require_list, to_table
 from kg.vectors import Key, Vocabulary
 from kg.wording import counted
 
@@ -80,8 +81,7 @@ class GraphDelta:
 
 
 def _listed(node_type: str, keys: Any) -> list[Key]:
-    if isinstance(keys, str | bytes):
-        raise TypeError(f"expected a list of {node_type} keys to remove, got the string {keys!r}")
+    require_list(keys, f"expected a list of {node_type} keys to remove")
     return key_array(keys, f"{node_type} to remove").to_pylist()
 
 
@@ -109,7 +109,7 @@ def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
             vocabularies[node_type], attributes[node_type], nodes, properties
         )
     for edge_type, table in delta.edges.items():
-        require_columns(table, ("source", "target"), f"{edge_type} edges")
+        require_ends(table, f"{edge_type} edges")
         for end, column in ((edge_type[0], "source"), (edge_type[2], "target")):
             _add_bare_nodes(graph, delta, end, table[column], vocabularies, attributes)
         tell_unused(table, edge_type, graph.schema)

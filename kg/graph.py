@@ -227,10 +227,11 @@ class KnowledgeGraph:
         for node_type, value in nodes.items():
             table = to_table(value, f"{node_type} nodes")
             require_properties(table, node_type, schema)
+            _require_key(table, node_type, schema)
             vocabularies[node_type], attributes[node_type] = split_key(table, node_type, schema)
         tables = {as_edge_type(e): to_table(t, f"{e} edges") for e, t in edges.items()}
         for edge_type, table in tables.items():
-            require_columns(table, ("source", "target"), f"{edge_type} edges")
+            require_ends(table, f"{edge_type} edges")
             _require_named(table, edge_type, schema)
             tell_unused(table, edge_type, schema)
         _add_nodes_of_edges(tables, vocabularies, attributes)
@@ -346,6 +347,51 @@ class KnowledgeGraph:
         return f"KnowledgeGraph(nodes {{{nodes}}}, edges {{{edges}}})"
 
 
+def require_graph(value: Any, what: str) -> None:
+    """Raise unless the value is a graph; ``what`` is who wants it.
+
+    Raises:
+        TypeError: it is something else, a folder say.
+    """
+    if not isinstance(value, KnowledgeGraph):
+        raise TypeError(
+            f"{what}: expected a KnowledgeGraph, got {type(value).__name__} {str(value)[:80]!r}; "
+            "read_graph(folder) of kg.files reads one from a folder, KnowledgeGraph.from_tables "
+            "makes one of tables"
+        )
+
+
+def require_positives(graph: KnowledgeGraph) -> np.ndarray:
+    """The positives of a graph as :meth:`KnowledgeGraph.positives` has them, at least one.
+
+    Raises:
+        GraphError: there are none, and why.
+    """
+    positives = graph.positives()
+    if positives.shape[1]:
+        return positives
+    schema, edges = graph.schema, graph.interactions
+    if len(edges) and edges.weight is not None:
+        raise GraphError(
+            f"none of the {len(edges)} {schema.interaction} edges is positive: positive_weight is "
+            f"{schema.positive_weight}, the highest weight {edges.weight.max():g}; lower "
+            "positive_weight in the schema, or add positive interactions"
+        )
+    ends = schema.user, schema.item
+    others = [e for e, some in graph.edges.items() if (e[0], e[2]) == ends and len(some)]
+    if others:
+        raise GraphError(
+            f"the schema names {schema.interaction} as interaction, and the graph has no such "
+            f"edges, but {', '.join(map(str, others))} from {ends[0]} to {ends[1]}; if "
+            f"{'that is' if len(others) == 1 else 'one of them is'} meant, name it in the schema "
+            "(interaction=...), else add the interactions"
+        )
+    raise GraphError(
+        f"the graph has no {schema.interaction} edges, which the schema names as interaction, only "
+        f"{', '.join(map(str, graph.edges)) or 'nodes'}; add some"
+    )
+
+
 def split_key(table: pa.Table, node_type: str, schema: Schema) -> tuple[Vocabulary, pa.Table]:
     """A node table as vocabulary and properties."""
     key = schema.key_of(node_type)
@@ -364,6 +410,23 @@ def require_properties(table: pa.Table, node_type: str, schema: Schema) -> None:
                     f"the schema names {node_type}.{name} as {role}, and no {node_type} has this "
                     f"property; there are {table.column_names}"
                 )
+
+
+def _require_key(table: pa.Table, node_type: str, schema: Schema) -> None:
+    """Raise if nodes lack their key, with what the schema would say for the first column."""
+    example = table.column_names[0] if table.num_columns else "its name"
+    advice = f"name the column of keys by Schema(key={{{node_type!r}: {example!r}}}), or rename it"
+    require_columns(table, [schema.key_of(node_type)], f"{node_type} nodes", advice)
+
+
+def require_ends(table: pa.Table, what: str) -> None:
+    """Raise unless a table of edges has both ends.
+
+    Raises:
+        MissingColumnError: naming what is absent and what came.
+    """
+    advice = "rename the columns that hold the keys of the two nodes to 'source' and 'target'"
+    require_columns(table, ("source", "target"), what, advice)
 
 
 def _require_named(table: pa.Table, edge_type: EdgeType, schema: Schema) -> None:
@@ -406,7 +469,7 @@ def read_edges(
     ``advice`` says what to do where an end is missing.
     """
     what = f"{edge_type} edges"
-    require_columns(table, ("source", "target"), what)
+    require_ends(table, what)
     ends = {"source": vocabulary(edge_type[0]), "target": vocabulary(edge_type[2])}
     keys = {
         c: table[c] if are_keys(table[c]) else key_array(table[c], f"{what}, {c}") for c in ends

@@ -25,8 +25,9 @@ def to_table(value: Any, what: str) -> pa.Table:
         what: what the table is, for messages.
 
     Raises:
-        TypeError: ``value`` is none of these.
-        GraphError: a column holds values that have no common Arrow type, or a name comes twice.
+        TypeError: ``value`` is none of these, or a column of a mapping is no list.
+        GraphError: a column holds values that have no common Arrow type, columns differ in length,
+            or a name comes twice.
     """
     if isinstance(value, pa.Table):
         table = value
@@ -38,10 +39,11 @@ def to_table(value: Any, what: str) -> pa.Table:
         except _NO_SINGLE_TYPE as error:
             raise GraphError(f"{what}: a column has no single type ({error})") from error
     elif isinstance(value, Mapping):
-        try:
-            table = pa.table({str(k): _named_column(v, what, k) for k, v in value.items()})
-        except pa.ArrowInvalid as error:
-            raise GraphError(f"{what}: columns must be equally long ({error})") from error
+        columns = {str(k): _named_column(v, what, k) for k, v in value.items()}
+        if len(set(map(len, columns.values()))) > 1:
+            told = ", ".join(f"{name!r} {len(column)}" for name, column in columns.items())
+            raise GraphError(f"{what}: columns must be equally long, their lengths are {told}")
+        table = pa.table(columns)
     else:
         raise TypeError(
             f"{what}: expected a table that speaks Arrow (pandas, polars, pyarrow, DuckDB) or a "
@@ -55,16 +57,20 @@ def to_table(value: Any, what: str) -> pa.Table:
     return pa.table({name: without_views(table[name]) for name in names})
 
 
-def require_columns(table: pa.Table, columns: Iterable[str], what: str) -> None:
-    """Raise unless every column is there.
+def require_columns(
+    table: pa.Table,
+    columns: Iterable[str],
+    what: str,
+    advice: str = "rename or return them under these names",
+) -> None:
+    """Raise unless every column is there; ``advice`` is the next step where one is not.
 
     Raises:
         MissingColumnError: naming what is absent and what came.
     """
     if absent := [c for c in columns if c not in table.column_names]:
         raise MissingColumnError(
-            f"{what}: expected the columns {absent}, got {table.column_names}; "
-            "rename or return them under these names"
+            f"{what}: expected the columns {absent}, got {table.column_names}; {advice}"
         )
 
 
@@ -145,9 +151,15 @@ def time_array(column: pa.ChunkedArray, what: str) -> np.ndarray:
             column = pc.cast(column, pa.timestamp("us"), safe=False)  # nanoseconds are cut off
         return column.cast(pa.int64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        advice = "to integers or timestamps"
+        if is_string(column.type):
+            advice = (
+                "by pandas.to_datetime, or in pyarrow by .cast(pyarrow.timestamp('s')); for texts "
+                "unlike 2024-05-31 12:00:00 by pyarrow.compute.strptime, or when a CSV file is "
+                "read by timestamp_parsers of pyarrow.csv.ConvertOptions"
+            )
         raise GraphError(
-            f"{what}: expected times or integers, got {column.type}; convert the column, by "
-            "pandas.to_datetime for one, or to integers"
+            f"{what}: expected times or integers, got {column.type}; convert the column {advice}"
         ) from error
 
 
@@ -199,7 +211,19 @@ def _written(value: Any) -> str | None:
     return str(value)
 
 
+def require_list(values: Any, what: str) -> None:
+    """Raise if a single value, a text above all, stands where a list of values must.
+
+    Raises:
+        TypeError: naming what came.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        kind = "the string" if isinstance(values, str) else type(values).__name__
+        raise TypeError(f"{what}, got {kind} {values!r}; write [{values!r}] if it is the only one")
+
+
 def _named_column(values: Any, what: str, name: Any) -> pa.Array | pa.ChunkedArray:
+    require_list(values, f"{what}: expected a list as column {name!r}, with one value per row")
     try:
         return _column(values)
     except (*_NO_SINGLE_TYPE, pa.ArrowNotImplementedError) as error:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from kg.errors import AlignmentError, DuplicateKeyError, UnknownNodeError
 from kg.growing import followed_by, taken
-from kg.tables import key_array, require_columns
+from kg.tables import key_array, require_columns, require_list
 
 Key = int | str
 """A business key: the user's own, never a database's internal id."""
@@ -103,8 +103,7 @@ class Vocabulary:
         Raises:
             UnknownNodeError: a key is not here and ``missing`` is ``"error"``.
         """
-        if isinstance(keys, str | bytes):
-            raise TypeError(f"expected a list of {self.node_type} keys, got the string {keys!r}")
+        require_list(keys, f"expected a list of {self.node_type} keys")
         if len(keys) <= 64 or isinstance(keys, list | tuple):
             listed = keys.to_pylist() if isinstance(keys, pa.Array | pa.ChunkedArray) else keys
             found = self._find_all(listed)

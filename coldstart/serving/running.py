@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +36,7 @@ def run(
 
     Raises:
         DependencyError: uvicorn is not installed.
-        OSError: the address is taken.
+        OSError: see :func:`listen`.
     """
     try:
         import uvicorn
@@ -51,6 +53,8 @@ def run(
         backlog=2048,
     )
 
+    listening = listen(host, port, config.backlog)  # whoever is told the address may connect
+
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
@@ -60,8 +64,6 @@ def run(
             loop.add_signal_handler(
                 signal.SIGHUP, lambda: threading.Thread(target=_reload, args=[durable]).start()
             )
-        listening = config.bind_socket()
-        listening.listen(config.backlog)  # whoever is told the address may connect at once
         say(f"http://{host}:{listening.getsockname()[1]}")
         await uvicorn.Server(config).serve(sockets=[listening])
 
@@ -69,6 +71,26 @@ def run(
     runner = config.get_loop_factory()
     with asyncio.Runner(loop_factory=runner) as loop:
         loop.run(serve())
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """A socket that listens at an address.
+
+    Raises:
+        OSError: the address is taken, not ours to take, or none.
+        ValueError: there is no such port.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, got {port}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
+        why, advice = error.strerror, "choose another host or port"
+        if error.errno == errno.EADDRINUSE:
+            why = "the port is in use"
+            advice = "stop what listens there, or choose another port (0: any that is free)"
+        raise OSError(f"cannot listen on port {port} of {host}: {why}; {advice}") from error
 
 
 def spare_the_collector() -> None:

@@ -14,10 +14,11 @@ import pytest
 
 from coldstart import ColdStartEngine
 from coldstart.cli import main
-from kg import NodeEmbeddings
+from kg import KnowledgeGraph, NodeEmbeddings, Schema
 from kg.files import write_graph
 from kg.stores import LadybugStore
 from kg.toy import toy_graph
+from tests.coldstart.toys import RATED
 
 
 def _python(code: str) -> subprocess.CompletedProcess:
@@ -170,7 +171,10 @@ def test_titles_with_commas_can_be_named(arguments, expected, monkeypatch):
         (["fit", "a", "b", "--vectors", f"Movie.poster={__file__}"], "is no Parquet file"),
         (["evaluate", "nowhere", "--segments", "hot"], "no segment is named 'hot'; known: nine"),
         (["evaluate", "nowhere", "--segments", ","], "no segment is named; give --segments nine"),
-        (["evaluate", "nowhere", "--baselines", "SVD"], "no scorer is named 'SVD'; known: engine"),
+        (
+            ["evaluate", "nowhere", "--baselines", "SVD"],
+            "no scorer is named 'SVD'; known: 'engine', 'engine, own l",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
@@ -179,6 +183,29 @@ def test_a_mistake_is_told_in_one_line(arguments, expected, tmp_path, monkeypatc
     error = capsys.readouterr().err.strip()
     assert expected in error
     assert len(error.splitlines()) == 1
+
+
+def test_an_option_that_a_command_lacks_is_told_with_the_usage_of_that_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["recommend", "model", "u1", "--top", "3"])
+    error = capsys.readouterr().err
+    assert error.startswith("usage: coldstart recommend [-h] [-k K]")
+    assert "coldstart recommend: error: unrecognized arguments: --top" in error
+
+
+def test_explain_tells_the_order_where_user_and_item_may_be_swapped(tmp_path, capsys):
+    toy = toy_graph(num_users=12, num_items=8, ratings_per_user=4)
+    edges = toy.edge_table(RATED)
+    numbered = edges.set_column(1, "target", [np.arange(len(edges)) % 5])
+    graph = KnowledgeGraph.from_tables({}, {RATED: numbered}, Schema("User", "Movie", RATED))
+    ColdStartEngine.fit(graph, texts={}, device="cpu").save(tmp_path / "model")
+    assert main(["explain", str(tmp_path / "model"), "3", "4"]) == 1
+    error = capsys.readouterr().err
+    assert "User '3' is not among the 12 known" in error
+    assert error.endswith("(first the User, then the Movie)\n")
+    assert main(["explain", str(tmp_path / "model"), "u1", "u2"]) == 1
+    error = capsys.readouterr().err
+    assert "keys of Movie are whole numbers in this model, got 'u2'; check the key (first" in error
 
 
 def test_a_keyboard_interrupt_ends_with_130(monkeypatch, capsys):

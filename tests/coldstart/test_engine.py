@@ -5,15 +5,17 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from coldstart import ColdStartEngine, EngineConfig
+from coldstart import ColdStartEngine, EngineConfig, evaluate
 from coldstart.calibration import LIFT_GAIN
 from coldstart.feedback import FeedbackEvent
 from coldstart.report import Report
 from coldstart.scorer import cosine_plus_bias
+from coldstart.splits import random_split
+from coldstart.temporal import temporal_split
 from gnn.infer import priors
 from gnn.train import TrainConfig
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema
-from kg.auditing import Audit
+from kg.auditing import Audit, audit
 from kg.errors import GraphError, UnknownNodeError
 from kg.toy import toy_graph
 from tests.coldstart.toys import GENRE, RATED, ratings, word_vectors
@@ -339,19 +341,44 @@ def test_a_filter_that_is_no_filter_is_an_error(engine, where):
         engine.recommend(["u1"], where=where)
 
 
+@pytest.mark.parametrize("where", ["year > 1990", [True, False]])
+def test_a_filter_of_another_kind_is_told_what_is_expected(engine, where):
+    with pytest.raises(ValueError, match=r'an Arrow expression, such as .*"\) > 300, or a mapping'):
+        engine.recommend(["u1"], where=where)
+
+
+@pytest.mark.parametrize("act", [ColdStartEngine.fit, audit, lambda one: evaluate(one, [], [])])
+def test_a_folder_in_place_of_a_graph_is_told_how_it_is_read(act):
+    with pytest.raises(TypeError, match=r"a KnowledgeGraph, got str 'graph'; read_graph\(folder\)"):
+        act("graph")
+
+
 def test_a_graph_without_users_items_or_positives_cannot_be_trained_on():
     none = {"source": [], "target": []}
     with pytest.raises(GraphError, match="no nodes of type 'User'; add some first"):
         fitted(bare(none, users=()))
     with pytest.raises(GraphError, match="no nodes of type 'Movie'; add some first"):
         fitted(bare(none, items=()))
-    with pytest.raises(GraphError, match="has 0 interactions, none of them positive"):
+    with pytest.raises(
+        GraphError, match=r"no \('User', 'RATED', 'Movie'\) edges, which .* add some"
+    ):
         fitted(bare(none))
     low = {"source": ["u"], "target": ["a"], "weight": [2.0]}
-    with pytest.raises(
-        GraphError, match=r"1 interaction, none.*\(positive_weight is 4\); add inter"
-    ):
+    too_low = r"none of the 1 \('User', 'RATED', 'Movie'\) .* is 4, the highest weight 2; lower"
+    with pytest.raises(GraphError, match=too_low):
         fitted(bare(low, schema=replace(BARE, positive_weight=4)))
+
+
+def test_an_interaction_that_is_misspelt_in_the_schema_is_named_beside_the_one_there():
+    schema = Schema(user="User", item="Movie", interaction=("User", "LIKED", "Movie"))
+    expected = (
+        r"names \('User', 'LIKED', 'Movie'\) as interaction, .* but \('User', 'RATED', 'Movie'\) "
+        r"from User to Movie; .* \(interaction=\.\.\.\)"
+    )
+    graph = bare({"source": ["u"], "target": ["a"]}, schema=schema)
+    for act in (fitted, temporal_split, lambda one: random_split(one, rng=np.random.default_rng())):
+        with pytest.raises(GraphError, match=expected):
+            act(graph)
 
 
 def test_a_single_interaction_is_enough():

@@ -119,7 +119,7 @@ def test_a_curve_or_scorer_that_nobody_knows_is_an_error():
     split = random_split(graph, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="there is no curve by 'films'; known: users, items"):
         evaluate(graph, {"pop": popularity}, [split], texts={}, curves=["films"])
-    with pytest.raises(ValueError, match="no scorer is named 'mine'; given: pop"):
+    with pytest.raises(ValueError, match="no scorer is named 'mine'; given: 'pop'"):
         evaluate(graph, {"pop": popularity}, [split], texts={}, segments={"warm": ["mine"]})
 
 
@@ -255,8 +255,14 @@ def test_scorers_go_by_name_whatever_their_case():
         "text kNN",
         "ridge to ALS factors",
     ]
-    with pytest.raises(ValueError, match="no scorer is named 'svd'; known: engine, engine, own"):
+    with pytest.raises(ValueError, match="no scorer is named 'svd'; known: 'engine', 'engine, own"):
         makers_named(["svd"])
+    assert list(makers_named(["engine_own_lift"])) == ["engine, own lift"]
+
+
+def test_a_segment_that_nobody_knows_is_an_error_before_anything_is_fitted():
+    with pytest.raises(ValueError, match=r"no segment is named 'cold_itmes'; known: cold_items, "):
+        evaluate(toy_graph(), {"pop": popularity}, [], texts={}, segments=["cold_itmes"])
 
 
 def test_scores_are_kept_for_a_block_of_users_only(monkeypatch):

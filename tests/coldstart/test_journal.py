@@ -35,6 +35,18 @@ def test_damage_in_the_middle_is_an_error_that_names_the_record(tmp_path):
         list(read_journal(path))
 
 
+@pytest.mark.parametrize("content", ["id,name\n1,Ada\n", "id\n"])
+def test_a_file_that_never_was_a_journal_is_told_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "members.csv"
+    path.write_text(content)
+    for act in (lambda: list(read_journal(path)), lambda: Journal(path)):
+        with pytest.raises(
+            SavedFileError, match=r"members.csv: expected .* EventLog .*, check the"
+        ):
+            act()
+    assert path.read_text() == content
+
+
 def test_a_full_disk_in_the_middle_of_a_write_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
     write, calls = os.write, []
 

@@ -264,6 +264,17 @@ def test_what_is_not_there_cannot_be_removed(graph):
 def test_one_key_as_a_string_is_no_list_of_keys():
     with pytest.raises(TypeError, match="expected a list of User keys to remove, got the string"):
         GraphDelta(removed_nodes={"User": "u9"})
+    with pytest.raises(TypeError, match=r"list of User keys to remove, got int 9; write \[9\] if"):
+        GraphDelta(removed_nodes={"User": 9})
+
+
+def test_one_value_in_place_of_a_column_names_type_and_column():
+    expected = r"delta nodes Movie: expected a list as column 'id', with one .* per row, got int 1;"
+    with pytest.raises(TypeError, match=expected):
+        GraphDelta(nodes={"Movie": {"id": 1, "title": "x"}})
+    expected = r"RATED.*: expected a list as column 'source', .* string 'u12'; write \['u12'\]"
+    with pytest.raises(TypeError, match=expected):
+        GraphDelta(edges={RATED: {"source": "u12", "target": ["a"]}})
 
 
 def test_an_edge_type_that_is_no_triple_is_refused():

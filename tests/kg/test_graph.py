@@ -156,6 +156,11 @@ def test_five_and_the_string_five_in_one_type_are_an_error():
         graph(users=frame)
 
 
+def test_one_value_in_place_of_a_column_is_an_error():
+    with pytest.raises(TypeError, match="Movie nodes: expected a list as column 'title', with one"):
+        graph(movies={"id": ["a"], "title": "A"})
+
+
 def test_an_edge_to_a_missing_node_names_rows_and_key():
     with pytest.raises(DanglingEdgeError, match=r"1 name a .* rows \[1\] \(for example Movie 'x'"):
         graph(ratings={"source": [5, 5], "target": ["a", "x"]})
@@ -201,11 +206,20 @@ def test_an_edge_table_without_an_end_is_an_error(absent):
     ratings = {k: v for k, v in RATINGS.items() if k != absent}
     with pytest.raises(MissingColumnError, match=rf"RATED.*expected the columns \['{absent}'\]"):
         graph(ratings=ratings)
+    advice = (
+        r"got \['user', 'film'\]; rename the columns that hold the keys of the two nodes to 'so"
+    )
+    with pytest.raises(MissingColumnError, match=advice):
+        graph(ratings={"user": [5], "film": ["a"]})
 
 
 def test_a_node_table_without_its_key_is_an_error():
-    with pytest.raises(MissingColumnError, match=r"Movie nodes: expected the columns \['id'\]"):
-        graph(movies={"movieId": [1]})
+    expected = (
+        r"Movie nodes: expected the columns \['id'\], got \['movieId', 'title'\]; "
+        r"name the column of keys by Schema\(key={'Movie': 'movieId'}\), or rename it"
+    )
+    with pytest.raises(MissingColumnError, match=expected):
+        graph(movies={"movieId": [1], "title": ["A"]})
 
 
 def test_a_graph_without_the_user_type_is_an_error():

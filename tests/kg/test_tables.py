@@ -96,6 +96,13 @@ def test_a_column_without_one_type_is_refused_with_the_name_of_the_table(value):
         to_table(value, "people")
 
 
+def test_columns_of_unequal_length_are_named_with_their_lengths():
+    with pytest.raises(
+        GraphError, match=r"people: .* equally long, their lengths are 'a' 2, 'b' 1"
+    ):
+        to_table({"a": [1, 2], "b": [1]}, "people")
+
+
 def test_a_column_name_that_comes_twice_is_refused():
     twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
     with pytest.raises(GraphError, match=r"people: column names repeat: \['a', 'a'\]"):
@@ -181,6 +188,15 @@ def test_times_are_integers_or_microseconds_since_1970(values, expected):
 def test_what_is_no_time_is_refused(values, text):
     with pytest.raises(GraphError, match=text):
         time_array(pa.chunked_array([values]), "time")
+
+
+def test_the_way_to_times_by_arrow_is_one():
+    column = pa.chunked_array([["2024-05-31 12:00:00", "2024-05-31"]])
+    with pytest.raises(
+        GraphError, match=r"by \.cast\(pyarrow\.timestamp\('s'\)\); .* by timestamp_p"
+    ):
+        time_array(column, "time")
+    assert time_array(column.cast(pa.timestamp("s")), "time")[0] == 1_717_156_800_000_000
 
 
 def test_properties_are_written_out_as_text():

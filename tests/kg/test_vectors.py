@@ -55,7 +55,11 @@ def test_keys_of_another_type_are_all_missing(numbers, times):
     assert (numbers.rows(pa.array(["5", "7"] * times), missing="mark") == -1).all()
 
 
-def test_one_string_is_not_a_list_of_keys(words):
+def test_one_key_is_not_a_list_of_keys(words, numbers):
+    with pytest.raises(
+        TypeError, match=r"expected a list of .* keys, got int 5; write \[5\] if it"
+    ):
+        numbers.rows(5)
     with pytest.raises(TypeError, match="expected a list of Movie keys, got the string 'abc'"):
         words.rows("abc")
 

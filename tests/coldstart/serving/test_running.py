@@ -1,4 +1,5 @@
 import signal
+import socket
 import threading
 import time
 
@@ -7,6 +8,7 @@ import pytest
 
 from coldstart.cli import main
 from coldstart.serving.durable import DurableEngine
+from coldstart.serving.running import listen
 from tests.coldstart.serving.conftest import KEY
 from tests.coldstart.serving.process import running
 
@@ -56,6 +58,17 @@ def test_a_server_without_a_key_does_not_start_by_accident(model, monkeypatch, c
     monkeypatch.delenv("COLDSTART_API_KEY", raising=False)
     assert main(["serve", str(model)]) == 1
     assert "set $COLDSTART_API_KEY, or pass --open" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told(model, monkeypatch, capsys):
+    monkeypatch.setenv("COLDSTART_API_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(model), "--port", str(port)]) == 1
+    expected = f"cannot listen on port {port} of 127.0.0.1: the port is in use; stop what listens"
+    assert expected in capsys.readouterr().err
+    with pytest.raises(ValueError, match="port must be from 0 to 65535, got 80000"):
+        listen("127.0.0.1", 80000, 1)
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):
