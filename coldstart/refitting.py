@@ -97,7 +97,6 @@ def refit(
 
     if not (isinstance(days, Real) and days > 0):
         raise ValueError(f"days must be a positive number, got {days!r}")
-
     if events := list(events):
         engine = engine.feedback(events).engine
     held_out, last = _held_out(engine, days)
