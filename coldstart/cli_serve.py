@@ -76,15 +76,18 @@ def _serve(arguments: argparse.Namespace) -> None:
         snapshot_every=arguments.snapshot_every,
         load=cli_loading.loader(arguments),
     )
-    report = read_report(arguments.report) if arguments.report else None
-    app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes, report=report)
 
     def say(address: str) -> None:
         graph = durable.current.engine.graph  # not kept, though it is replaced
         sizes = f"{len(graph.users)} users and {len(graph.items)} items"
         print(f"serving {sizes} at {address}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
-    run(durable, app, arguments.host, arguments.port, say)
+    try:
+        report = read_report(arguments.report) if arguments.report else None
+        app = create_app(durable, api_keys=keys, max_bytes=arguments.max_bytes, report=report)
+        run(durable, app, arguments.host, arguments.port, say)
+    finally:
+        durable.close()  # if the server came to no end of its own
 
 
 def _refit(arguments: argparse.Namespace) -> None:

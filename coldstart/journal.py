@@ -21,7 +21,8 @@ from kg.errors import SavedFileError, StoreError
 
 log = logging.getLogger(__name__)
 
-_LIKE_A_RECORD = re.compile(rb"[0-9a-f]{8} ")
+_LIKE_A_RECORD = re.compile(rb"[0-9a-f]{8} |[0-9a-f]{0,8}$|\0")
+"""How a record starts, also a torn one, or what a power cut left of it."""
 
 
 class JournalError(StoreError, OSError):
@@ -39,8 +40,8 @@ class Journal:
     def __init__(self, path: str | Path, *, durable: bool = True) -> None:
         self.path, self.durable = Path(path), durable
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         whole = sum(len(line) for line, _ in _lines(self.path))
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         self._size = os.fstat(self._handle).st_size
         if self._size > whole:
             log.warning(
@@ -128,7 +129,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Any]]:
             except ValueError:
                 whole = False
             if not whole:
-                if number == 1 and line.endswith(b"\n") and not _LIKE_A_RECORD.match(line):
+                if number == 1 and not _LIKE_A_RECORD.match(line):
                     raise SavedFileError(
                         f"{path}: expected lines of a checksum and a JSON value, as EventLog of "
                         "coldstart.feedback writes them for events, and the first line is none; "

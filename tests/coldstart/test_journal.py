@@ -35,7 +35,7 @@ def test_damage_in_the_middle_is_an_error_that_names_the_record(tmp_path):
         list(read_journal(path))
 
 
-@pytest.mark.parametrize("content", ["id,name\n1,Ada\n", "id\n"])
+@pytest.mark.parametrize("content", ["id,name\n1,Ada\n", "id\n", "id,name"])
 def test_a_file_that_never_was_a_journal_is_told_and_left_as_it_is(tmp_path, content):
     path = tmp_path / "members.csv"
     path.write_text(content)
@@ -64,3 +64,11 @@ def test_a_full_disk_in_the_middle_of_a_write_leaves_the_journal_as_it_was(tmp_p
         monkeypatch.undo()
         journal.append(["third"])
     assert list(read_journal(tmp_path / "log")) == ["first", "third"]
+
+
+@pytest.mark.parametrize("torn", [b"", b"0a", b"0a1b2c3d", b'0a1b2c3d {"a', b"\0\0\0"])
+def test_what_a_kill_left_of_the_first_record_is_dropped(torn, tmp_path):
+    (tmp_path / "log").write_bytes(torn)
+    with Journal(tmp_path / "log") as journal:
+        journal.append(["first"])
+    assert list(read_journal(tmp_path / "log")) == ["first"]
