@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from coldstart.paths import GraphPath, name_of, paths_between
-from gnn.atoms import INTERACTIONS, Atoms, Source, embedding_atoms
+from gnn.atoms import INTERACTIONS, POPULARITY, Atoms, Source, embedding_atoms
 from gnn.groups import Text
 from gnn.infer import rotated_rows
 from gnn.words import Words, words_of
@@ -34,6 +34,7 @@ MOST_CHECKED = 10
 """So many edges are taken away by ``removal=True``, those with the largest parts."""
 
 _MOST_NEAR, _MOST_WORDS = 5, 6
+_SPOKEN = {POPULARITY: "what any item gets"}  # in sentences; an item nobody has had has it, too
 _NEAR = 0.3
 """From this cosine on a text counts as near in a sentence."""
 
@@ -189,8 +190,9 @@ class Explanation:
         if not reasons and self.nearest and (near := self.nearest[0]).cosine > _NEAR:
             reasons = [f"its text is near that of {near.name}, which you liked"]
         if not reasons:
-            best = [p.name for p in self.parts if p.share > 0][:most]
-            reasons = ["what speaks for it is " + ", ".join(best)] if best else []
+            best = _largest_first([part for part in self.parts if part.share > 0])[:most]
+            told = [_SPOKEN.get(part.name, part.name) for part in best]
+            reasons = ["what speaks for it is " + ", ".join(told)] if told else []
         if not reasons:
             return f"Nothing speaks for {self.item_name}."
         return f"{self.item_name}: " + "; ".join(reasons) + "."

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from coldstart.cli import main
-from coldstart.explanation import Edge, taken_apart
+from coldstart.explanation import Edge, Part, taken_apart
 from coldstart.paths import _named
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.errors import GraphError, UnknownNodeError
@@ -73,6 +74,13 @@ def test_a_new_film_is_explained_by_the_genre_it_shares_with_liked_ones(grown):
 )
 def test_a_relation_that_is_no_noun_stands_behind_what_it_leads_to(relation, told):
     assert _named(relation, "Jazz") == told
+
+
+def test_without_a_path_the_largest_parts_are_told_and_nothing_is_popular_that_is_new(grown):
+    found = replace(grown.explain("v", "new"), paths=(), nearest=())
+    parts = tuple(Part(name, share) for name, share in (("year", 0.1), ("popularity", 0.5)))
+    told = replace(found, parts=parts).sentence()
+    assert told.endswith("what speaks for it is what any item gets, year.")
 
 
 def test_where_both_are_new_the_tastes_of_people_alike_connect_them(grown):
