@@ -42,6 +42,9 @@ EDGES = (
 )
 
 
+PAGE_CACHE = "-Dpagecache.mib=2048"
+"""Of a server of our own: five million edges fit, as they would at anyone who has so many."""
+
 LAST = 2**31
 """Nothing changed at this time or later but the nodes, so that a mark has something to find."""
 
@@ -177,7 +180,7 @@ def server(graph: KnowledgeGraph, rounds: int, bulk: bool) -> None:
         if bulk:
             bulk_filled(graph, Path(folder))
         running = (
-            neo4j_server.start_java(neo4j_server.jars(), Path(folder), options=())
+            neo4j_server.start_java(neo4j_server.jars(), Path(folder), options=(PAGE_CACHE,))
             if bulk or not os.environ.get("NEO4J_URI")
             else neo4j_server.start()
         )

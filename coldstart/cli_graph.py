@@ -93,7 +93,12 @@ def add_commands(commands: Any) -> None:
     erasing.add_argument("--type", help="node type, where no model or graph folder tells it")
     erasing.add_argument("--model", action="append", default=[], help="folder of a saved engine")
     erasing.add_argument("--graph", action="append", default=[], help="folder of a saved graph")
-    erasing.add_argument("--log", action="append", default=[], help="file of an event log")
+    erasing.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        help="file of an event log, which nothing may be writing to meanwhile",
+    )
     erasing.add_argument(
         "--state",
         help="of `coldstart serve`, where there is one --model (default: MODEL.state, if there)",

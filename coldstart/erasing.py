@@ -159,7 +159,8 @@ def erase(
         stores: to erase from.
         models: folders of saved engines; they are updated and saved anew, without training.
         graphs: folders of saved graphs.
-        logs: files of :class:`coldstart.feedback.EventLog`.
+        logs: files of :class:`coldstart.feedback.EventLog`, which no process may have open: they
+            are written anew.
         states: by model, the folder in which ``coldstart serve`` keeps its changes and snapshots.
         cache: of text vectors.
         load: reads the folder of an engine; :meth:`ColdStartEngine.load` by default.

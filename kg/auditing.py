@@ -437,7 +437,7 @@ def _properties(graph: KnowledgeGraph, limits: AuditLimits) -> Iterator[Finding]
             for name in names if num_nodes else ():
                 table, subject = graph.attributes[node_type], f"{node_type}.{name}"
                 there = name in table.column_names
-                nulls = table[name].null_count if there else num_nodes
+                nulls = _num_missing(table[name]) if there else num_nodes
                 sentence = f"{nulls} of {num_nodes} nodes have no value"
                 if not there:
                     sentence = f"the schema names it as {role}, and the graph has no such property"
@@ -445,6 +445,15 @@ def _properties(graph: KnowledgeGraph, limits: AuditLimits) -> Iterator[Finding]
                 yield Finding("missing values", subject, share, limit, False, sentence)
                 if there and num_nodes - nulls > 1:
                     yield _constant(table[name], subject)
+
+
+def _num_missing(column: pa.ChunkedArray) -> int:
+    """Nulls, and texts of spaces alone, which readers of CSV make of an empty cell."""
+    blank = 0
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        trimmed = pc.utf8_trim_whitespace(column)  # pyright: ignore
+        blank = pc.sum(pc.equal(trimmed, "")).as_py() or 0  # pyright: ignore
+    return column.null_count + blank
 
 
 def _constant(column: pa.ChunkedArray, subject: str) -> Finding:

@@ -150,9 +150,12 @@ def test_a_constant_property_one_mostly_missing_and_one_that_is_absent_are_found
         categorical={"Movie": ("colour", "studio")},
     )
     graph = dataclasses.replace(clean, schema=schema)
-    few = {"id": ["m0", "m1"], "colour": ["red", "blue"]}
+    colours = ["red", "blue", *[""] * 39, *[None] * 39]  # an empty cell of CSV is no value
+    few = {"id": list(clean.items), "colour": colours}
     graph = graph.apply(GraphDelta(nodes={"Movie": few}))
     every = {"id": list(clean.items), "discs": [1] * 80}
+    audited = kg.audit(graph.apply(GraphDelta(nodes={"Movie": every})))
+    assert audited.of("missing values")["Movie.colour"].figure == 78 / 80
     found = faults(graph.apply(GraphDelta(nodes={"Movie": every})))
     assert ("constant property", "Movie.discs") in found
     assert ("missing values", "Movie.colour") in found

@@ -19,7 +19,9 @@ public class Neo4jServer {
                         .setConfig(HttpConnector.enabled, false)
                         .setConfig(GraphDatabaseSettings.auth_enabled, true)
                         .setConfig(GraphDatabaseSettings.auth_max_failed_attempts, 0)
-                        .setConfig(GraphDatabaseSettings.pagecache_memory, 256L << 20)
+                        .setConfig(
+                                GraphDatabaseSettings.pagecache_memory,
+                                Long.getLong("pagecache.mib", 256) << 20)
                         .build();
         Runtime.getRuntime().addShutdownHook(new Thread(service::shutdown));
         System.out.println("started");
