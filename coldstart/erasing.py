@@ -176,7 +176,7 @@ def erase(
     load = load or ColdStartEngine.load
     with ExitStack() as opened:
         served = {Path(m): _served(opened, Path(m), Path(s), load) for m, s in states.items()}
-        engines = {Path(p): load(Path(p)) for p in models}
+        engines = {Path(p): load(Path(p)) for p in models if Path(p) not in served}
         engines |= {path: durable.current.engine for path, durable in served.items()}
         read = {Path(p): read_graph(p) for p in graphs}
         schemas = [g.schema for g in (*(e.graph for e in engines.values()), *read.values())]
