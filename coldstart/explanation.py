@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ MOST_CHECKED = 10
 """So many edges are taken away by ``removal=True``, those with the largest parts."""
 
 _MOST_NEAR, _MOST_WORDS = 5, 6
-_SPOKEN = {POPULARITY: "what any item gets"}  # in sentences; an item nobody has had has it, too
+_SPOKEN = {POPULARITY: "what any item gets"}
+"""Names of parts in sentences; an item that nobody has had has popularity, too."""
+
 _NEAR = 0.3
 """From this cosine on a text counts as near in a sentence."""
 
@@ -374,7 +376,10 @@ def _contribution(
     return Contribution(name_of(engine.graph, end, source.row), share, end, key, edge)
 
 
-def _largest_first(parts: Sequence[Any]) -> tuple[Any, ...]:
+_P = TypeVar("_P", Part, Contribution)
+
+
+def _largest_first(parts: Sequence[_P]) -> tuple[_P, ...]:
     return tuple(sorted(parts, key=lambda part: -abs(part.share)))
 
 
@@ -418,8 +423,8 @@ def _rare_words(group: Words | None, text: str) -> dict[str, float]:
 def _checked(found: Explanation) -> Explanation:
     """The explanation with the true change of the largest parts that come from an edge."""
     every = [c for part in (*found.parts, *found.user_parts) for c in part.contributions if c.edge]
-    largest = _largest_first(every)[:MOST_CHECKED]
-    changes = {c.edge: found.without(c.edge).change for c in largest}
+    edges = [c.edge for c in _largest_first(every)[:MOST_CHECKED] if c.edge]
+    changes: dict[Edge | None, float] = {e: found.without(e).change for e in edges}
 
     def told(part: Part) -> Part:
         some = (replace(c, change=changes.get(c.edge)) for c in part.contributions)
