@@ -38,6 +38,7 @@ from coldstart.serving.looking import (
     title_property,
 )
 from coldstart.serving.operations import Operation, check_names, check_vectors
+from coldstart.serving.quick import QuickLists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
 MAX_BYTES = 2_000_000
@@ -106,15 +107,14 @@ def create_app(
     _changing(app, durable, heavy)
     _watching(app, durable, registry)
     _looking(app, durable, heavy, report)
-    return Guard(app, api_keys, max_bytes, registry)
+    return Guard(QuickLists(app, batcher), api_keys, max_bytes, registry)
 
 
 def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Heavy) -> None:
     @app.post("/recommend", response_model=m.RankedLists)
     async def recommend(asked: m.RecommendRequest) -> Response:
         """The best items for users, best first; what a user has seen is left out."""
-        plain = asked.candidates is None and asked.where is None and not asked.evidence
-        if plain and not asked.diversity:
+        if asked.plain:  # most of these never come here, see QuickLists
             try:
                 waiting = batcher.recommend(asked.users, asked.k, asked.exclude_seen)
             except queue.Full as full:

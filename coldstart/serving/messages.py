@@ -54,6 +54,12 @@ class RecommendRequest(_Ranking):
     users: Keys
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
 
+    @property
+    def plain(self) -> bool:
+        """Whether lists of the best are asked for and nothing else, which is quick."""
+        whole = self.candidates is None and self.where is None
+        return whole and not self.evidence and not self.diversity
+
 
 class AudienceRequest(_Ranking):
     """Users for items."""

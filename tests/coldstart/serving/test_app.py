@@ -39,6 +39,29 @@ def test_lists_are_those_of_the_engine(client, engine):
     assert found["lists"][1]["scores"] == pytest.approx([row["score"] for row in expected[3:]])
 
 
+def test_plain_lists_are_the_same_with_and_without_the_application(client, monkeypatch):
+    body = json.dumps({"users": ["u1", "u58"], "k": 4, "exclude_seen": False}).encode()
+    # In parts and without a length, it is left to the application.
+    passed_on = client.post("/recommend", content=iter([body[:9], body[9:]]), headers=JSON)
+
+    async def unreachable(scope, receive, send):
+        raise AssertionError("the application was called")
+
+    monkeypatch.setattr(client.app.app, "app", unreachable)
+    quick = client.post("/recommend", content=body, headers=JSON)
+    assert quick.status_code == passed_on.status_code == 200
+    assert quick.json() == passed_on.json()
+    assert quick.headers == passed_on.headers
+
+
+@pytest.mark.parametrize("body", [b'{"users": ["u1"], "k": 0}', b'{"users": ["nobody"]}', b"{"])
+def test_what_is_refused_reads_the_same_with_and_without_a_length(client, body):
+    in_parts = client.post("/recommend", content=iter([body]), headers=JSON)
+    whole = client.post("/recommend", content=body, headers=JSON)
+    assert whole.status_code == in_parts.status_code >= 400
+    assert whole.json() == in_parts.json()
+
+
 def test_lists_take_candidates_properties_evidence_and_diversity(client, engine):
     found = ask(client, "/recommend", users=["u1"], candidates=["m77", "m78"], evidence=True)
     assert set(found["lists"][0]["keys"]) == {"m77", "m78"}
