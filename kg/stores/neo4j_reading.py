@@ -80,11 +80,13 @@ class Neo4jReading(BoltConnection, CypherStore):
             return found
         for (relation,) in self._rows("CALL db.relationshipTypes()"):
             r = quoted(relation)
-            # Each branch is answered from the server's counters, without looking at an edge.
+            # Each branch is answered from the server's counters, without looking at an edge; beside
+            # anything else, as in "RETURN 0 AS end, count(r)", all edges would be counted.
             sides = " UNION ALL ".join(
-                f"MATCH (:{quoted(t)})-[r:{r}]->() RETURN {at} AS label, 0 AS end, count(r) AS n "
-                f"UNION ALL MATCH ()-[r:{r}]->(:{quoted(t)}) "
-                f"RETURN {at} AS label, 1 AS end, count(r) AS n"
+                f"MATCH (:{quoted(t)})-[r:{r}]->() WITH count(r) AS n "
+                f"RETURN {at} AS label, 0 AS end, n UNION ALL "
+                f"MATCH ()-[r:{r}]->(:{quoted(t)}) WITH count(r) AS n "
+                f"RETURN {at} AS label, 1 AS end, n"
                 for at, t in enumerate(labels)
             )
             counts = {(labels[at], end): n for at, end, n in self._rows(sides)}

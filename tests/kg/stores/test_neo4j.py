@@ -235,6 +235,30 @@ def test_reading_in_many_ranges_gives_the_same_graph(store, monkeypatch):
 
 
 @pytest.mark.neo4j
+def test_edges_are_counted_without_looking_at_them(store, monkeypatch):
+    store.write(films())
+    asked, rows = [], Neo4jStore._rows
+
+    def noted(self, cypher, **params):
+        asked.append(cypher)
+        return rows(self, cypher, **params)
+
+    monkeypatch.setattr(Neo4jStore, "_rows", noted)
+    store.read(Schema("User", "Movie", RATED))
+    counting = [cypher for cypher in asked if "count(r)" in cypher]
+    assert counting
+
+    def operators(plan):
+        return {plan["operatorType"].split("@")[0]}.union(*map(operators, plan.get("children", ())))
+
+    with store._open().session() as session:
+        plans = [session.run(f"EXPLAIN {cypher}").consume().plan for cypher in counting]
+    used = set().union(*map(operators, plans))
+    assert "RelationshipCountFromCountStore" in used
+    assert not [name for name in used if "Scan" in name or "Expand" in name]
+
+
+@pytest.mark.neo4j
 def test_edges_that_came_after_they_were_counted_are_read(store, monkeypatch):
     store.write(films())
     monkeypatch.setattr(Neo4jStore, "_edges_at_most", lambda *_: 1)
