@@ -21,6 +21,7 @@ from coldstart import (
 )
 
 if TYPE_CHECKING:
+    from coldstart.ranking import Recommendations
     from kg.graph import KnowledgeGraph
     from kg.vectors import Vocabulary
 
@@ -113,12 +114,12 @@ def parser() -> argparse.ArgumentParser:
     fit.set_defaults(run=_fit)
 
     recommend = commands.add_parser("recommend", help="items for users, from a saved engine")
-    recommend.add_argument("model", help="folder of a saved engine")
-    recommend.add_argument("users", nargs="+", help="keys of users")
-    recommend.add_argument("-k", type=int, default=10, help="list length")
-    recommend.add_argument("--json", action="store_true", help="one JSON object a line")
-    cli_loading.add_option(recommend)
+    _add_lists(recommend, "users")
     recommend.set_defaults(run=_recommend)
+
+    audience = commands.add_parser("audience", help="users for items, from a saved engine")
+    _add_lists(audience, "items")
+    audience.set_defaults(run=_audience)
 
     explain = commands.add_parser("explain", help="why a user gets an item, from a saved engine")
     explain.add_argument("model", help="folder of a saved engine")
@@ -136,6 +137,16 @@ def parser() -> argparse.ArgumentParser:
     cli_graph.add_commands(commands)
     cli_encoders.add_commands(commands)
     return out
+
+
+def _add_lists(command: argparse.ArgumentParser, whose: str) -> None:
+    command.add_argument("model", help="folder of a saved engine")
+    command.add_argument(whose, nargs="+", help=f"keys of {whose}")
+    command.add_argument("-k", type=int, default=10, help="list length")
+    command.add_argument(
+        "--json", action="store_true", help="one JSON object a line, with what stands behind it"
+    )
+    cli_loading.add_option(command)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -205,11 +216,30 @@ def _recommend(arguments: argparse.Namespace) -> None:
     engine = cli_loading.loader(arguments)(arguments.model)
     keys = _keys(engine.graph.users, arguments.users)
     found = engine.recommend(keys, arguments.k, evidence=arguments.json)
+    _print_lists(found, engine.graph, of="user", to="item", as_json=arguments.json)
+
+
+def _audience(arguments: argparse.Namespace) -> None:
+    engine = cli_loading.loader(arguments)(arguments.model)
+    keys = _keys(engine.graph.items, arguments.items)
+    found = engine.audience(keys, arguments.k, evidence=arguments.json)
+    _print_lists(found, engine.graph, of="item", to="user", as_json=arguments.json)
+
+
+def _print_lists(
+    found: Recommendations, graph: KnowledgeGraph, *, of: str, to: str, as_json: bool
+) -> None:
+    """A line for each place of each list: whose, rank, key, score, and a name if there is one."""
+    from coldstart.paths import name_of
+
+    nodes = graph.items if to == "item" else graph.users
     for row in found.to_pylist():
-        if arguments.json:
-            print(json.dumps(row, default=str))
-        else:
-            print(f"{row['user']}\t{row['rank']}\t{row['item']}\t{row['score']:.4f}")
+        name = name_of(graph, nodes.node_type, nodes.row(row[to]))
+        if as_json:
+            print(json.dumps(row | {"name": name}, default=str))
+            continue
+        place = [row[of], row["rank"], row[to], f"{row['score']:.4f}"]
+        print(*place, *([name] if name != str(row[to]) else []), sep="\t")
 
 
 def _explain(arguments: argparse.Namespace) -> None:

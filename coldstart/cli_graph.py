@@ -67,6 +67,9 @@ def add_commands(commands: Any) -> None:
     add_source(audit, graph=True)
     audit.add_argument("--plot", help="also draw the figures, to this PNG file")
     audit.add_argument("--all", action="store_true", help="show what is in order, too")
+    audit.add_argument(
+        "--strict", action="store_true", help="end with status 1 if there are faults"
+    )
     audit.add_argument("--seed", type=int, default=0, help="of the shuffles")
     audit.add_argument("--json", action="store_true", help="print the findings as JSON instead")
     audit.set_defaults(run=_audit)
@@ -285,6 +288,7 @@ def _estimate(arguments: argparse.Namespace) -> None:
 
 def _audit(arguments: argparse.Namespace) -> None:
     from kg import audit
+    from kg.wording import counted
 
     found = audit(graph_from(arguments), rng=arguments.seed)
     if arguments.plot:
@@ -295,6 +299,8 @@ def _audit(arguments: argparse.Namespace) -> None:
         print(json.dumps(found.to_dict(), indent=1, default=str))
     else:
         print(found.to_text(every=arguments.all))
+    if arguments.strict and found.faults:
+        raise ValueError(f"{counted(len(found.faults), 'fault')}, told above")
 
 
 def _write_back(arguments: argparse.Namespace) -> None:

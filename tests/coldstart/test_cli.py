@@ -67,6 +67,16 @@ def test_fit_and_recommend_from_a_store(tmp_path, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert {row["user"] for row in rows} == {user}
+    titles = dict(zip(graph.items, graph.node_table("Movie")["title"].to_pylist(), strict=True))
+    assert [row["name"] for row in rows] == [titles[row["item"]] for row in rows]
+    best = rows[0]["item"]
+    assert main(["recommend", model, user, "-k", "1"]) == 0
+    place = f"{user}\t1\t{best}\t{rows[0]['score']:.4f}\t{titles[best]}\n"
+    assert capsys.readouterr().out == place
+    assert main(["audience", model, best, "-k", "2"]) == 0
+    expected = ColdStartEngine.load(model).audience([best], 2).to_pylist()
+    lines = [f"{best}\t{r['rank']}\t{r['user']}\t{r['score']:.4f}\n" for r in expected]
+    assert capsys.readouterr().out == "".join(lines)
 
 
 def test_fit_takes_the_folder_of_a_graph_and_no_roles_beside_it(tmp_path, capsys):

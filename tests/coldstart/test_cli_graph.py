@@ -64,7 +64,7 @@ def test_import_from_a_server_follows_it(neo4j, neo4j_store, tmp_path, monkeypat
 
 
 def test_audit_of_an_embedded_store_finds_no_fault_in_a_clean_graph(toy_store, capsys):
-    assert main(["audit", *toy_store]) == 0
+    assert main(["audit", *toy_store, "--strict"]) == 0
     out = capsys.readouterr().out
     assert "0 faults in" in out
     assert "informative relation 4 subjects" in out
@@ -77,6 +77,8 @@ def test_audit_of_a_folder_prints_json_and_draws_a_picture(tmp_path, capsys):
     assert main(["audit", "--graph", str(tmp_path / "g"), "--json", "--plot", str(plot)]) == 0
     assert json.loads(capsys.readouterr().out)["faults"] == 2
     assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main(["audit", "--graph", str(tmp_path / "g"), "--strict"]) == 1
+    assert capsys.readouterr().err == "coldstart audit: 2 faults, told above\n"
 
 
 @pytest.mark.neo4j
