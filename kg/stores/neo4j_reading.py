@@ -27,8 +27,8 @@ from kg.stores.triples import NodeValue, RelationValue, Triples
 from kg.vectors import Vocabulary
 
 EDGES_PER_RECORD = 20_000
-EDGES_AT_ONCE = 100_000
-"""Edges whose keys are kept before they become rows."""
+EDGES_AT_ONCE, LEAST_AT_ONCE = 100_000, 5_000
+"""So many edges' keys are kept before they become rows: a fortieth of all edges between these."""
 NODES_PER_RECORD = 2_000
 _NULL = ""
 """Stands for null inside ``collect``, which leaves nulls out; a weight or time is never text."""
@@ -238,7 +238,8 @@ class Neo4jReading(BoltConnection, CypherStore):
         if len(over) == 0:
             return Edges(np.empty((2, 0), np.int64)), 0
         at_most = self._edges_at_most(edge_type)
-        step = max(1, int(EDGES_PER_RECORD / max(1.0, at_most / len(over))))
+        at_once = min(EDGES_AT_ONCE, max(LEAST_AT_ONCE, at_most // 40))
+        step = max(1, int(min(EDGES_PER_RECORD, at_once) / max(1.0, at_most / len(over))))
         ranges = (over.keys.slice(start, step) for start in range(0, len(over), step))
         found = EdgeArrays(at_most, schema.weight in names, schema.time in names)
         tables: list[pa.Table] = []
@@ -263,7 +264,7 @@ class Neo4jReading(BoltConnection, CypherStore):
                 tables.append(_edge_columns(lists, names, edge_type))
                 waiting += len(lists[0])
                 bar.update(len(lists[0]))
-            if waiting >= EDGES_AT_ONCE:
+            if waiting >= at_once:
                 left_out, waiting = left_out + take_in(), 0
         if tables:
             left_out += take_in()
