@@ -239,7 +239,8 @@ def _print_lists(
             print(json.dumps(row | {"name": name}, default=str))
             continue
         place = [row[of], row["rank"], row[to], f"{row['score']:.4f}"]
-        print(*place, *([name] if name != str(row[to]) else []), sep="\t")
+        told = [" ".join(name.split())] if name != str(row[to]) else []
+        print(*place, *told, sep="\t")
 
 
 def _explain(arguments: argparse.Namespace) -> None:
