@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import queue
@@ -38,7 +37,7 @@ from coldstart.serving.looking import (
     title_property,
 )
 from coldstart.serving.operations import Operation, check_names, check_vectors
-from coldstart.serving.quick import QuickLists
+from coldstart.serving.quick import QuickLists, plain_lists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
 MAX_BYTES = 2_000_000
@@ -116,15 +115,9 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
         """The best items for users, best first; what a user has seen is left out."""
         if asked.plain:  # most of these never come here, see QuickLists
             try:
-                waiting = batcher.recommend(asked.users, asked.k, asked.exclude_seen)
+                return JSONResponse(await plain_lists(batcher, asked))
             except queue.Full as full:
                 raise Busy from full
-            found = await asyncio.wrap_future(waiting)
-            lists = [
-                {"of": user, "keys": one.keys, "scores": one.scores}
-                for user, one in zip(asked.users, found, strict=True)
-            ]
-            return JSONResponse({"version": found[0].number, "lists": lists})
         engine, number = durable.current
         users = list(dict.fromkeys(asked.users))
         found = await heavy(

@@ -64,15 +64,24 @@ class QuickLists:
         if not asked.plain:
             return None
         try:
-            waiting = self.batcher.recommend(asked.users, asked.k, asked.exclude_seen)
-            found = await asyncio.wrap_future(waiting)
+            return to_json(await plain_lists(self.batcher, asked))
         except Exception:  # it happens again in the application, which knows what to say
             return None
-        lists = [
-            {"of": user, "keys": one.keys, "scores": one.scores}
-            for user, one in zip(asked.users, found, strict=True)
-        ]
-        return to_json({"version": found[0].number, "lists": lists})
+
+
+async def plain_lists(batcher: Batcher, asked: RecommendRequest) -> dict[str, Any]:
+    """The answer to a plain request.
+
+    Raises:
+        queue.Full: too many requests wait.
+    """
+    waiting = batcher.recommend(asked.users, asked.k, asked.exclude_seen)
+    found = await asyncio.wrap_future(waiting)
+    lists = [
+        {"of": user, "keys": one.keys, "scores": one.scores}
+        for user, one in zip(asked.users, found, strict=True)
+    ]
+    return {"version": found[0].number, "lists": lists}
 
 
 def _small_json(scope: Any) -> bool:
