@@ -47,6 +47,8 @@ def main() -> None:
     logging.getLogger("encoders.learning").setLevel(logging.INFO)
     config = AdaptationConfig.read(arguments.config) if arguments.config else AdaptationConfig()
     names = arguments.only.split(",") if arguments.only else NAMES[:3]
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"--only: no encoder is named {min(unknown)!r}; known: {', '.join(NAMES)}")
     graph = {"ml100k": sets.ml100k, "lastfm": sets.lastfm}[arguments.set]()
     folder = Path(arguments.folder) / arguments.set
     path = sets.DATA / {"ml100k": "ml100k", "lastfm": "lastfm_hetrec"}[arguments.set] / "splits"
