@@ -21,6 +21,7 @@ from gnn.data import NodeInputs
 from gnn.groups import FeatureGroup
 from gnn.network import NetworkConfig
 from gnn.networked import FrozenNetwork, Networked
+from gnn.prominence import Prominence
 from gnn.propagate import linked_groups
 from gnn.words import Words
 from kg.graph import KnowledgeGraph
@@ -87,6 +88,7 @@ class PropagationEncoder:
         made.NeighbourOneHot,
         made.Gaussians,
         made.Category,
+        Prominence,
         Words,
     )
 

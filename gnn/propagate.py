@@ -26,6 +26,7 @@ from gnn.groups import (
     TextKernel,
 )
 from gnn.networked import Networked
+from gnn.prominence import Prominence
 from gnn.words import Words
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,12 @@ class Propagation:
                     for relation, column in zip(group.relations, group.columns, strict=True)
                 )
                 group = replace(group, columns=columns)
+            elif isinstance(group, Prominence):
+                degrees = tuple(
+                    _taken(degree, kept.get(entity[relation]))
+                    for relation, degree in zip(group.relations, group.degrees, strict=True)
+                )
+                group = replace(group, degrees=degrees, warm=_taken(group.warm, own))
             elif isinstance(group, NeighbourOneHot):
                 group = replace(
                     group, column=_taken(group.column, own), warm=_taken(group.warm, own)
@@ -142,6 +149,8 @@ def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     ]
     if len(inputs.relations) > 1:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
+    if inputs.relations:
+        groups.append(Prominence.fit("prominence", inputs, warm))
     for relation in inputs.same_type:
         groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))
         if text is not None:
