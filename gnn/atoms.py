@@ -32,9 +32,11 @@ from gnn.groups import (
     Text,
     TextKernel,
     known,
+    leads_to_warm,
     warm_links,
 )
 from gnn.infer import split_posterior
+from gnn.prominence import Prominence
 from gnn.propagate import Propagation
 from gnn.train import TrainedSide
 from gnn.words import Words
@@ -183,6 +185,8 @@ def _of_group(
             yield from _of_neighbours(group, inputs, table)
         case NeighbourText():
             yield from _of_neighbour_texts(group, inputs, table)
+        case Prominence():
+            yield from _of_prominence(group, inputs, table)
         case _:
             raw = group.raw(inputs, _HERE, device)
             dense = raw if isinstance(raw, torch.Tensor) else raw.to_dense()
@@ -242,6 +246,28 @@ def _of_neighbour_texts(
         yield Source(TEXT), worth[0]
     for row, vector in zip(rows.tolist(), worth[1:], strict=True):
         yield Source("", group.relation, row), vector
+
+
+def _of_prominence(
+    group: Prominence, inputs: NodeInputs, table: torch.Tensor
+) -> Iterator[tuple[Source, torch.Tensor]]:
+    """What is there without any link is the same for all nodes: popularity."""
+    _, place, entity = group.links(inputs.relations)
+    itself = leads_to_warm(inputs.rows, group.warm)
+    values = group.known_by(place, entity, itself)
+    order = _orders(len(entity)) if len(entity) else np.zeros((1, 0), np.int64)
+    worth = table.new_zeros(len(entity), table.shape[1])
+    before = None
+    for step, features in enumerate(group.growing(place, values, order)):
+        value = torch.from_numpy(features).to(table) @ table  # [num_orders, k]
+        if before is None:
+            yield Source(POPULARITY), value[0]
+        else:
+            at = torch.from_numpy(order[:, step - 1]).to(table.device)
+            worth.index_add_(0, at, (value - before) / len(order))
+        before = value
+    for at, row, vector in zip(place.tolist(), entity.tolist(), worth, strict=True):
+        yield Source("", group.relations[at], row), vector
 
 
 def _weighted(table: torch.Tensor, columns: np.ndarray, idf: np.ndarray) -> torch.Tensor:

@@ -8,14 +8,19 @@ no part, and a node never counts for itself, so a cold node's features are those
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from gnn.data import NodeInputs
+from gnn.data import Adjacency, NodeInputs
 from gnn.groups import leads_to_warm
+
+SAME = 1e-6
+"""What varies less, as a standard deviation, does not vary."""
 
 MEASURES = 3
 """Of the links of one relation: mean and maximum of log(1 + d), log(1 + how many have d > 0)."""
@@ -24,6 +29,8 @@ CENTRES = np.array([-1.5, -0.75, 0.0, 0.75, 1.5])
 """Of the bumps that stand for a measure, in standard deviations from its mean."""
 
 WIDTH = 0.75
+MOST = 3.0
+"""Measures further from the mean count as so far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +57,10 @@ class Prominence:
     kind: ClassVar[str] = "prominence"
 
     @classmethod
-    def fit(cls, name: str, inputs: NodeInputs, warm: np.ndarray) -> Prominence:
-        """The group over all relations to entities, of which there must be one."""
+    def fit(cls, name: str, inputs: NodeInputs, warm: np.ndarray) -> Prominence | None:
+        """The group over all relations to entities, or ``None`` where warm nodes are all alike."""
+        if not inputs.relations:
+            return None
         is_warm = np.zeros(len(inputs), bool)
         is_warm[warm] = True
         degrees = tuple(
@@ -62,7 +71,9 @@ class Prominence:
         bare = cls(name, tuple(inputs.relations), degrees, is_warm, np.zeros(width), np.ones(width))
         measures = bare.measures(inputs, warm)
         spread = measures.std(axis=0)
-        spread[spread < 1e-6] = np.inf
+        if not (spread > SAME).any():
+            return None
+        spread[spread <= SAME] = np.inf
         return replace(bare, mean=measures.mean(axis=0), spread=spread)
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -71,53 +82,119 @@ class Prominence:
 
     def measures(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
         """What :data:`MEASURES` says of these rows, ``[n, 3 num_relations + 3]``."""
-        sources, values = [], []
-        themselves = leads_to_warm(inputs.rows[rows], self.warm)
+        links = {r: inputs.relations[r].take(rows) for r in self.relations if r in inputs.relations}
+        source, place, entity = self.links(links)
+        values = self.known_by(place, entity, leads_to_warm(inputs.rows[rows], self.warm)[source])
         count = len(self.relations)
-        for place, (relation, degrees) in enumerate(zip(self.relations, self.degrees, strict=True)):
-            if relation in inputs.relations:
-                links = inputs.relations[relation].take(rows)
-                sources.append(links.sources * count + place)
-                values.append(others(degrees, links.indices, themselves[links.sources]))
-        return self.measured(sources, values, len(rows))
+        found = _Measured.of(source * count + place, values, len(rows) * count)
+        return found.together(len(rows))
 
-    def measured(
-        self, sources: list[np.ndarray], values: list[np.ndarray], num_rows: int
-    ) -> np.ndarray:
-        """The measures of some links.
+    def measures_of_one(self, links: Mapping[str, Adjacency], itself: np.ndarray) -> np.ndarray:
+        """Those of the only node that these are links of, ``[1, 3 num_relations + 3]``.
 
         Args:
-            sources: row times the number of relations, plus the relation's place, in parts.
-            values: log(1 + d) of each.
-            num_rows: number of rows.
+            links: by relation.
+            itself: whether it was warm at training, bool ``[1]``.
         """
-        count = len(self.relations)
-        source, value = (
-            np.concatenate([np.empty(0, t), *x]) for t, x in ((int, sources), (float, values))
-        )
-        size = num_rows * count
-        links = np.bincount(source, minlength=size)
-        most = np.zeros(size)
-        np.maximum.at(most, source, value)
-        out = np.stack(
-            [
-                np.bincount(source, value, minlength=size) / np.maximum(links, 1),
-                most,
-                np.log1p(np.bincount(source, value > 0, minlength=size)),
-            ],
-            axis=1,
-        ).reshape(num_rows, count, MEASURES)
-        return np.concatenate([out.reshape(num_rows, -1), out.mean(axis=1)], axis=1)
+        _, place, entity = self.links(links)
+        values = self.known_by(place, entity, itself)
+        return _Measured.of(place, values, len(self.relations)).together(1)
+
+    def links(self, links: Mapping[str, Adjacency]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row, place of the relation and entity of every link, int64 ``[num_links]`` each."""
+        found = [
+            (one.sources, np.full(len(one.indices), place), one.indices)
+            for place, relation in enumerate(self.relations)
+            if (one := links.get(relation)) is not None and len(one.indices)
+        ]
+        nothing = (np.empty(0, np.int64),) * 3
+        source, place, entity = (np.concatenate(x) for x in zip(*(found or [nothing]), strict=True))
+        return source, place, entity
+
+    def known_by(self, place: np.ndarray, entity: np.ndarray, itself: np.ndarray) -> np.ndarray:
+        """log(1 + d) of entities, ``[num_links]``; 0 for those that came after training.
+
+        Args:
+            place: of the relation of every link.
+            entity: row at its far end.
+            itself: whether the node that has the link is counted among d.
+        """
+        degrees, starts, sizes = self._stacked
+        inside = entity < sizes[place]
+        d = np.where(inside, degrees[np.where(inside, starts[place] + entity, 0)], 0)
+        return np.log1p(np.maximum(d - itself, 0))
 
     def bumps(self, measures: np.ndarray) -> np.ndarray:
         """Measures as features, float32 ``[n, 5 (3 num_relations + 3)]``."""
-        x = ((measures - self.mean) / self.spread).clip(-3, 3)
+        x = ((measures - self.mean) / self.spread).clip(-MOST, MOST)
         bumps = np.exp(-0.5 * ((x[:, :, None] - CENTRES) / WIDTH) ** 2)
         return bumps.reshape(len(x), -1).astype(np.float32)
 
+    def growing(
+        self, place: np.ndarray, values: np.ndarray, order: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """Features of a node as its links come one by one, from none on, in several orders.
 
-def others(degrees: np.ndarray, entities: np.ndarray, itself: np.ndarray) -> np.ndarray:
-    """log(1 + d) of entities, 0 for those later than training; ``itself`` is counted among d."""
-    inside = entities < len(degrees)
-    d = np.where(inside, degrees[np.where(inside, entities, 0)] if len(degrees) else 0, 0)
-    return np.log1p(np.maximum(d - itself, 0))
+        Args:
+            place: of the relation of every link.
+            values: log(1 + d) of every link.
+            order: positions of the links, ``[num_orders, num_links]``.
+
+        Yields:
+            float32 ``[num_orders, 5 (3 num_relations + 3)]``, one more than there are links.
+        """
+        num_orders, num_links = order.shape
+        count = len(self.relations)
+        now = _Measured(*np.zeros((4, num_orders * count)))
+        yield self.bumps(now.together(num_orders))
+        first = np.arange(num_orders) * count
+        for step in range(num_links):
+            link = order[:, step]
+            now.add(first + place[link], values[link])
+            yield self.bumps(now.together(num_orders))
+
+    @cached_property
+    def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sizes = np.array([len(degrees) for degrees in self.degrees])
+        return np.concatenate([*self.degrees, [0]]), np.cumsum(sizes) - sizes, sizes
+
+
+@dataclass
+class _Measured:
+    """What the links of a row and relation come to, ``[num_rows * num_relations]`` each.
+
+    Args:
+        links: how many there are.
+        total: sum of log(1 + d).
+        most: its maximum.
+        known: how many have d > 0.
+    """
+
+    links: np.ndarray
+    total: np.ndarray
+    most: np.ndarray
+    known: np.ndarray
+
+    @classmethod
+    def of(cls, where: np.ndarray, values: np.ndarray, size: int) -> _Measured:
+        """Those of some links, each at its place."""
+        most = np.zeros(size)
+        np.maximum.at(most, where, values)
+        links, total, known = (
+            np.bincount(where, weights, minlength=size)
+            for weights in (np.ones(len(where)), values, values > 0)
+        )
+        return cls(links, total, most, known)
+
+    def add(self, where: np.ndarray, values: np.ndarray) -> None:
+        """One more link at every place; no place occurs twice."""
+        self.links[where] += 1
+        self.total[where] += values
+        self.most[where] = np.maximum(self.most[where], values)
+        self.known[where] += values > 0
+
+    def together(self, num_rows: int) -> np.ndarray:
+        """The measures of all relations and then their means, ``[n, 3 num_relations + 3]``."""
+        mean, many = self.total / np.maximum(self.links, 1), np.log1p(self.known)
+        out = np.stack([mean, self.most, many], axis=1).reshape(num_rows, -1, MEASURES)
+        return np.concatenate([out.reshape(num_rows, -1), out.mean(axis=1)], axis=1)

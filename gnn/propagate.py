@@ -149,8 +149,8 @@ def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     ]
     if len(inputs.relations) > 1:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
-    if inputs.relations:
-        groups.append(Prominence.fit("prominence", inputs, warm))
+    if prominence := Prominence.fit("prominence", inputs, warm):
+        groups.append(prominence)
     for relation in inputs.same_type:
         groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))
         if text is not None:

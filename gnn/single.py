@@ -31,6 +31,7 @@ from gnn.groups import (
 )
 from gnn.heads import ALPHA
 from gnn.infer import warm_positions
+from gnn.prominence import Prominence
 from gnn.train import TrainedSide
 from gnn.words import Words
 
@@ -104,6 +105,9 @@ def single_row(group: FeatureGroup, inputs: NodeInputs, texts: dict[int, np.ndar
             return np.array(columns, np.int64), np.ones(len(columns), np.float32)
         case Constant():
             return np.ones(1, np.float32)
+        case Prominence():
+            itself = leads_to_warm(inputs.rows, group.warm)
+            return group.bumps(group.measures_of_one(inputs.relations, itself))[0]
         case Text():
             return _own_text(group, inputs, texts)
         case TextKernel():

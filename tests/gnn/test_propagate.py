@@ -38,6 +38,7 @@ def test_every_feature_of_the_graph_has_a_group():
         "text kernel",
         "words",
         "HAS_GENRE",
+        "prominence",
         "SIMILAR_TO nodes",
         "SIMILAR_TO text",
         "SIMILAR_TO blend",
@@ -86,7 +87,7 @@ def test_cold_nodes_do_not_decide_which_relations_share_a_group(monkeypatch):
     both = [(0, 0), (1, 0)]
     inputs = relations(A=[*both, (2, 1), (2, 2), (3, 1)], B=[*both, (0, 3)], C=both)
     names = fit_propagation(inputs, np.array([0, 1])).names
-    assert names == ("constant", "B", "small relations", "entities")
+    assert names == ("constant", "B", "small relations", "entities", "prominence")
 
 
 def test_groups_of_one_name_are_told_apart():
@@ -155,8 +156,8 @@ def test_renumbering_leaves_the_features_of_those_who_stay():
     after = dense(renumbered.raw(smaller, np.arange(len(keep)), CPU))
     for name, one, other in zip(fitted.names, before, after, strict=True):
         if name == "SIMILAR_TO nodes":
-            one = one[:, (fitted.groups[5].column[keep])]
-            other = other[:, renumbered.groups[5].column]
+            one = one[:, (fitted.groups[6].column[keep])]
+            other = other[:, renumbered.groups[6].column]
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
 
 
@@ -182,7 +183,7 @@ def test_what_entities_say_together_is_a_group_beside_every_relation():
     pairs = [(0, 0), (1, 0), (2, 1), (3, 1)]
     inputs = relations(CAST=pairs, GENRE=[(0, 2), (1, 2)])
     fitted = fit_propagation(inputs, np.arange(4))
-    assert fitted.names == ("constant", "CAST", "GENRE", "entities")
+    assert fitted.names == ("constant", "CAST", "GENRE", "entities", "prominence")
     together = dense(fitted.raw(inputs, np.arange(4), CPU))[3]
     np.testing.assert_allclose((together**2).sum(axis=1), 1, rtol=1e-6)
     assert (together > 0).sum(axis=1).tolist() == [2, 2, 1, 1]

@@ -96,6 +96,7 @@ def test_all_kinds_of_groups_are_looked_at(sides):
         "neighbour_text",
         "one_hot",
         "neighbour_one_hot",
+        "prominence",
         "gaussians",
         "category",
     }
