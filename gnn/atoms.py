@@ -150,7 +150,8 @@ def prior_atoms(propagation: Propagation, tables: list[torch.Tensor], inputs: No
 def relation_parts(propagation: Propagation, inputs: NodeInputs) -> dict[str, str]:
     """What the parts of every relation are told under: its name, unless a feature has that name."""
     taken = {POPULARITY, INTERACTIONS, TEXT, WORDS, "item bias", "user bias"}
-    taken |= {g.name for g in propagation.groups if isinstance(g, Gaussians | Category | Text)}
+    own = Gaussians | Category | Text | Prominence
+    taken |= {g.name for g in propagation.groups if isinstance(g, own)}
     out: dict[str, str] = {}
     for relation in (*inputs.relations, *inputs.same_type):
         name = relation
@@ -251,23 +252,21 @@ def _of_neighbour_texts(
 def _of_prominence(
     group: Prominence, inputs: NodeInputs, table: torch.Tensor
 ) -> Iterator[tuple[Source, torch.Tensor]]:
-    """What is there without any link is the same for all nodes: popularity."""
+    """A link has what changes when it alone is taken away; what all say together has a part.
+
+    The measures are means and maxima: most of the first links of some order does not go away with
+    any one of them, so that a share of it would tell nothing of a link.
+    """
     _, place, entity = group.links(inputs.relations)
-    itself = leads_to_warm(inputs.rows, group.warm)
-    values = group.known_by(place, entity, itself)
-    order = _orders(len(entity)) if len(entity) else np.zeros((1, 0), np.int64)
-    worth = table.new_zeros(len(entity), table.shape[1])
-    before = None
-    for step, features in enumerate(group.growing(place, values, order)):
-        value = torch.from_numpy(features).to(table) @ table  # [num_orders, k]
-        if before is None:
-            yield Source(POPULARITY), value[0]
-        else:
-            at = torch.from_numpy(order[:, step - 1]).to(table.device)
-            worth.index_add_(0, at, (value - before) / len(order))
-        before = value
+    values = group.known_by(place, entity, leads_to_warm(inputs.rows, group.warm))
+    features = torch.from_numpy(group.without_each(place, values)).to(table)
+    worth = (features[0] - features[1:]) @ table
+    yield Source(group.name), features[0] @ table - worth.sum(dim=0)
     for at, row, vector in zip(place.tolist(), entity.tolist(), worth, strict=True):
-        yield Source("", group.relations[at], row), vector
+        if bool(
+            vector.any()
+        ):  # the only link of its relation, to what nobody else has, says nothing
+            yield Source("", group.relations[at], row), vector
 
 
 def _weighted(table: torch.Tensor, columns: np.ndarray, idf: np.ndarray) -> torch.Tensor:

@@ -8,7 +8,7 @@ no part, and a node never counts for itself, so a cold node's features are those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -130,28 +130,29 @@ class Prominence:
         bumps = np.exp(-0.5 * ((x[:, :, None] - CENTRES) / WIDTH) ** 2)
         return bumps.reshape(len(x), -1).astype(np.float32)
 
-    def growing(
-        self, place: np.ndarray, values: np.ndarray, order: np.ndarray
-    ) -> Iterator[np.ndarray]:
-        """Features of a node as its links come one by one, from none on, in several orders.
+    def without_each(self, place: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Features of a node with all of its links, and then without each of them alone.
 
         Args:
             place: of the relation of every link.
             values: log(1 + d) of every link.
-            order: positions of the links, ``[num_orders, num_links]``.
 
-        Yields:
-            float32 ``[num_orders, 5 (3 num_relations + 3)]``, one more than there are links.
+        Returns:
+            float32 ``[1 + num_links, 5 (3 num_relations + 3)]``.
         """
-        num_orders, num_links = order.shape
-        count = len(self.relations)
-        now = _Measured(*np.zeros((4, num_orders * count)))
-        yield self.bumps(now.together(num_orders))
-        first = np.arange(num_orders) * count
-        for step in range(num_links):
-            link = order[:, step]
-            now.add(first + place[link], values[link])
-            yield self.bumps(now.together(num_orders))
+        num_links, count = len(place), len(self.relations)
+        every = _Measured.of(place, values, count)
+        is_most = values == every.most[place]
+        second = np.zeros(count)
+        np.maximum.at(second, place[~is_most], values[~is_most])
+        several = np.bincount(place[is_most], minlength=count) > 1
+        out = every.repeated(1 + num_links)
+        at = count * np.arange(1, 1 + num_links) + place
+        out.links[at] -= 1
+        out.total[at] -= values
+        out.known[at] -= values > 0
+        out.most[at] = np.where(is_most & ~several[place], second[place], every.most[place])
+        return self.bumps(out.together(1 + num_links))
 
     @cached_property
     def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,12 +187,10 @@ class _Measured:
         )
         return cls(links, total, most, known)
 
-    def add(self, where: np.ndarray, values: np.ndarray) -> None:
-        """One more link at every place; no place occurs twice."""
-        self.links[where] += 1
-        self.total[where] += values
-        self.most[where] = np.maximum(self.most[where], values)
-        self.known[where] += values > 0
+    def repeated(self, times: int) -> _Measured:
+        """The same for so many rows of equal links."""
+        parts = self.links, self.total, self.most, self.known
+        return _Measured(*(np.tile(part, times) for part in parts))
 
     def together(self, num_rows: int) -> np.ndarray:
         """The measures of all relations and then their means, ``[n, 3 num_relations + 3]``."""
