@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from coldstart.paths import GraphPath, name_of, paths_between
-from gnn.atoms import INTERACTIONS, POPULARITY, Atoms, Source, embedding_atoms
+from gnn.atoms import INTERACTIONS, POPULARITY, PROMINENCE, Atoms, Source, embedding_atoms
 from gnn.groups import Text
 from gnn.infer import rotated_rows
 from gnn.words import Words, words_of
@@ -34,7 +34,7 @@ MOST_CHECKED = 10
 """So many edges are taken away by ``removal=True``, those with the largest parts."""
 
 _MOST_NEAR, _MOST_WORDS = 5, 6
-_SPOKEN = {POPULARITY: "what any item gets"}
+_SPOKEN = {POPULARITY: "what any item gets", PROMINENCE: "how well connected it is"}
 """Names of parts in sentences; an item that nobody has had has popularity, too."""
 
 _NEAR = 0.3

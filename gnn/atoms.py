@@ -36,7 +36,7 @@ from gnn.groups import (
     warm_links,
 )
 from gnn.infer import split_posterior
-from gnn.prominence import Prominence
+from gnn.prominence import PROMINENCE, Prominence
 from gnn.propagate import Propagation
 from gnn.train import TrainedSide
 from gnn.words import Words
@@ -149,9 +149,8 @@ def prior_atoms(propagation: Propagation, tables: list[torch.Tensor], inputs: No
 
 def relation_parts(propagation: Propagation, inputs: NodeInputs) -> dict[str, str]:
     """What the parts of every relation are told under: its name, unless a feature has that name."""
-    taken = {POPULARITY, INTERACTIONS, TEXT, WORDS, "item bias", "user bias"}
-    own = Gaussians | Category | Text | Prominence
-    taken |= {g.name for g in propagation.groups if isinstance(g, own)}
+    taken = {POPULARITY, INTERACTIONS, PROMINENCE, TEXT, WORDS, "item bias", "user bias"}
+    taken |= {g.name for g in propagation.groups if isinstance(g, Gaussians | Category | Text)}
     out: dict[str, str] = {}
     for relation in (*inputs.relations, *inputs.same_type):
         name = relation
@@ -261,7 +260,7 @@ def _of_prominence(
     values = group.known_by(place, entity, leads_to_warm(inputs.rows, group.warm))
     features = torch.from_numpy(group.without_each(place, values)).to(table)
     worth = (features[0] - features[1:]) @ table
-    yield Source(group.name), features[0] @ table - worth.sum(dim=0)
+    yield Source(PROMINENCE), features[0] @ table - worth.sum(dim=0)
     for at, row, vector in zip(place.tolist(), entity.tolist(), worth, strict=True):
         if bool(
             vector.any()

@@ -8,7 +8,7 @@ no part, and a node never counts for itself, so a cold node's features are those
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -18,6 +18,9 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import leads_to_warm
+
+PROMINENCE = "prominence"
+"""What the group is called, and its part in explanations."""
 
 SAME = 1e-6
 """What varies less, as a standard deviation, does not vary."""
@@ -57,18 +60,19 @@ class Prominence:
     kind: ClassVar[str] = "prominence"
 
     @classmethod
-    def fit(cls, name: str, inputs: NodeInputs, warm: np.ndarray) -> Prominence | None:
-        """The group over all relations to entities, or ``None`` where warm nodes are all alike."""
-        if not inputs.relations:
+    def fit(
+        cls, name: str, relations: Sequence[str], inputs: NodeInputs, warm: np.ndarray
+    ) -> Prominence | None:
+        """The group, or ``None`` where warm nodes are all alike or there are no relations."""
+        if not relations:
             return None
         is_warm = np.zeros(len(inputs), bool)
         is_warm[warm] = True
-        degrees = tuple(
-            np.bincount(links.take(warm).indices, minlength=links.num_targets)
-            for links in inputs.relations.values()
-        )
-        width = MEASURES * (len(degrees) + 1)
-        bare = cls(name, tuple(inputs.relations), degrees, is_warm, np.zeros(width), np.ones(width))
+        found = [inputs.relations[relation] for relation in relations]
+        degrees = [np.bincount(x.take(warm).indices, minlength=x.num_targets) for x in found]
+        width = MEASURES * (len(relations) + 1)
+        nothing = np.zeros(width), np.ones(width)
+        bare = cls(name, tuple(relations), tuple(degrees), is_warm, *nothing)
         measures = bare.measures(inputs, warm)
         spread = measures.std(axis=0)
         if not (spread > SAME).any():
@@ -85,9 +89,7 @@ class Prominence:
         links = {r: inputs.relations[r].take(rows) for r in self.relations if r in inputs.relations}
         source, place, entity = self.links(links)
         values = self.known_by(place, entity, leads_to_warm(inputs.rows[rows], self.warm)[source])
-        count = len(self.relations)
-        found = _Measured.of(source * count + place, values, len(rows) * count)
-        return found.together(len(rows))
+        return _Measured.of(source, place, values, (len(rows), len(self.relations))).together()
 
     def measures_of_one(self, links: Mapping[str, Adjacency], itself: np.ndarray) -> np.ndarray:
         """Those of the only node that these are links of, ``[1, 3 num_relations + 3]``.
@@ -96,9 +98,9 @@ class Prominence:
             links: by relation.
             itself: whether it was warm at training, bool ``[1]``.
         """
-        _, place, entity = self.links(links)
+        row, place, entity = self.links(links)
         values = self.known_by(place, entity, itself)
-        return _Measured.of(place, values, len(self.relations)).together(1)
+        return _Measured.of(row, place, values, (1, len(self.relations))).together()
 
     def links(self, links: Mapping[str, Adjacency]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row, place of the relation and entity of every link, int64 ``[num_links]`` each."""
@@ -128,7 +130,7 @@ class Prominence:
         """Measures as features, float32 ``[n, 5 (3 num_relations + 3)]``."""
         x = ((measures - self.mean) / self.spread).clip(-MOST, MOST)
         bumps = np.exp(-0.5 * ((x[:, :, None] - CENTRES) / WIDTH) ** 2)
-        return bumps.reshape(len(x), -1).astype(np.float32)
+        return bumps.reshape(len(x), x.shape[1] * len(CENTRES)).astype(np.float32)
 
     def without_each(self, place: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Features of a node with all of its links, and then without each of them alone.
@@ -141,18 +143,18 @@ class Prominence:
             float32 ``[1 + num_links, 5 (3 num_relations + 3)]``.
         """
         num_links, count = len(place), len(self.relations)
-        every = _Measured.of(place, values, count)
-        is_most = values == every.most[place]
+        every = _Measured.of(np.zeros_like(place), place, values, (1, count))
+        is_most = values == every.most[0, place]
         second = np.zeros(count)
         np.maximum.at(second, place[~is_most], values[~is_most])
-        several = np.bincount(place[is_most], minlength=count) > 1
+        only = is_most & (np.bincount(place[is_most], minlength=count) == 1)[place]
         out = every.repeated(1 + num_links)
-        at = count * np.arange(1, 1 + num_links) + place
+        at = np.arange(1, 1 + num_links), place
         out.links[at] -= 1
         out.total[at] -= values
         out.known[at] -= values > 0
-        out.most[at] = np.where(is_most & ~several[place], second[place], every.most[place])
-        return self.bumps(out.together(1 + num_links))
+        out.most[at] = np.where(only, second[place], every.most[0, place])
+        return self.bumps(out.together())
 
     @cached_property
     def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,9 +162,9 @@ class Prominence:
         return np.concatenate([*self.degrees, [0]]), np.cumsum(sizes) - sizes, sizes
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Measured:
-    """What the links of a row and relation come to, ``[num_rows * num_relations]`` each.
+    """What the links of a row and relation come to, ``[num_rows, num_relations]`` each.
 
     Args:
         links: how many there are.
@@ -177,23 +179,27 @@ class _Measured:
     known: np.ndarray
 
     @classmethod
-    def of(cls, where: np.ndarray, values: np.ndarray, size: int) -> _Measured:
-        """Those of some links, each at its place."""
-        most = np.zeros(size)
-        np.maximum.at(most, where, values)
+    def of(
+        cls, row: np.ndarray, place: np.ndarray, values: np.ndarray, shape: tuple[int, int]
+    ) -> _Measured:
+        """Those of some links by row, place of the relation and log(1 + d)."""
+        at, size = row * shape[1] + place, shape[0] * shape[1]
         links, total, known = (
-            np.bincount(where, weights, minlength=size)
-            for weights in (np.ones(len(where)), values, values > 0)
+            np.bincount(at, weights, minlength=size).reshape(shape)
+            for weights in (np.ones(len(at)), values, values > 0)
         )
+        most = np.zeros(shape)
+        np.maximum.at(most, (row, place), values)
         return cls(links, total, most, known)
 
     def repeated(self, times: int) -> _Measured:
-        """The same for so many rows of equal links."""
+        """Those of so many rows like the only one."""
         parts = self.links, self.total, self.most, self.known
-        return _Measured(*(np.tile(part, times) for part in parts))
+        return _Measured(*(np.tile(part, (times, 1)) for part in parts))
 
-    def together(self, num_rows: int) -> np.ndarray:
+    def together(self) -> np.ndarray:
         """The measures of all relations and then their means, ``[n, 3 num_relations + 3]``."""
         mean, many = self.total / np.maximum(self.links, 1), np.log1p(self.known)
-        out = np.stack([mean, self.most, many], axis=1).reshape(num_rows, -1, MEASURES)
-        return np.concatenate([out.reshape(num_rows, -1), out.mean(axis=1)], axis=1)
+        out = np.stack([mean, self.most, many], axis=2)
+        n, count, _ = out.shape
+        return np.concatenate([out.reshape(n, count * MEASURES), out.mean(axis=1)], axis=1)

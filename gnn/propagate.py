@@ -26,7 +26,7 @@ from gnn.groups import (
     TextKernel,
 )
 from gnn.networked import Networked
-from gnn.prominence import Prominence
+from gnn.prominence import PROMINENCE, Prominence
 from gnn.words import Words
 
 log = logging.getLogger(__name__)
@@ -143,13 +143,12 @@ def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     if words := Words.fit("words", inputs, warm):
         groups.append(words)
     groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
-    groups += [
-        OneHot.fit(name, relations, inputs, warm)
-        for name, relations in _relation_groups(inputs, warm).items()
-    ]
+    by_name = _relation_groups(inputs, warm)
+    groups += [OneHot.fit(name, some, inputs, warm) for name, some in by_name.items()]
     if len(inputs.relations) > 1:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
-    if prominence := Prominence.fit("prominence", inputs, warm):
+    of_their_own = [r for r in inputs.relations if r in by_name]
+    if prominence := Prominence.fit(PROMINENCE, of_their_own, inputs, warm):
         groups.append(prominence)
     for relation in inputs.same_type:
         groups.append(NeighbourOneHot.fit(f"{relation} nodes", relation, inputs, warm))

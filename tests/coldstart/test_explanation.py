@@ -56,7 +56,7 @@ def test_atoms_of_warm_and_cold_nodes_add_up_to_their_embedding(engine, node_typ
 
 def test_every_part_has_a_name_that_says_what_it_is(grown):
     names = {part.name for part in grown.explain("v", "new").parts}
-    known = {"HAS_GENRE", "SIMILAR_TO", "text", "words", "year", "popularity"}
+    known = {"HAS_GENRE", "SIMILAR_TO", "text", "words", "year", "popularity", "prominence"}
     assert names == known | {"item bias", "user bias"}
     assert "interactions" in {part.name for part in grown.explain("u0", "m4").parts}
 

@@ -33,7 +33,7 @@ def alone(inputs, row):
 
 
 def test_measures_are_of_how_many_other_warm_nodes_have_the_entities(inputs):
-    group = Prominence.fit("prominence", inputs, WARM)
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
     # Of the cast 0 three warm nodes have entity 0 and two entity 1; of genre 3 there are two.
     log = np.log1p
     expected = {
@@ -51,17 +51,22 @@ def test_measures_are_of_how_many_other_warm_nodes_have_the_entities(inputs):
 
 
 def test_a_cold_node_has_the_features_of_a_warm_one_with_the_same_others(inputs):
-    group = Prominence.fit("prominence", inputs, WARM)
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
     # A twin of node 1 that came later would count node 1; without node 1 it has its features.
-    without = Prominence.fit("prominence", inputs, np.array([0, 2, 3]))
+    without = Prominence.fit("prominence", list(inputs.relations), inputs, np.array([0, 2, 3]))
     twin = replace(without, mean=group.mean, spread=group.spread)
     np.testing.assert_array_equal(
         twin.raw(inputs, np.array([1]), CPU), group.raw(inputs, np.array([1]), CPU)
     )
 
 
+def test_no_rows_have_no_features(inputs):
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
+    assert group.raw(inputs, np.empty(0, np.int64), CPU).shape == (0, 45)
+
+
 def test_entities_that_came_later_are_known_to_nobody(inputs):
-    group = Prominence.fit("prominence", inputs, WARM)
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
     links_of_new = {"CAST": links([(0, 0), (0, 9)], 1, 12)}
     new = NodeInputs(np.array([7]), relations=links_of_new)
     cast = group.measures(new, np.array([0]))[0, :3]
@@ -70,12 +75,12 @@ def test_entities_that_came_later_are_known_to_nobody(inputs):
 
 def test_there_is_no_group_where_all_are_alike():
     both = NodeInputs(np.arange(2), relations={"A": links([(0, 0), (1, 0)], 2)})
-    assert Prominence.fit("prominence", both, np.arange(2)) is None
-    assert Prominence.fit("prominence", NodeInputs(np.arange(2)), np.arange(2)) is None
+    assert Prominence.fit("prominence", list(both.relations), both, np.arange(2)) is None
+    assert Prominence.fit("prominence", [], NodeInputs(np.arange(2)), np.arange(2)) is None
 
 
 def test_one_node_has_the_same_features_alone(inputs):
-    group = Prominence.fit("prominence", inputs, WARM)
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
     every = group.raw(inputs, np.arange(5), CPU).numpy()
     for row in range(5):
         np.testing.assert_array_equal(single_row(group, alone(inputs, row), {}), every[row])
@@ -83,7 +88,7 @@ def test_one_node_has_the_same_features_alone(inputs):
 
 @pytest.mark.parametrize("row", range(5))
 def test_a_link_is_worth_what_goes_with_it_and_the_rest_is_told_apart(inputs, row):
-    group = Prominence.fit("prominence", inputs, WARM)
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
     rng = np.random.default_rng(0)
     table = torch.from_numpy(rng.normal(size=(len(group.mean) * 5, 3)).astype(np.float32))
     one = alone(inputs, row)
@@ -113,7 +118,7 @@ def test_many_links_add_up_to_the_features(inputs):
         [(0, e) for e in range(40)] + [(n, e) for n in range(1, 5) for e in range(9)], 5, 40
     )
     given = NodeInputs(np.arange(5), relations={"CAST": many, "GENRE": inputs.relations["GENRE"]})
-    group = Prominence.fit("prominence", given, WARM)
+    group = Prominence.fit("prominence", list(given.relations), given, WARM)
     table = torch.from_numpy(
         np.random.default_rng(1).normal(size=(len(group.mean) * 5, 4)).astype(np.float32)
     )
