@@ -185,7 +185,7 @@ class _Measured:
         """Those of some links by row, place of the relation and log(1 + d)."""
         at, size = row * shape[1] + place, shape[0] * shape[1]
         links, total, known = (
-            np.bincount(at, weights, minlength=size).reshape(shape)
+            np.bincount(at, weights, minlength=size).astype(float).reshape(shape)
             for weights in (np.ones(len(at)), values, values > 0)
         )
         most = np.zeros(shape)

@@ -113,6 +113,16 @@ def test_a_link_is_worth_what_goes_with_it_and_the_rest_is_told_apart(inputs, ro
     np.testing.assert_allclose(sum(parts.values()), value(here), atol=1e-5)
 
 
+def test_a_node_without_links_has_one_part(inputs):
+    group = Prominence.fit("prominence", list(inputs.relations), inputs, WARM)
+    table = torch.ones(len(group.mean) * 5, 2)
+    lonely = NodeInputs(np.array([7]), relations={"CAST": links([], 1)})
+    found = prior_atoms(Propagation((group,), (1.0,)), [table], lonely)
+    assert [source.part for source in found.sources] == ["prominence"]
+    features = group.raw(lonely, np.array([0]), CPU)
+    np.testing.assert_allclose(found.vectors[0], features.sum(), rtol=1e-6)
+
+
 def test_many_links_add_up_to_the_features(inputs):
     many = links(
         [(0, e) for e in range(40)] + [(n, e) for n in range(1, 5) for e in range(9)], 5, 40
