@@ -262,9 +262,8 @@ def _of_prominence(
     worth = (features[0] - features[1:]) @ table
     yield Source(PROMINENCE), features[0] @ table - worth.sum(dim=0)
     for at, row, vector in zip(place.tolist(), entity.tolist(), worth, strict=True):
-        if bool(
-            vector.any()
-        ):  # the only link of its relation, to what nobody else has, says nothing
+        # The only link of its relation, if to what no other node has, changes nothing.
+        if bool(vector.any()):
             yield Source("", group.relations[at], row), vector
 
 

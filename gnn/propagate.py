@@ -57,7 +57,7 @@ class Propagation:
         return [group.raw(inputs, rows, device) for group in self.groups]
 
     def unknown_links(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
-        """How many links of these rows lead to entities that contribute nothing, int64 ``[n]``.
+        """How many links of these rows lead to entities without features, int64 ``[n]``.
 
         Those are entities that fewer than two warm nodes had at training, and all entities of a
         relation that made no group.
