@@ -17,6 +17,7 @@ from coldstart import cli_loading
 
 if TYPE_CHECKING:
     from kg.graph import KnowledgeGraph
+    from kg.importing import Import
     from kg.schema import Schema
     from kg.stores.base import CypherStore
     from kg.vectors import Key, Vocabulary
@@ -34,10 +35,11 @@ _AS_OPTIONS = {"on_missing='skip'": "--skip-missing", "index=False": "--no-index
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to those of ``coldstart``."""
     importing = commands.add_parser(
-        "import", help="a graph from a server or store into a folder; later only what changed"
+        "import",
+        help="a graph from a server, store or files into a folder; later only what changed",
     )
     importing.add_argument("folder", help="where the graph goes, whole or not at all")
-    add_source(importing)
+    add_source(importing, tables=True)
     importing.add_argument(
         "--infer",
         metavar="FILE",
@@ -112,9 +114,11 @@ def add_commands(commands: Any) -> None:
     erasing.set_defaults(run=_erase)
 
 
-def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None:
+def add_source(
+    command: argparse.ArgumentParser, *, graph: bool = False, tables: bool = False
+) -> None:
     """Options that say where a graph is and what is what in it."""
-    add_place(command, graph=graph)
+    add_place(command, graph=graph, tables=tables)
     roles = command.add_argument_group("what is what in it")
     roles.add_argument("--schema", help="TOML file; without it the schema is inferred")
     roles.add_argument("--user-type", help="node type of users, where there is no schema file")
@@ -124,15 +128,23 @@ def add_source(command: argparse.ArgumentParser, *, graph: bool = False) -> None
 
 
 def add_place(
-    command: argparse.ArgumentParser, *, graph: bool = False, required: bool = True
+    command: argparse.ArgumentParser,
+    *,
+    graph: bool = False,
+    tables: bool = False,
+    required: bool = True,
 ) -> None:
-    """Options that name a server, an embedded store or, if asked, a folder."""
+    """Options that name a server, an embedded store or, if asked, a folder or tables."""
     place = command.add_argument_group("where the graph is")
     where = place.add_mutually_exclusive_group(required=required)
     where.add_argument("--uri", help="of a Neo4j server: neo4j://, bolt://, or with +s for TLS")
     where.add_argument("--store", help="file of an embedded store")
     if graph:
         where.add_argument("--graph", help="folder that `coldstart import` wrote")
+    if tables:
+        where.add_argument(
+            "--tables", help="TOML file that says what is what and in which CSV, Parquet or JSON"
+        )
     place.add_argument(
         "--login",
         help="user name at the server, by default $NEO4J_USER or neo4j; the password is taken from "
@@ -236,8 +248,18 @@ def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from kg.importing import import_graph
+    from kg.importing import import_graph, import_tables
 
+    on_dangling = "skip" if arguments.skip_dangling else "error"
+    if arguments.tables:
+        refuse(arguments, _ROLES, "the file of --tables says this")
+        refuse(arguments, _OF_SERVER, _NO_SERVER)
+        refuse(arguments, ("infer", "updated_at"), "this is for stores, and tables are in files")
+        if not Path(arguments.tables).is_file():
+            raise ValueError(f"there is no file at {arguments.tables}; check the path")
+        found = import_tables(arguments.tables, arguments.folder, on_dangling=on_dangling)
+        _tell_import(found)
+        return
     with open_store(arguments) as store:
         if arguments.infer:
             if Path(arguments.infer).exists():
@@ -255,13 +277,20 @@ def _import(arguments: argparse.Namespace) -> None:
             schema_for(arguments, store),
             updated_at=arguments.updated_at,
             full=arguments.full,
-            on_dangling="skip" if arguments.skip_dangling else "error",
+            on_dangling=on_dangling,
             progress=not arguments.quiet,
         )
+    _tell_import(found)
+
+
+def _tell_import(found: Import) -> None:
+    from kg.wording import counted
+
     if found.changes is not None:
         print(found.changes)
     for edge_type, count in found.graph.skipped.items():
-        print(f"{count} edges {'-'.join(edge_type)} left out, an end of theirs is missing")
+        told = counted(count, f"{'-'.join(edge_type)} edge")
+        print(f"{told} left out, for an end is missing")
     print(found.graph)
 
 

@@ -1,4 +1,4 @@
-"""A graph in a folder that follows a store: all of it the first time, then what changed."""
+"""A graph in a folder that follows a store, or files: all the first time, then what changed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kg.difference import difference
 from kg.errors import SavedFileError
 from kg.files import (
     GRAPH_KIND,
@@ -20,7 +21,8 @@ from kg.files import (
     write_graph_files,
 )
 from kg.graph import KnowledgeGraph
-from kg.schema import Schema
+from kg.schema import EdgeType, Schema
+from kg.table_files import TableFiles
 
 if TYPE_CHECKING:
     from kg.stores.base import CypherStore
@@ -35,7 +37,7 @@ class Import:
 
     Args:
         graph: what is in the folder now.
-        changes: what was new; ``None`` where everything was read.
+        changes: what was new; ``None`` where the folder held no graph from there before.
     """
 
     graph: KnowledgeGraph
@@ -96,10 +98,45 @@ def import_graph(
     return Import(graph, None)
 
 
+def import_tables(path: str | Path, folder: str | Path, *, on_dangling: str = "error") -> Import:
+    """Bring a folder up to what files of tables hold; see :func:`kg.table_files.read_tables`.
+
+    Everything is read each time. A folder that holds all of it already is left as it is.
+
+    Args:
+        path: of the TOML file that tells of the files.
+        folder: for :func:`kg.files.read_graph`; made if absent.
+        on_dangling: as in :meth:`kg.graph.KnowledgeGraph.from_tables`.
+
+    Raises:
+        SavedFileError: something else than a saved graph is at ``folder``.
+    """
+    from kg.stores.changes import Changes
+
+    folder, source = Path(folder), str(Path(path).resolve())
+    files = TableFiles.read(path)
+    graph = files.graph(on_dangling=on_dangling)
+    schema = files.schema
+    before, old = _before(folder, source, schema)
+    if before is None or old is None:
+        _write(graph, folder, _Note(source, None, None, schema.to_dict()))
+        return Import(graph, None)
+    delta = difference(old, graph)
+    if delta or _sizes(old) != _sizes(graph):
+        _write(graph, folder, before)
+    types = (*graph.node_types, *graph.edge_types)
+    return Import(graph, Changes(delta, None, dict.fromkeys(types, "contents")))
+
+
 def rewrite_graph(graph: KnowledgeGraph, folder: str | Path) -> None:
     """Put a graph in place of a saved one, which is imported from as before."""
     note = _note_of(Path(folder))
     write_graph(graph, folder) if note is None else _write(graph, Path(folder), note)
+
+
+def _sizes(graph: KnowledgeGraph) -> dict[EdgeType, int]:
+    """How many edges there are of each type; parallel ones are one to a difference."""
+    return {edge_type: len(edges) for edge_type, edges in graph.edges.items()}
 
 
 def _write(graph: KnowledgeGraph, folder: Path, note: _Note) -> None:

@@ -60,14 +60,14 @@ class Schema:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, "interaction", _edge_type(self.interaction, "interaction"))
+        set_(self, "interaction", to_edge_type(self.interaction, "interaction"))
         for name in PROPERTY_ROLES:
             given = _mapping(getattr(self, name), name)
             frozen = {t: _names(p, f"{name} of {t!r}") for t, p in given.items()}
             set_(self, name, MappingProxyType(frozen))
         keys = _mapping(self.key, "key")
         set_(self, "key", MappingProxyType({t: _name(k, f"key of {t!r}") for t, k in keys.items()}))
-        edge_types = dict.fromkeys(_edge_type(e, "edge_types") for e in self.edge_types)
+        edge_types = dict.fromkeys(to_edge_type(e, "edge_types") for e in self.edge_types)
         edge_types.pop(self.interaction, None)
         set_(self, "edge_types", tuple(edge_types))
         for role in ("user", "item", "weight", "time"):
@@ -209,7 +209,12 @@ def _names(value: Any, what: str) -> tuple[str, ...]:
     return tuple(_name(v, what) for v in value)
 
 
-def _edge_type(value: Any, what: str) -> EdgeType:
+def to_edge_type(value: Any, what: str) -> EdgeType:
+    """Three names in a list or tuple.
+
+    Raises:
+        SchemaError: it is not that; told of ``what``.
+    """
     parts = tuple(value) if isinstance(value, list | tuple) else ()
     if len(parts) != 3:
         raise SchemaError(f"{what} must be (source, relation, target), got {value!r}")

@@ -49,6 +49,32 @@ def test_import_infers_a_schema_to_edit_then_imports_then_only_changes(tmp_path,
 
 
 @pytest.mark.neo4j
+def test_import_from_files_follows_them(tmp_path, capsys):
+    (tmp_path / "likes.csv").write_text("user,item\n1,a\n2,b\n2,lost\n")
+    (tmp_path / "items.csv").write_text("id,title\na,Rose\nb,Iris\n")
+    toml = """
+    user = "User"
+    item = "Item"
+    interaction = ["User", "LIKED", "Item"]
+    nodes.Item = { file = "items.csv", text = ["title"] }
+    [[edges]]
+    type = ["User", "LIKED", "Item"]
+    file = "likes.csv"
+    source = "user"
+    target = "item"
+    """
+    (tmp_path / "likes.toml").write_text(toml)
+    command = ["import", str(tmp_path / "graph"), "--tables", str(tmp_path / "likes.toml")]
+    assert main(command) == 1
+    assert "'lost'" in capsys.readouterr().err
+    assert main([*command, "--skip-dangling"]) == 0
+    assert "1 User-LIKED-Item edge left out" in capsys.readouterr().out
+    (tmp_path / "items.csv").write_text("id,title\na,Rose\nb,Iris\nlost,Lily\n")
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "1 Item node new or changed\n1 User-LIKED-Item edge new or changed" in told
+
+
 def test_import_from_a_server_follows_it(neo4j, neo4j_store, tmp_path, monkeypatch, capsys):
     neo4j_store.write(toy_graph())
     toy_graph().schema.write(tmp_path / "schema.toml")
@@ -142,6 +168,9 @@ def test_write_back_checks_all_keys_before_it_writes_and_names_its_options(
             ["audit", "--store", "toy.lbug", "--schema", "schema.toml", "--item-type", "Foo"],
             "--item-type: the schema file says this; leave the option out",
         ),
+        (["import", "g", "--tables", "no.toml"], "there is no file at no.toml; check the path"),
+        (["import", "g", "--tables", "a.toml", "--infer", "b"], "--infer: this is for stores"),
+        (["import", "g", "--tables", "a.toml", "--schema", "b"], "--schema: the file of --tables"),
         (["fit", "toy.lbug", "m", "--schema", "nope.toml"], "no schema file at nope.toml; check"),
         (["erase", "--store", "toy.lbug", "--user", "u1", "--model", "x"], "check --model and"),
         (["adapt", "a", "--graph", "g", "--config", "x.toml"], "by --write-config x.toml"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from coldstart.cli import main
+from kg.files import read_graph
 from tests.coldstart.serving.process import running_server
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -27,7 +28,7 @@ class Block(NamedTuple):
 
 BLOCKS = [
     Block(*found)
-    for found in re.findall(r"(?:<!-- (\w+) -->\n)?```(python|sh)\n(.*?)```", README, re.S)
+    for found in re.findall(r"(?:<!-- (\w+) -->\n)?```(python|sh|toml)\n(.*?)```", README, re.S)
 ]
 
 
@@ -37,7 +38,11 @@ def _blocks(mark: str = "", language: str = "python") -> list[str]:
 
 
 def _run(block: Block, names: dict) -> None:
-    """Python in the names, or the commands of the shell one by one, in this process."""
+    """Python in the names, or the commands of the shell one by one, in this process; or a file."""
+    if block.language == "toml":
+        name, _, text = block.code.removeprefix("# ").partition("\n")
+        Path(name).write_text(text, encoding="utf-8")
+        return
     if block.language == "python":
         exec(compile(block.code, "README.md", "exec"), names)
         return
@@ -67,6 +72,9 @@ def ran(tmp_path_factory):
 def test_the_code_of_the_readme_runs(ran):
     assert "9001" in ran.printed
     assert len(_blocks()) >= 4
+    imported = read_graph(ran.folder / "imported")
+    assert list(imported.items) == [f"s{n}" for n in range(60)]
+    assert [len(edges) for edges in imported.edges.values()] == [1600, 75]
     assert ran.names["engine"].graph.users.rows(["zoe"]).tolist() == [80]
     assert (ran.folder / "out" / "model" / "manifest.json").exists()
     judged = {(row.scorer, row.segment) for row in ran.names["report"].rows}

@@ -1,0 +1,393 @@
+"""A graph from files of tables, CSV, Parquet or lines of JSON, which a TOML file tells apart.
+
+The file is a schema, as :meth:`kg.schema.Schema.read` takes it, and says where the rows are::
+
+    user = "User"
+    item = "Song"
+    interaction = ["User", "RATED", "Song"]
+    weight = "stars"
+    time = "date"
+
+    [nodes.User]
+    file = "users.csv"
+    key = "user_id"
+
+    [nodes.Song]
+    file = "songs.csv"
+    key = "song_id"
+    text = ["title"]
+
+    [[edges]]
+    type = ["User", "RATED", "Song"]
+    file = "ratings.csv"
+    source = "user"
+    target = "song"
+    date_format = "%d.%m.%Y"
+
+    [[edges]]
+    type = ["Song", "HAS_GENRE", "Genre"]
+    file = "songs.csv"
+    source = "song_id"
+    target = "genres"
+    separator = "|"
+
+Files are looked for beside the TOML file. ``file`` may be a pattern, ``ratings/*.parquet``.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import glob
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from kg.errors import GraphError, SchemaError
+from kg.graph import KnowledgeGraph
+from kg.schema import EdgeType, Schema, to_edge_type
+from kg.tables import MAX_ROWS_SHOWN, is_string, require_columns, to_table
+
+FORMATS = {
+    "csv": ",",
+    "csv.gz": ",",
+    "tsv": "\t",
+    "tsv.gz": "\t",
+    "parquet": None,
+    "jsonl": None,
+    "ndjson": None,
+}
+"""By how a file's name ends; and what separates its cells."""
+
+WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
+"""What a whole number of 64 bits looks like if nothing is lost by taking it for one."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """Where the rows of one type are, and how to read them.
+
+    Args:
+        place: of the entry, for messages.
+        file: path or pattern, seen from the folder of the TOML file.
+        delimiter: of the cells of a line; ``None`` as the file's name says.
+        columns: their names, in a CSV file whose first line does not tell them.
+        missing: cells that say that there is no value, besides empty ones.
+        date_format: of the times of edges, as ``time.strptime`` has it; ISO 8601 needs none.
+        encoding: of a CSV file.
+    """
+
+    place: str
+    file: str
+    delimiter: str | None = None
+    columns: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    date_format: str | None = None
+    encoding: str = "utf8"
+
+    def read(self, folder: Path, texts: Iterable[str], times: Iterable[str]) -> pa.Table:
+        """The rows of all its files, in the order of their names.
+
+        Args:
+            folder: of the TOML file.
+            texts: columns that are text, whatever they look like.
+            times: columns that are dates, where ``date_format`` is given.
+        """
+        names = [self.file]
+        if not (folder / self.file).is_file():
+            names = sorted(glob.glob(self.file, root_dir=folder, recursive=True))
+        if not names:
+            raise GraphError(f"{self.place}: there is no file {self.file} in {folder.resolve()}")
+        tables = [self._one(folder / name, set(texts), set(times)) for name in names]
+        return _together(tables, f"{self.place}: files of {self.file}")
+
+    def is_typed(self) -> bool:
+        """Whether its files say of which type a column is."""
+        return FORMATS[self._format(Path(self.file))] is None
+
+    def _one(self, path: Path, texts: set[str], times: set[str]) -> pa.Table:
+        kind = self._format(path)
+        if FORMATS[kind] is not None:
+            return self._csv(path, self.delimiter or FORMATS[kind] or ",", texts, times)
+        for name in ("delimiter", "columns", "missing", "date_format"):
+            if getattr(self, name):
+                raise SchemaError(f"{self.place}: {name} is for CSV files; leave it out")
+        try:
+            if kind == "parquet":
+                import pyarrow.parquet as pq
+
+                table = pq.read_table(path)
+            else:
+                from pyarrow import json
+
+                table = json.read_json(path)
+        except pa.ArrowException as error:
+            raise GraphError(f"{self.place}: {path} is no {kind} file ({error})") from error
+        return to_table(table, f"{self.place} {path.name}")
+
+    def _csv(self, path: Path, delimiter: str, texts: set[str], times: set[str]) -> pa.Table:
+        types: dict[str, pa.DataType] = dict.fromkeys(texts, pa.large_string())
+        parsers = []
+        if self.date_format is not None:
+            types |= dict.fromkeys(times, pa.timestamp("us"))
+            parsers = [self.date_format]
+        try:
+            table = csv.read_csv(
+                path,
+                csv.ReadOptions(column_names=list(self.columns) or None, encoding=self.encoding),
+                csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                csv.ConvertOptions(
+                    column_types=types,
+                    null_values=["", *self.missing],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    timestamp_parsers=parsers or None,
+                ),
+            )
+        except (pa.ArrowException, LookupError) as error:
+            raise GraphError(f"{self.place}: {path} cannot be read ({error})") from error
+        return to_table(table, f"{self.place} {path.name}")
+
+    def _format(self, path: Path) -> str:
+        for ending in FORMATS:
+            if path.name.lower().endswith(f".{ending}"):
+                return ending
+        if self.delimiter is not None:
+            return "csv"
+        known = ", ".join(f".{ending}" for ending in FORMATS)
+        raise SchemaError(
+            f"{self.place}: {path.name} ends in none of {known}; rename it, or say "
+            'delimiter = "," if its lines are rows with such cells'
+        )
+
+
+_OF_FILE = tuple(f.name for f in fields(TableFile) if f.name != "place")
+
+
+@dataclass(frozen=True)
+class EdgeFile:
+    """Where the edges of one type are.
+
+    Args:
+        type: of the edges.
+        rows: their files.
+        source: column of the source's key.
+        target: column of the target's key.
+        separator: of the keys in a cell of the target, if it may have several, or none.
+        optional: whether a row without a target is no edge, not a fault.
+    """
+
+    type: EdgeType
+    rows: TableFile
+    source: str = "source"
+    target: str = "target"
+    separator: str | None = None
+    optional: bool = False
+
+    def table(self, folder: Path, schema: Schema) -> pa.Table:
+        """The edges, with the columns ``source`` and ``target``."""
+        ends = self.source, self.target
+        found = self.rows.read(folder, ends, [schema.time])
+        require_columns(found, ends, self.rows.place, "say source = and target = in the entry")
+        # Of interactions the graph tells which columns are not used.
+        others = [n for n in found.column_names if n not in (*ends, "source", "target")]
+        if self.type != schema.interaction:
+            others = [name for name in others if name in (schema.weight, schema.time)]
+        both = {"source": found[self.source], "target": found[self.target]}
+        table = self._apart(pa.table(both | {name: found[name] for name in others}))
+        if self.rows.is_typed():
+            return table
+        return _with_numbers(_with_numbers(table, "source"), "target")
+
+    def _apart(self, table: pa.Table) -> pa.Table:
+        """An edge for each target in a cell."""
+        target = table["target"]
+        if self.separator is not None:
+            if not is_string(target.type):
+                told = f"separator is for text, and {self.target!r} is {target.type}"
+                raise SchemaError(f"{self.rows.place}: {told}; leave it out")
+            target = pc.split_pattern(target, self.separator)
+        elif not pa.types.is_list(target.type) and not pa.types.is_large_list(target.type):
+            if self.optional:
+                return table.filter(target.is_valid())
+            if target.null_count:
+                rows = np.flatnonzero(target.is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
+                raise GraphError(
+                    f"{self.rows.place}: {target.null_count} of {len(target)} rows have no "
+                    f"{self.target!r}, such as {rows}; fill them, or say optional = true if such a "
+                    "row is no edge"
+                )
+            return table
+        one = pc.list_flatten(target)
+        edges = table.take(pc.list_parent_indices(target)).set_column(1, "target", one)
+        if is_string(one.type):
+            one = pc.utf8_trim_whitespace(one)
+            edges = edges.set_column(1, "target", one).filter(pc.not_equal(one, ""))
+        return edges.filter(edges["target"].is_valid())
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """What a TOML file says of a graph: what is what, and where.
+
+    Args:
+        folder: of the TOML file.
+        schema: the roles of types and properties.
+        nodes: files by node type; types without any come from the edges.
+        edges: files of edges; several of one type are put together.
+    """
+
+    folder: Path
+    schema: Schema
+    nodes: Mapping[str, TableFile]
+    edges: tuple[EdgeFile, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> TableFiles:
+        """What the file at ``path`` says.
+
+        Raises:
+            SchemaError: it is no TOML, an entry is unknown or missing, or the schema is at fault.
+        """
+        path = Path(path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            nodes, edges = values.get("nodes", {}), values.pop("edges", [])
+            if not isinstance(edges, list) or not edges:
+                raise SchemaError("expected [[edges]] with type, file, source and target; none is")
+            files = {
+                node_type: _table_file(f"[nodes.{node_type}]", _taken(entry, _OF_FILE))
+                for node_type, entry in nodes.items()
+                if isinstance(entry, dict) and "file" in entry
+            }
+            schema = Schema.from_dict(values)
+            found = tuple(_edge_file(f"[[edges]] {n}", e) for n, e in enumerate(edges, 1))
+            return cls(path.parent, schema, files, found)
+        except (tomllib.TOMLDecodeError, SchemaError) as error:
+            raise SchemaError(f"{path}: {error}") from error
+
+    def graph(self, *, on_dangling: str = "error") -> KnowledgeGraph:
+        """The graph; see :func:`read_tables`."""
+        nodes = {node_type: self._nodes(node_type) for node_type in self.nodes}
+        parts: dict[EdgeType, list[pa.Table]] = {}
+        for one in self.edges:
+            parts.setdefault(one.type, []).append(one.table(self.folder, self.schema))
+        text = _with_text_keys(nodes, parts, self.schema)
+        for node_type in text & nodes.keys():
+            nodes[node_type] = _as_text(nodes[node_type], self.schema.key_of(node_type))
+        edges: dict[EdgeType, pa.Table] = {}
+        for edge_type, tables in parts.items():
+            for end, node_type in (("source", edge_type[0]), ("target", edge_type[2])):
+                tables = [_as_text(table, end) if node_type in text else table for table in tables]
+            edges[edge_type] = _together(tables, f"files of {edge_type} edges")
+        return KnowledgeGraph.from_tables(nodes, edges, self.schema, on_dangling=on_dangling)
+
+    def _nodes(self, node_type: str) -> pa.Table:
+        schema, file = self.schema, self.nodes[node_type]
+        key = schema.key_of(node_type)
+        named = (*schema.text.get(node_type, ()), *schema.categorical.get(node_type, ()))
+        table = file.read(self.folder, (key, *named), ())
+        require_columns(table, [key], file.place, f'say key = "..." in {file.place}')
+        return table if file.is_typed() else _with_numbers(table, key)
+
+
+def read_tables(path: str | Path, *, on_dangling: str = "error") -> KnowledgeGraph:
+    """The graph in the files that a TOML file tells of; see the top of this module.
+
+    Entries of ``[nodes.TYPE]`` beside those of a schema, and of ``[[edges]]``: see
+    :class:`TableFile` and :class:`EdgeFile`. Keys of a type are numbers if they are whole numbers
+    in each of its files (no ``007``), else text. Columns of text and categories are text. An empty
+    cell has no value.
+
+    Args:
+        path: of the TOML file.
+        on_dangling: as in :meth:`kg.graph.KnowledgeGraph.from_tables`.
+
+    Raises:
+        SchemaError: the TOML file is at fault.
+        GraphError: a file is absent, is of another kind, or its rows make no graph.
+    """
+    return TableFiles.read(path).graph(on_dangling=on_dangling)
+
+
+def _with_text_keys(
+    nodes: Mapping[str, pa.Table], edges: Mapping[EdgeType, list[pa.Table]], schema: Schema
+) -> set[str]:
+    """Node types whose keys are text in one of the files."""
+    keys = [(node_type, table[schema.key_of(node_type)]) for node_type, table in nodes.items()]
+    for (source, _, target), tables in edges.items():
+        keys += [(source, table["source"]) for table in tables]
+        keys += [(target, table["target"]) for table in tables]
+    return {node_type for node_type, column in keys if is_string(column.type)}
+
+
+def _with_numbers(table: pa.Table, name: str) -> pa.Table:
+    """The table with text that is whole numbers throughout as int64."""
+    column = table[name]
+    if (
+        not is_string(column.type)
+        or not pc.all(pc.match_substring_regex(column, WHOLE_NUMBER), min_count=0).as_py()
+    ):
+        return table
+    return table.set_column(table.column_names.index(name), name, column.cast(pa.int64()))
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+    column = table[name]
+    if not pa.types.is_integer(column.type):
+        return table
+    text = column.cast(pa.large_string())
+    return table.set_column(table.column_names.index(name), name, text)
+
+
+def _together(tables: list[pa.Table], what: str) -> pa.Table:
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise GraphError(f"{what}: their columns are of different types ({error})") from error
+
+
+def _taken(entry: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those entries, which are taken out."""
+    return {name: entry.pop(name) for name in names if name in entry}
+
+
+def _table_file(place: str, entry: Mapping[str, Any]) -> TableFile:
+    given: dict[str, Any] = {}
+    for name, value in entry.items():
+        several = name in ("columns", "missing")
+        if several and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            given[name] = tuple(value)
+        elif not several and isinstance(value, str) and value:
+            given[name] = value
+        else:
+            expected = "a list of texts" if several else "a text that is not empty"
+            raise SchemaError(f"{place}: {name} must be {expected}, got {value!r}")
+    if "file" not in given:
+        raise SchemaError(f"{place}: expected file = with a path or pattern, got {sorted(entry)}")
+    return TableFile(place, **given)
+
+
+def _edge_file(place: str, entry: Any) -> EdgeFile:
+    if not isinstance(entry, dict):
+        raise SchemaError(f"{place} must have type, file, source and target, got {entry!r}")
+    left = dict(entry)
+    rows = _table_file(place, _taken(left, _OF_FILE))
+    kind, optional = left.pop("type", None), left.pop("optional", False)
+    ends = _taken(left, ("source", "target", "separator"))
+    if left:
+        known = sorted({*_OF_FILE, "type", "source", "target", "separator", "optional"})
+        raise SchemaError(f"{place}: unknown entry {min(left)!r}; known: {known}")
+    for name, value in ends.items():
+        if not isinstance(value, str) or not value:
+            raise SchemaError(f"{place}: {name} must be a text that is not empty, got {value!r}")
+    if not isinstance(optional, bool):
+        raise SchemaError(f"{place}: optional must be true or false, got {optional!r}")
+    return EdgeFile(to_edge_type(kind, f"{place}: type"), rows, optional=optional, **ends)
