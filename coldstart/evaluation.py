@@ -33,6 +33,9 @@ Maker = Callable[[TrainingData], Scorer | Settings]
 Who = Mapping[str, Collection[str]] | Collection[str]
 """What is judged: names, of which all scorers take part in each, or the scorers of each name."""
 
+LONG = 1.0
+"""Seconds from which it is told how long one scorer took."""
+
 ENGINE, OWN_LIFT = "engine", "engine, own lift"
 """The engine with its lift of cold items calibrated as everybody's is, and with the lift that its
 training found ("auto")."""
@@ -250,7 +253,8 @@ class _Fits:
         if name not in self.fitted:
             start = time.perf_counter()
             self.fitted[name] = maker(self.data)
-            self.progress(f"{self.split}: {name} in {time.perf_counter() - start:.1f} s")
+            if (seconds := time.perf_counter() - start) >= LONG:
+                self.progress(f"{self.split}: {name} in {seconds:.1f} s")
         return self.fitted[name]
 
 
