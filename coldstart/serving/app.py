@@ -40,6 +40,9 @@ from coldstart.serving.operations import Operation, check_names, check_vectors
 from coldstart.serving.quick import QuickLists, plain_lists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
+LONGEST_TOLD = 80
+"""Characters of a wrong value that a refusal repeats."""
+
 MAX_BYTES = 2_000_000
 """Of a body, unless said otherwise."""
 
@@ -378,7 +381,14 @@ def _refusals(app: FastAPI) -> None:
             why = first["ctx"]["error"]
             return _refused(400, f"the body is not valid JSON: {why} at character {place}")
         where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-        return _refused(422, f"{where}: {first['msg']}")
+        if first["type"] == "extra_forbidden":
+            return _refused(422, f"{where}: there is no such field; /openapi.json lists them")
+        if first["type"] == "missing":
+            return _refused(422, f"{where}: this is missing")
+        # A body comes whole where a field of it is missing; a value is told as far as it is short.
+        got = json.dumps(first["input"], default=str, ensure_ascii=False)
+        got = got if len(got) <= LONGEST_TOLD else f"{got[:LONGEST_TOLD]}..."
+        return _refused(422, f"{where}: {first['msg']}, got {got}")
 
     async def http(request: Request, error: Any) -> Response:
         return _refused(error.status_code, str(error.detail), error.headers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -89,8 +89,12 @@ class EdgeRow(Message):
     type: Annotated[list[Name], Field(min_length=3, max_length=3)]
     source: KeyValue
     target: KeyValue
-    weight: Number | None = None
-    time: _Whole | None = None
+    weight: Number | None = Field(None, description="Of an interaction, a rating say.")
+    time: _Whole | None = Field(
+        None,
+        description="In the unit of the graph's times: as the tables had it, or microseconds since "
+        "1970 where they had dates.",
+    )
 
 
 class EdgeEnds(Message):
@@ -142,7 +146,8 @@ class Event(Message):
     user: KeyValue
     item: KeyValue
     kind: Annotated[
-        StrictStr, Field(pattern="^(rating|like|dislike|click|impression|undo)$", max_length=20)
+        Literal["rating", "like", "dislike", "click", "impression", "undo"],
+        Field(description="What the user did."),
     ]
     value: Number | None = Field(None, description="The rating; nothing else has one.")
     time: Annotated[Number, Field(ge=0, le=1e18)] | None = Field(

@@ -10,6 +10,7 @@ import numpy as np
 from coldstart.feedback import FeedbackEvent
 from coldstart.known_names import require_edge_type, require_node_type, require_properties
 from coldstart.ready_vectors import Ready
+from coldstart.temporal import require_dates
 from coldstart.updating import updated
 from kg.delta import GraphDelta
 from kg.errors import GraphError
@@ -117,11 +118,11 @@ def _embeddings(
 
 
 def check_names(graph: KnowledgeGraph, operation: Operation) -> None:
-    """Refuse nodes, properties and edges that no part of an engine would ever look at.
+    """Refuse what no part of an engine would ever look at, and seconds where times are dates.
 
     Raises:
-        GraphError: a node or edge is of a type that neither graph nor schema has, or a node has
-            such a property.
+        GraphError: a node or edge is of a type that neither graph nor schema has, a node has such a
+            property, or see :func:`coldstart.temporal.require_dates`.
     """
     for name in ("nodes", "vectors", "ready_vectors"):
         for node_type in operation.get(name, {}):
@@ -132,6 +133,13 @@ def check_names(graph: KnowledgeGraph, operation: Operation) -> None:
     for name in ("edges", "remove_edges"):
         for at, edge in enumerate(operation.get(name, ())):
             require_edge_type(graph, tuple(edge["type"]), f"{name}[{at}]")
+    times: dict[EdgeType, list[int]] = {}
+    for edge in operation.get("edges", ()):
+        if edge.get("time") is not None:
+            times.setdefault(tuple(edge["type"]), []).append(edge["time"])
+    for edge_type, some in times.items():
+        if (known := graph.edges.get(edge_type)) is not None:
+            require_dates(edge_type, known.time, some)
 
 
 def check_vectors(engine: ColdStartEngine, operation: Operation) -> None:
