@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from coldstart.judging import calibrate_cold_boost
+from coldstart.judging import calibrate_on_several
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency
@@ -22,6 +22,13 @@ COLD_SHARE = 0.1
 """Share of the warm items that play cold, and of the other interactions that play unknown."""
 
 MAX_USERS, MAX_ITEMS = 2000, 5000
+
+ENOUGH_USERS, MAX_TIMES = 500, 4
+"""A simulation is repeated until so many users were asked, and at most so many times.
+
+On a toy graph where one asks 7 to 15 users, four in place of one gave .030 +- .021 in NDCG@20 of
+mixed lists (eight splits), on one with 50 to 60 .003 +- .002 (six).
+"""
 
 LIFT_GAIN = 5.0
 """Under a lift b above 0 the score s of an item without history becomes (1 + LIFT_GAIN b) s + b.
@@ -46,7 +53,8 @@ def simulated_cold_boost(
     other interactions play unknown. Users and then items are embedded again from what remains.
     Items without any interaction stand between them, as many as are likely to be old ones that
     nobody wanted (:func:`unwanted`), for a lift raises these, too. The lift is the one with the
-    best NDCG@20 over warm and cold candidates. No validation data.
+    best NDCG@20 over warm and cold candidates. No validation data. Where few users can be asked,
+    the same is done several times with other items, and the lift is the best over all.
 
     Args:
         trained: both sides.
@@ -55,6 +63,26 @@ def simulated_cold_boost(
         positives: what was trained on.
         rng: chooses who plays cold.
     """
+    simulations: list[tuple[CosineBiasScorer, Task]] = []
+    num_users = 0
+    for _ in range(MAX_TIMES):
+        scorer, task = _simulated(trained, user_priors, item_priors, positives, rng)
+        if len(task.users):
+            simulations.append((scorer, task))
+        num_users += len(task.users)
+        if num_users >= ENOUGH_USERS:
+            break
+    return calibrate_on_several(simulations, gain=LIFT_GAIN) if simulations else 0.0
+
+
+def _simulated(
+    trained: Trained,
+    user_priors: torch.Tensor,
+    item_priors: torch.Tensor,
+    positives: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[CosineBiasScorer, Task]:
+    """What ranks in one simulation, and what is asked."""
     users, items = trained.users, trained.items
     user = np.searchsorted(users.warm, positives[0])
     item = np.searchsorted(items.warm, positives[1])
@@ -79,8 +107,7 @@ def simulated_cold_boost(
     cold = np.append(cold, np.ones(number, bool))
 
     scorer = CosineBiasScorer(u.cpu().numpy(), v.cpu().numpy(), np.zeros(len(v), np.float32))
-    task = _task(user, item, cold, unknown, kept, num_users, len(v), rng)
-    return calibrate_cold_boost(scorer, task, gain=LIFT_GAIN) if len(task.users) else 0.0
+    return scorer, _task(user, item, cold, unknown, kept, num_users, len(v), rng)
 
 
 def unwanted(counts: np.ndarray) -> float:

@@ -96,13 +96,19 @@ def parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     fit = commands.add_parser("fit", help="train an engine on a graph in a folder or a store")
-    fit.add_argument("graph", help="folder that `coldstart import` wrote, or an embedded store")
+    fit.add_argument("graph", help="folder of a graph (coldstart import), or an embedded store")
     fit.add_argument("model", help="folder to write the engine to")
     fit.add_argument("--schema", help="TOML file with the roles of types and properties of a store")
     fit.add_argument("--user", help="node type of users, where there is no schema file")
     fit.add_argument("--item", help="node type of items")
     fit.add_argument("--interaction", help="relation from users to items")
     fit.add_argument("--positive-weight", type=float, help="from which weight one is positive")
+    fit.add_argument(
+        "--cold-boost",
+        type=float,
+        help="lift of items without interactions among known ones, 0 for none; without it, what a "
+        "simulation at training finds",
+    )
     fit.add_argument(
         "--graph-encoder",
         default="propagation",
@@ -167,9 +173,12 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
     from coldstart.engine import ColdStartEngine, EngineConfig
 
-    config = EngineConfig(graph_encoder=arguments.graph_encoder)
+    lift = "auto" if arguments.cold_boost is None else arguments.cold_boost
+    config = EngineConfig(graph_encoder=arguments.graph_encoder, cold_boost=lift)
     vectors = cli_vectors.read_vectors(arguments.vectors)
     encoders = cli_loading.graph_encoders(arguments)
     graph = _graph_to_fit(arguments)
@@ -184,6 +193,13 @@ def _fit(arguments: argparse.Namespace) -> None:
     )
     engine.save(arguments.model)
     print(f"engine with {engine.dim} dimensions written to {arguments.model}")
+    bare = len(engine.graph.items) - len(np.unique(engine.graph.interactions.index[1]))
+    if bare and engine.cold_boost > 0:
+        print(
+            f"{bare} of {len(engine.graph.items)} {graph.schema.item} nodes without interactions "
+            "are taken for new ones and stand high in the lists of all; if they are old ones that "
+            "nobody wanted, say --cold-boost 0"
+        )
 
 
 def _graph_to_fit(arguments: argparse.Namespace) -> KnowledgeGraph:
@@ -206,7 +222,11 @@ def _graph_to_fit(arguments: argparse.Namespace) -> KnowledgeGraph:
                 user=arguments.user, item=arguments.item, interaction=arguments.interaction
             )
         else:
-            raise ValueError("give --schema FILE, or --user, --item and --interaction")
+            raise ValueError(
+                f"{path} is a file, so it must be an embedded store, of which no schema is known: "
+                "give --schema FILE, or --user, --item and --interaction; CSV and other tables: "
+                "`coldstart import FOLDER --tables FILE` first"
+            )
         if arguments.positive_weight is not None:
             schema = replace(schema, positive_weight=arguments.positive_weight)
         return store.read(schema, progress=True)

@@ -113,17 +113,39 @@ def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K, gain: float 
     Raises:
         ValueError: the task has no users.
     """
-    return _calibrated(scorer, task, k, gain)[0]
+    return calibrate_on_several([(scorer, task)], k=k, gain=gain)
 
 
-def _calibrated(scorer: Scorer, task: Task, k: int, gain: float = 0.0) -> tuple[float, float]:
+def calibrate_on_several(
+    simulations: Sequence[tuple[Scorer, Task]], *, k: int = K, gain: float = 0.0
+) -> float:
+    """The lift with the best NDCG@k over the users of several tasks, each with its scorer.
+
+    See :func:`calibrate_cold_boost`; the scores of the first tell how far lifts go.
+
+    Raises:
+        ValueError: there is no task, or one has no users.
+    """
+    return _calibrated(simulations, k, gain)[0]
+
+
+def _calibrated(
+    simulations: Sequence[tuple[Scorer, Task]], k: int, gain: float = 0.0
+) -> tuple[float, float]:
     """The best lift and its NDCG."""
-    _require_users(task)
+    if not simulations:
+        raise ValueError("expected at least one scorer with a task, got none")
+    for _, task in simulations:
+        _require_users(task)
+    scorer, task = simulations[0]
     spread = float(np.std(scorer.score(task.users[:200], task.candidates))) or 1.0
     boosts = _BOOSTS * spread
-    quality = [r.mean()["ndcg"] for r in _evaluate_boosts(scorer, task, k, boosts, gain)]
-    best = int(np.argmax(quality))
-    return float(boosts[best]), quality[best]
+    total, num_users = np.zeros(len(boosts)), 0
+    for scorer, task in simulations:
+        total += [r.ndcg.sum() for r in _evaluate_boosts(scorer, task, k, boosts, gain)]
+        num_users += len(task.users)
+    best = int(np.argmax(total))
+    return float(boosts[best]), float(total[best]) / num_users
 
 
 def _require_users(task: Task) -> None:
@@ -191,6 +213,6 @@ def choose(
     best = sorted(settings, key=lambda name: -quality[name])
     if lifted is None:
         return best[0], settings[best[0]](), 0.0
-    short = {name: _calibrated(settings[name](), lifted, k) for name in best[:SHORTLIST]}
+    short = {name: _calibrated([(settings[name](), lifted)], k) for name in best[:SHORTLIST]}
     name = max(short, key=lambda name: short[name][1])
     return name, settings[name](), short[name][0]

@@ -6,7 +6,7 @@ import torch
 
 from coldstart import calibration
 from coldstart.calibration import newness, newness_since_training, simulated_cold_boost, unwanted
-from coldstart.judging import calibrate_cold_boost
+from coldstart.judging import calibrate_cold_boost, calibrate_on_several
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency
@@ -40,12 +40,41 @@ def test_too_many_users_and_items_are_sampled(engine, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_ITEMS", 40)
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_cold_boost", lambda s, task, gain: seen.append(task) or 0
+        calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
     )
     boost(engine)
-    task = seen[0]
+    _, task = seen[0]
     assert (len(task.users), len(task.candidates), task.cold.sum() > 0) == (5, 40, True)
     assert len(task.relevant) == 5
+
+
+def test_a_simulation_is_repeated_until_enough_users_were_asked(engine, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        calibration, "calibrate_on_several", lambda found, gain: seen.append(found) or 0
+    )
+    boost(engine)
+    asked = [len(task.users) for _, task in seen[0]]
+    assert len(asked) == calibration.MAX_TIMES
+    cold = [tuple(np.flatnonzero(task.cold)) for _, task in seen[0]]
+    assert len(set(cold)) == len(cold)
+    monkeypatch.setattr(calibration, "ENOUGH_USERS", asked[0] + 1)
+    boost(engine)
+    assert [len(task.users) for _, task in seen[1]] == asked[:2]
+
+
+def test_the_lift_for_several_tasks_is_the_best_over_all_their_users():
+    one = np.ones((1, 1), np.float32)
+    items = np.array([[3.0], [2.9], [0.5], [1.0]], np.float32)
+    scorer = CosineBiasScorer(one, items, np.zeros(4, np.float32))
+    cold = [False, False, True, True]
+    wanted, unwanted = mixed_task(cold, [3]), mixed_task(cold, [0])
+    high = calibrate_on_several([(scorer, wanted), (scorer, wanted), (scorer, unwanted)], k=1)
+    low = calibrate_on_several([(scorer, wanted), (scorer, unwanted), (scorer, unwanted)], k=1)
+    assert high > 2
+    assert low < 2
+    with pytest.raises(ValueError, match="expected at least one scorer"):
+        calibrate_on_several([])
 
 
 def test_old_items_that_nobody_wanted_are_counted_from_those_that_few_wanted():
@@ -57,7 +86,7 @@ def test_items_that_nobody_wanted_stand_between_those_that_play_cold(engine, mon
     monkeypatch.setattr(calibration, "unwanted", lambda counts: 5.3)
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_cold_boost", lambda s, task, gain: seen.append((s, task)) or 0
+        calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
     )
     boost(engine)
     scorer, task = seen[0]

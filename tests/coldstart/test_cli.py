@@ -89,6 +89,16 @@ def test_fit_takes_the_folder_of_a_graph_and_no_roles_beside_it(tmp_path, capsys
     assert "--positive-weight: a graph folder has its schema in it" in capsys.readouterr().err
 
 
+def test_fit_tells_of_items_without_interactions_and_lifts_them_as_it_is_told(tmp_path, capsys):
+    write_graph(toy_graph(num_cold_items=8), tmp_path / "graph")
+    command = ["fit", str(tmp_path / "graph"), str(tmp_path / "model")]
+    assert main([*command, "--cold-boost", "0.25"]) == 0
+    assert "8 of 80 Movie nodes without interactions are taken for new" in capsys.readouterr().out
+    assert ColdStartEngine.load(tmp_path / "model").cold_boost == 0.25
+    assert main([*command, "--cold-boost", "0"]) == 0
+    assert "without interactions" not in capsys.readouterr().out
+
+
 def test_fit_and_evaluate_take_ready_made_vectors_from_files(tmp_path, capsys):
     graph = toy_graph(num_users=80)
     graph.schema.write(tmp_path / "schema.toml")
