@@ -500,6 +500,11 @@ class ColdStartEngine:
         from coldstart.known_names import check_names, check_times
         from coldstart.updating import updated
 
+        if not isinstance(delta, GraphDelta):
+            raise TypeError(
+                f"expected a kg.GraphDelta, got {type(delta).__name__}; "
+                "GraphDelta(nodes=..., edges=...) makes one of tables"
+            )
         check_names(self.graph, delta)
         check_times(self.graph, delta)
         return updated(self, delta, texts, vectors or {}, progress)

@@ -77,11 +77,12 @@ def require_properties(
     """
     if not len(graph.vocabularies.get(node_type, ())):
         return
-    known = {graph.schema.key_of(node_type), *graph.attributes[node_type].column_names}
+    key = graph.schema.key_of(node_type)
+    known = {key, *graph.attributes[node_type].column_names}
     for role in PROPERTY_ROLES:
         known |= set(getattr(graph.schema, role).get(node_type, ()))
     if unknown := [name for name in names if name not in known]:
         raise GraphError(
-            f"nodes: a {node_type} has no property {unknown[0]!r}, only {', '.join(sorted(known))};"
-            f" {advice}"
+            f"nodes: a {node_type} has no property {unknown[0]!r}, only {', '.join(sorted(known))} "
+            f"(its key is {key}); {advice}"
         )

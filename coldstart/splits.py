@@ -234,7 +234,7 @@ def random_split(
     held_out: float = 0.1,
     warm_up_users: float = 0.0,
     warm_up_items: float = 0.0,
-    rng: np.random.Generator,
+    rng: int | np.random.Generator = 0,
     name: str = "random",
 ) -> Split:
     """A random split of the same kind: shares of nodes cold for validation and for test each.
@@ -250,7 +250,7 @@ def random_split(
         held_out: share of the pairs of warm nodes held out for validation, and again for test.
         warm_up_users: share of the users with a positive, out of the warm ones, that warm up.
         warm_up_items: the same of the items.
-        rng: source of randomness.
+        rng: seed or generator.
         name: for reports.
 
     Raises:
@@ -268,6 +268,7 @@ def random_split(
                 f"{what} must be at least 0 and below {1 - 2 * cold:g}, the share of nodes that "
                 f"are not kept cold, got {share}"
             )
+    rng = np.random.default_rng(rng)
     pairs = require_positives(graph)
     parts, warm_up = [], []
     for rows, num_nodes, share, warming_share in (

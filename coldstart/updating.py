@@ -24,7 +24,7 @@ from gnn.single import embed_single, single_prior
 from gnn.train import TrainedSide
 from kg.delta import GraphDelta, take_rows
 from kg.errors import AlignmentError, UnknownNodeError
-from kg.graph import KnowledgeGraph
+from kg.graph import KnowledgeGraph, as_edge_type
 from kg.growing import first_of_run, grown, taken
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings, Vocabulary
@@ -499,6 +499,7 @@ def _inputs_of_new(
     same_type: dict[str, Adjacency] = {}
     positives = np.empty(0, np.int64)
     for edge_type, keys in links.items():
+        edge_type = as_edge_type(edge_type)
         if node_type not in (edge_type[0], edge_type[2]):
             raise ValueError(f"links {edge_type} do not touch a {node_type}")
         require_edge_type(graph, edge_type, "links")

@@ -301,7 +301,10 @@ def _numbers(table: pa.Table, name: str, node_type: str) -> np.ndarray:
             return column.to_numpy().astype(np.float64)  # for one number much faster than a cast
         values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"{node_type}.{name}: expected numbers, got {table[name].type}") from error
+        raise ValueError(
+            f"{node_type}.{name}: the schema names it as numeric, so numbers are expected, got "
+            f"{column.type} ({error}); convert the column, or name it as categorical or text"
+        ) from error
     if np.isinf(values).any():
         at = np.flatnonzero(np.isinf(values))[:5].tolist()
         raise ValueError(f"{node_type}.{name} is infinite in rows {at}; leave it empty instead")

@@ -23,7 +23,7 @@ from kg.graph import (
 )
 from kg.growing import first_of_run, followed_by, taken
 from kg.schema import EdgeType
-from kg.tables import key_array, require_list, to_table
+from kg.tables import key_array, require_list, require_mapping, to_table
 from kg.vectors import Key, Vocabulary
 from kg.wording import counted
 
@@ -53,6 +53,8 @@ class GraphDelta:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
+        for name in ("nodes", "edges", "removed_nodes", "removed_edges"):
+            require_mapping(getattr(self, name), f"delta {name} must map types to tables or keys")
         for name in ("nodes", "edges", "removed_edges"):
             given = getattr(self, name).items()
             if name != "nodes":

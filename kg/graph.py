@@ -26,7 +26,9 @@ from kg.tables import (
     are_keys,
     finite_array,
     key_array,
+    one_row_each,
     require_columns,
+    require_mapping,
     time_array,
     to_table,
 )
@@ -205,8 +207,8 @@ class KnowledgeGraph:
             nodes: a table per node type with its key column (``id`` unless the schema names
                 another). A type that only occurs in ``edges`` gets its nodes from there.
             edges: a table per edge type with columns ``source`` and ``target`` and, optional,
-                the weight and time columns that the schema names. The log tells which columns of
-                the interactions are not used.
+                the weight and time columns that the schema names. A list in place of a key stands
+                for an edge to each. The log tells which columns of the interactions are not used.
             schema: the roles of types and properties.
             on_dangling: ``"error"``, or ``"skip"`` to leave out edges with a missing end and count
                 them in ``skipped``.
@@ -222,6 +224,13 @@ class KnowledgeGraph:
         """
         if on_dangling not in ("error", "skip"):
             raise ValueError(f"on_dangling must be 'error' or 'skip', got {on_dangling!r}")
+        if not isinstance(schema, Schema):
+            raise TypeError(
+                f"schema must be a kg.Schema, got {type(schema).__name__}; Schema.from_dict makes "
+                "one of a mapping, Schema.read of a TOML file"
+            )
+        require_mapping(nodes, "nodes must map node types to tables")
+        require_mapping(edges, "edges must map (source, relation, target) to tables")
         vocabularies: dict[str, Vocabulary] = {}
         attributes: dict[str, pa.Table] = {}
         for node_type, value in nodes.items():
@@ -234,6 +243,7 @@ class KnowledgeGraph:
             require_ends(table, f"{edge_type} edges")
             _require_named(table, edge_type, schema)
             tell_unused(table, edge_type, schema)
+            tables[edge_type] = one_row_each(one_row_each(table, "source"), "target")
         _add_nodes_of_edges(tables, vocabularies, attributes)
         if strangers := schema.described_types - vocabularies.keys():
             raise SchemaError(
@@ -393,9 +403,10 @@ def require_positives(graph: KnowledgeGraph) -> np.ndarray:
             f"{'that is' if len(others) == 1 else 'one of them is'} meant, name it in the schema "
             "(interaction=...), else add the interactions"
         )
+    there = [str(edge) for edge, some in graph.edges.items() if len(some)]
     raise GraphError(
         f"the graph has no {schema.interaction} edges, which the schema names as interaction, only "
-        f"{', '.join(map(str, graph.edges)) or 'nodes'}; add some"
+        f"{', '.join(there) or 'nodes'}; add some"
     )
 
 
@@ -555,7 +566,13 @@ def _add_nodes_of_edges(
             if end not in vocabularies:
                 named.setdefault(end, []).append(table[column])
     for node_type, columns in named.items():
-        keys = pa.chunked_array([c for column in columns for c in column.drop_null().chunks])
+        columns = [key_array(column.drop_null(), f"{node_type} keys") for column in columns]
+        if len({column.type for column in columns if len(column)}) > 1:
+            raise GraphError(
+                f"{node_type} keys are whole numbers in some edges and text in others; make them "
+                "one of these in all"
+            )
+        keys = pa.chunked_array([c for column in columns for c in column.chunks if len(c)] or [[]])
         vocabularies[node_type] = Vocabulary(node_type, keys.unique())
         attributes[node_type] = empty_properties(len(vocabularies[node_type]))
 

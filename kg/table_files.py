@@ -53,7 +53,7 @@ from pyarrow import csv
 from kg.errors import GraphError, SchemaError
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType, Schema, to_edge_type
-from kg.tables import MAX_ROWS_SHOWN, is_string, require_columns, to_table
+from kg.tables import MAX_ROWS_SHOWN, is_string, one_row_each, require_columns, to_table
 
 FORMATS = {
     "csv": ",",
@@ -213,7 +213,7 @@ class EdgeFile:
             if not is_string(target.type):
                 told = f"separator is for text, and {self.target!r} is {target.type}"
                 raise SchemaError(f"{self.rows.place}: {told}; leave it out")
-            target = pc.split_pattern(target, self.separator)
+            table = table.set_column(1, "target", pc.split_pattern(target, self.separator))
         elif not pa.types.is_list(target.type) and not pa.types.is_large_list(target.type):
             if self.optional:
                 return table.filter(target.is_valid())
@@ -225,11 +225,10 @@ class EdgeFile:
                     "row is no edge"
                 )
             return table
-        one = pc.list_flatten(target)
-        edges = table.take(pc.list_parent_indices(target)).set_column(1, "target", one)
-        if is_string(one.type):
-            one = pc.utf8_trim_whitespace(one)
-            edges = edges.set_column(1, "target", one).filter(pc.not_equal(one, ""))
+        edges = one_row_each(table, "target")
+        if is_string(edges["target"].type):
+            trimmed = pc.utf8_trim_whitespace(edges["target"])
+            edges = edges.set_column(1, "target", trimmed).filter(pc.not_equal(trimmed, ""))
         return edges.filter(edges["target"].is_valid())
 
 

@@ -211,6 +211,26 @@ def _written(value: Any) -> str | None:
     return str(value)
 
 
+def one_row_each(table: pa.Table, name: str) -> pa.Table:
+    """The table with a row for each value of a column of lists; other columns are as they are."""
+    column = table[name]
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        return table
+    rows = pc.list_parent_indices(column)  # pyright: ignore
+    values = without_views(pc.list_flatten(column))  # pyright: ignore
+    return table.take(rows).set_column(table.column_names.index(name), name, values)
+
+
+def require_mapping(value: Any, what: str) -> None:
+    """Raise unless a value is a mapping; ``what`` says of what to what.
+
+    Raises:
+        TypeError: naming what came.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what}, got {type(value).__name__}")
+
+
 def require_list(values: Any, what: str) -> None:
     """Raise if a single value, a text above all, stands where a list of values must.
 

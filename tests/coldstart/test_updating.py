@@ -8,7 +8,7 @@ from coldstart import ColdStartEngine
 from encoders import TfidfEncoder
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.datasets import load_movielens_100k
-from kg.errors import AlignmentError, DanglingEdgeError, GraphError, UnknownNodeError
+from kg.errors import AlignmentError, DanglingEdgeError, GraphError, SchemaError, UnknownNodeError
 from kg.toy import toy_graph
 from tests.coldstart.toys import (
     FRIEND,
@@ -480,7 +480,8 @@ def test_entities_and_relations_unknown_at_training_contribute_nothing(engine):
         (
             {"nodes": {"Movie": {"id": ["m1"], "titel": ["Alien"]}}},
             GraphError,
-            "a Movie has no property 'titel', only id, plot, title, year; .*new_properties=True",
+            "a Movie has no property 'titel', only id, plot, title, year .its key is id.; "
+            ".*new_properties=True",
         ),
         (
             {"edges": {("User", "RATES", "Movie"): ratings(("u1", "m1"))}},
@@ -644,3 +645,10 @@ def test_text_vectors_that_nothing_can_be_made_of_are_errors(engine, nodes):
         AlignmentError, match=r"fitted without vectors \['poster'\] of Movie; it has"
     ):
         engine.update(delta, vectors={"Movie": {"poster": one_text("m2")["Movie"]}})
+
+
+def test_what_is_no_change_or_no_edge_type_is_told(engine):
+    with pytest.raises(TypeError, match=r"expected a kg.GraphDelta, got dict; GraphDelta\(nodes"):
+        engine.update({"nodes": {}})
+    with pytest.raises(SchemaError, match=r"\(source, relation, target\), got 'HAS_GENRE'"):
+        engine.embed_new("Movie", links={"HAS_GENRE": ["space"]})

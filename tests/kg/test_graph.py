@@ -359,3 +359,35 @@ def test_a_role_of_a_property_or_type_that_is_not_there_is_an_error(role):
         graph(schema=replace(SCHEMA, **{role: {"Movie": ("titel",)}}))
     with pytest.raises(SchemaError, match=r"properties of 'Film', .* only \['Movie', 'User'\]"):
         graph(schema=replace(SCHEMA, **{role: {"Film": ("title",)}}))
+
+
+def test_lists_of_keys_are_an_edge_to_each():
+    edges = {BY: {"source": ["a", "b", "c"], "target": [["x", "y"], [], None]}}
+    one = KnowledgeGraph.from_tables(
+        {"User": USERS, "Movie": MOVIES}, {RATED: RATINGS, **edges}, SCHEMA
+    )
+    assert one.edge_table(BY).to_pydict() == {"source": ["a", "a"], "target": ["x", "y"]}
+
+
+def test_keys_of_two_kinds_in_edges_without_nodes_are_told():
+    other = "Movie", "ABOUT", "Person"
+    edges = {BY: {"source": ["a"], "target": ["x"]}, other: {"source": ["a"], "target": [1]}}
+    with pytest.raises(GraphError, match="Person keys are whole numbers in some edges"):
+        KnowledgeGraph.from_tables(
+            {"User": USERS, "Movie": MOVIES}, {RATED: RATINGS, **edges}, SCHEMA
+        )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "schema", "told"),
+    [
+        (pd.DataFrame(MOVIES), {}, SCHEMA, "nodes must map node types to tables, got DataFrame"),
+        ({"Movie": MOVIES}, [RATINGS], SCHEMA, "edges must map .* to tables, got list"),
+        ({"Movie": MOVIES}, {}, {"user": "User"}, "must be a kg.Schema, got dict; Schema.from"),
+    ],
+)
+def test_what_is_no_set_of_tables_is_told(nodes, edges, schema, told):
+    with pytest.raises(TypeError, match=told):
+        KnowledgeGraph.from_tables(nodes, edges, schema)
+    with pytest.raises(TypeError, match="delta nodes must map types"):
+        GraphDelta(nodes=[MOVIES])  # pyright: ignore

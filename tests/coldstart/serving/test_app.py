@@ -280,7 +280,8 @@ def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
             "/upsert",
             {"nodes": {"Movie": [{"id": "new", "titel": "x"}]}},
             422,
-            "nodes: a Movie has no property 'titel', only id, plot, title, year; use one of these",
+            "nodes: a Movie has no property 'titel', only id, plot, title, year (its "
+            "key is id); use one of these",
         ),
         (
             "/upsert",
