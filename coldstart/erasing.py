@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from coldstart.journal import journal_content, read_journal
+from coldstart.saving import ARRAYS
 from kg.delta import GraphDelta
 from kg.errors import StoreError, UnknownNodeError
 from kg.files import MANIFEST, read_graph, write_atomically
 from kg.graph import KnowledgeGraph
+from kg.growing import taken
 from kg.importing import rewrite_graph
 from kg.schema import Schema
 from kg.stores import LadybugStore
 from kg.stores.base import CypherStore
+from kg.tables import is_string
 from kg.vectors import Key
 from kg.wording import counted
 
@@ -43,14 +46,16 @@ class Trace:
         file: or the name of a store.
         place: column, entry or the like.
         what: ``"key"``, ``"text"`` or ``"vector"``.
+        why: it is still there, where that is known.
     """
 
     file: str
     place: str
     what: str
+    why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}, {self.place}: {self.what}"
+        return f"{self.file}, {self.place}: {self.what}{self.why and f' ({self.why})'}"
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,14 @@ class Person:
         key: its key.
         texts: its texts, those that are long enough to be told from others.
         vectors: bytes of its vectors.
+        shared: those of its texts that other nodes have, too.
     """
 
     node_type: str
     key: Key
     texts: set[str] = field(default_factory=set)
     vectors: set[bytes] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
 
     def learn(self, graph: KnowledgeGraph) -> list[str]:
         """Note the texts of the node in a graph; those that were encoded, as they were."""
@@ -111,10 +118,26 @@ class Person:
                 self._add(some.attributes[self.node_type][name].to_pylist())
         encoded = list(node_texts(some, self.node_type))
         self._add(encoded)
+        for node_type, table in graph.attributes.items():
+            others = np.setdiff1d(np.arange(table.num_rows), rows if self._is(node_type) else [])
+            for name in table.column_names:
+                if is_string(table[name].type):
+                    self.shared |= self.texts.intersection(taken(table[name], others).to_pylist())
         return encoded
+
+    def _is(self, node_type: str) -> bool:
+        return node_type == self.node_type
 
     def _add(self, values: Iterable[Any]) -> None:
         self.texts |= {v for v in values if isinstance(v, str) and len(v) >= SHORTEST_TEXT}
+
+    def told(self, trace: Trace) -> Trace:
+        """A trace that is left, with the reason if it is known."""
+        if trace.what == "vector" and Path(trace.file).name == ARRAYS:
+            return replace(trace, why="as trained weights, see what remains")
+        if trace.what == "text" and self.shared:
+            return replace(trace, why=f"other nodes have it, too: {min(self.shared)[:60]!r}")
+        return trace
 
     def in_value(self, value: Any) -> str | None:
         """What of the node a decoded value holds."""
@@ -208,7 +231,7 @@ def erase(
             with suppress(UnknownNodeError):  # neither there nor in what it keeps
                 done += durable.erase(node_type, key)
         if cache is not None and encoded:
-            done.append(f"{cache.path}: {cache.erase(encoded)} text vectors removed")
+            done.append(f"{cache.path}: {counted(cache.erase(encoded), 'text vector')} removed")
         for path, engine in engines.items():
             if path not in served and key in engine.graph.vocabularies.get(node_type, ()):
                 engine.update(gone).save(path)
@@ -220,14 +243,14 @@ def erase(
         for path, (kept, gone_events) in heard.items():
             if gone_events:
                 write_atomically(path, journal_content(kept))
-                done.append(f"{path}: {counted(gone_events, 'event')} removed")
+            done.append(f"{path}: {counted(gone_events, 'event')} removed")
         for store in stores:
             nodes, edges = store.erase(node_type, [key])
             done.append(
                 f"{store.name}: {counted(nodes, 'node')} and {counted(edges, 'edge')} removed"
             )
             remains += _compacted(store)
-        after = search()
+        after = [person.told(trace) for trace in search()]
         if engines:
             remains.append(
                 "trained weights: sums over all users and items, and the vector that this one had "

@@ -36,6 +36,7 @@ from kg.errors import SavedFileError, UnknownNodeError
 from kg.files import MANIFEST, check_folder, write_atomically, write_folder
 from kg.memory import give_back_memory
 from kg.vectors import Key
+from kg.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -350,14 +351,14 @@ class DurableEngine:
             engine = self.current.engine
             cache = VectorCache() if engine.cache == "default" else engine.cache
             gone = cache.erase(texts) if isinstance(cache, VectorCache) else 0
-            done = [f"{gone} text vectors removed from the cache"]
+            done = [f"{counted(gone, 'text vector')} removed from the cache"] if gone else []
             try:
                 found = erase(
                     node_type, key, models=[self.model], cache=cache or None, load=self.load
                 )
                 done += [*found.done, *(f"remains: {r}" for r in found.remains)]
             except UnknownNodeError:
-                done.append(f"{self.model}: it was not there")
+                done.append(f"{self.model}: not in what was saved there")
             self._state.base = model_id(self.model)
             self.snapshot(anew=True)
             keep = self.folder / "snapshots" / f"{self._last:012d}"

@@ -63,6 +63,16 @@ def test_a_person_is_found_everywhere_before_and_nowhere_by_key_or_text_after(pl
     assert {trace.what for trace in report.after} <= {"vector"}
     assert all("arrays.safetensors" in trace.file for trace in report.after)
     assert "trained weights" in str(report)
+    assert {trace.why for trace in report.after} <= {"as trained weights, see what remains"}
+
+
+def test_a_text_that_another_has_too_is_told_where_it_is_still_found(places):
+    twin = GraphDelta(nodes={"User": {"id": ["u4"], "bio": [BIO]}})
+    write_graph(read_graph(places / "graph").apply(twin), places / "graph")
+    report = erase("User", "u3", graphs=[places / "graph"])
+    (left,) = report.after
+    assert left.what == "text"
+    assert "other nodes have it, too: " in str(left)
 
 
 def test_what_is_left_works_and_others_keep_their_texts_and_vectors(places):
