@@ -350,11 +350,8 @@ def _write_back(arguments: argparse.Namespace) -> None:
                 progress=progress,
             )
         except (DependencyError, UnknownNodeError) as error:
-            told = str(error)
-            for argument, option in _AS_OPTIONS.items():
-                told = told.replace(argument, option)
-            raise ValueError(told) from error
-        print(report)
+            raise ValueError(_with_options(error)) from error
+        print(_with_options(report))
         if arguments.recommend:
             keys = (schema.key.get(schema.user), schema.key.get(schema.item))
             users, items = list(engine.graph.users), None
@@ -378,6 +375,14 @@ def _write_back(arguments: argparse.Namespace) -> None:
             )
     if arguments.uri:
         print(f"items for $user by the vector index:\n{report.cypher}")
+
+
+def _with_options(told: object) -> str:
+    """A message with the options of the command in place of arguments."""
+    text = str(told)
+    for argument, option in _AS_OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
 
 
 def _there(store: CypherStore, nodes: Vocabulary, key: str | None) -> list[Key]:

@@ -244,6 +244,11 @@ class LadybugStore(LadybugReading):
                 )
         if index and not dry_run:
             self._load_vector_extension()
+        elif index and not self._has_vector_extension():
+            steps.append(
+                "fetch the embedded store's vector extension, which is not installed here; where "
+                "it cannot be had, nothing is written (index=False does without)"
+            )
         if kind != wanted:
             steps.append(f"remove the vectors of type {kind} from {node_type}.{property}")
         if not dry_run:
@@ -344,10 +349,15 @@ class LadybugStore(LadybugReading):
         wanted = set(keys)
         return [k for k in there.to_pylist() if k in wanted]
 
-    def _load_vector_extension(self) -> None:
+    def _has_vector_extension(self) -> bool:
         try:
             self._run("LOAD EXTENSION vector")
         except StoreError:
+            return False
+        return True
+
+    def _load_vector_extension(self) -> None:
+        if not self._has_vector_extension():
             try:
                 self._run("INSTALL vector")
                 self._run("LOAD EXTENSION vector")

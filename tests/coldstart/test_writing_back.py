@@ -48,6 +48,10 @@ def test_a_dry_run_says_what_would_be_written(engine):
         said = str(write_back(engine, store, dry_run=True))
         assert "Movie.coldstart_folded:\n  80 Movie vectors would be written" in said
         assert "embedding" not in store.contents().nodes["Movie"].sample.column_names
+        fetched = (
+            "would fetch the embedded store's vector extension, which is not installed" in said
+        )
+        assert fetched == (not store._has_vector_extension())
 
 
 @pytest.mark.neo4j
