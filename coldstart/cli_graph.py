@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kg.importing import Import
     from kg.schema import Schema
     from kg.stores.base import CypherStore
+    from kg.stores.inference import StoreContents
     from kg.vectors import Key, Vocabulary
 
 PASSWORD_VARIABLE = "NEO4J_PASSWORD"
@@ -266,10 +267,12 @@ def _import(arguments: argparse.Namespace) -> None:
                 raise ValueError(
                     f"{arguments.infer} is there already; move it or name another file"
                 )
-            schema = schema_for(arguments, store)
-            print(store.contents().to_text())
+            schema, contents = schema_for(arguments, store), store.contents()
+            print(contents.to_text())
             schema.write(arguments.infer)
             print(f"schema written to {arguments.infer}; edit it, then import with --schema")
+            if told := _about_weights(schema, contents):
+                print(told)
             return
         found = import_graph(
             store,
@@ -281,6 +284,23 @@ def _import(arguments: argparse.Namespace) -> None:
             progress=not arguments.quiet,
         )
     _tell_import(found)
+
+
+def _about_weights(schema: Schema, contents: StoreContents) -> str | None:
+    """What to decide where interactions have weights and all of them would count alike."""
+    import pyarrow.compute as pc
+
+    seen = contents.edges.get(schema.interaction)
+    if schema.positive_weight is not None or seen is None:
+        return None
+    if schema.weight not in seen.sample.column_names:
+        return None
+    ends = pc.min_max(seen.sample[schema.weight]).as_py()  # pyright: ignore
+    return (
+        f"{schema.weight} of {schema.interaction[1]} goes from {ends['min']} to {ends['max']} in "
+        f"the {len(seen.sample)} looked at, and all of them count as liked; if low ones are "
+        "dislikes, put positive_weight = (from which on it is a like) at the top of the schema"
+    )
 
 
 def _tell_import(found: Import) -> None:

@@ -35,6 +35,7 @@ def test_import_infers_a_schema_to_edit_then_imports_then_only_changes(tmp_path,
     assert "Movie: 80 nodes" in said
     assert "id: string, unique, so a key" in said
     assert "(User)-[RATED]->(Movie): 900 at most; weight (double), time (int64)" in said
+    assert "weight of RATED goes from 1.0 to 5.0 in the 900 looked at, and all of them co" in said
     assert not (tmp_path / "graph").exists()
     command = ["import", folder, *store, "--schema", str(written)]
     assert main(command) == 0
