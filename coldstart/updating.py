@@ -403,6 +403,25 @@ def _default() -> TextEncoder:
     return default_encoder()
 
 
+def warm_up(engine: ColdStartEngine) -> bool:
+    """Load the default encoder, for which the first change with a text would wait for seconds.
+
+    Returns:
+        Whether that was done; not where the engine's vectors are not the default encoder's.
+    """
+    encoder = _default()
+    types = [t for t, known in engine.texts.items() if known.dim == encoder.dim]
+    if engine.encoder is not None or not types:
+        return False
+    try:
+        for node_type in types:
+            _require_default_encoder(engine, node_type)
+    except AlignmentError:
+        return False
+    encoder.encode(["warm"])
+    return True
+
+
 _trained_on_default: WeakSet[TrainedSide] = WeakSet()
 
 

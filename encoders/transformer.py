@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from encoders.packed import PackedBert
 
 logger = logging.getLogger(__name__)
+
+_LOADING = threading.Lock()
+"""Weights that two threads ask for are loaded once."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
@@ -207,11 +211,12 @@ class TransformerEncoder:
         Raises:
             EncoderError: the files are incomplete, damaged or of an unsupported architecture.
         """
-        if self._loaded is None:
-            from encoders.loading import load_model
+        with _LOADING:
+            if self._loaded is None:
+                from encoders.loading import load_model
 
-            self.check_prompts(self.prompts)
-            self._loaded = load_model(self.settings, self.device, self.dtype)
+                self.check_prompts(self.prompts)
+                self._loaded = load_model(self.settings, self.device, self.dtype)
         return self
 
     def check_prompts(self, prompts: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from coldstart.serving.durable import DurableEngine
+from coldstart.updating import warm_up
 from kg.errors import DependencyError, SavedFileError, how_to_install
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def run(
             loop.add_signal_handler(
                 signal.SIGHUP, lambda: threading.Thread(target=_reload, args=[durable]).start()
             )
+        threading.Thread(target=_warm_up, args=[durable], daemon=True).start()
         say(f"http://{host}:{listening.getsockname()[1]}")
         await uvicorn.Server(config).serve(sockets=[listening])
 
@@ -100,6 +102,15 @@ def spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _warm_up(durable: DurableEngine) -> None:
+    """Load what changes will need; where that fails, the first of them is told why."""
+    try:
+        if warm_up(durable.current.engine):
+            spare_the_collector()
+    except Exception as error:
+        log.info("the text encoder is not loaded yet: %s", error)
 
 
 def _reload(durable: DurableEngine) -> None:

@@ -1,10 +1,11 @@
 from dataclasses import replace
+from weakref import WeakSet
 
 import numpy as np
 import pytest
 import torch
 
-from coldstart import ColdStartEngine
+from coldstart import ColdStartEngine, updating
 from encoders import TfidfEncoder
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.datasets import load_movielens_100k
@@ -652,3 +653,34 @@ def test_what_is_no_change_or_no_edge_type_is_told(engine):
         engine.update({"nodes": {}})
     with pytest.raises(SchemaError, match=r"\(source, relation, target\), got 'HAS_GENRE'"):
         engine.embed_new("Movie", links={"HAS_GENRE": ["space"]})
+
+
+class Counting:
+    """The encoder of the toys' vectors, as if it were the default, and what it was asked."""
+
+    def __init__(self, dim, vectors):
+        self.dim, self.vectors, self.asked = dim, vectors, []
+
+    def encode(self, texts):
+        self.asked.append(list(texts))
+        return self.vectors[: len(texts)]
+
+
+@pytest.mark.parametrize(
+    ("dim", "scale", "loaded"), [(24, 1, True), (24, -1, False), (7, 1, False)]
+)
+def test_the_default_encoder_is_loaded_beforehand_only_where_it_is_needed(
+    engine, monkeypatch, dim, scale, loaded
+):
+    fake = Counting(dim, np.ones((3, dim), np.float32))
+    known = engine.texts["Movie"].matrix[:3]
+    monkeypatch.setattr(updating, "_default", lambda: fake)
+    monkeypatch.setattr(updating, "_trained_on_default", WeakSet())
+    monkeypatch.setattr(
+        "encoders.embed.embed_nodes",
+        lambda graph, encoder, types, cache: {
+            "Movie": NodeEmbeddings(graph.items, scale * np.asarray(known, np.float32))
+        },
+    )
+    assert updating.warm_up(engine) is loaded
+    assert fake.asked == ([["warm"]] if loaded else [])
