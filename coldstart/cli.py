@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_lists(command: argparse.ArgumentParser, whose: str) -> None:
     command.add_argument("model", help="folder of a saved engine")
     command.add_argument(whose, nargs="+", help=f"keys of {whose}")
-    command.add_argument("-k", type=int, default=10, help="list length")
+    command.add_argument("-k", type=int, default=10, help="list length (default: 10)")
     command.add_argument(
         "--json", action="store_true", help="one JSON object a line, with what stands behind it"
     )
@@ -233,6 +233,7 @@ def _graph_to_fit(arguments: argparse.Namespace) -> KnowledgeGraph:
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
+    _require_length(arguments)
     engine = cli_loading.loader(arguments)(arguments.model)
     keys = _keys(engine.graph.users, arguments.users)
     found = engine.recommend(keys, arguments.k, evidence=arguments.json)
@@ -240,10 +241,16 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 
 def _audience(arguments: argparse.Namespace) -> None:
+    _require_length(arguments)
     engine = cli_loading.loader(arguments)(arguments.model)
     keys = _keys(engine.graph.items, arguments.items)
     found = engine.audience(keys, arguments.k, evidence=arguments.json)
     _print_lists(found, engine.graph, of="item", to="user", as_json=arguments.json)
+
+
+def _require_length(arguments: argparse.Namespace) -> None:
+    if arguments.k < 1:
+        raise ValueError(f"-k: lists have at least one place, got {arguments.k}")
 
 
 def _print_lists(

@@ -36,9 +36,26 @@ def loader(arguments: argparse.Namespace) -> Callable[[str | Path], ColdStartEng
     Raises:
         ValueError: see :func:`graph_encoders`.
     """
+    return partial(_load, graph_encoders=graph_encoders(arguments))
+
+
+def _load(folder: str | Path, *, graph_encoders: list[GraphEncoder]) -> ColdStartEngine:
+    require_engine(folder)
     from coldstart.engine import ColdStartEngine
 
-    return partial(ColdStartEngine.load, graph_encoders=graph_encoders(arguments))
+    return ColdStartEngine.load(folder, graph_encoders=graph_encoders)
+
+
+def require_engine(folder: str | Path) -> None:
+    """Raise where no engine was saved, before torch is imported, which takes seconds.
+
+    Raises:
+        SavedFileError: there is no manifest.
+    """
+    from kg.files import MANIFEST, check_folder
+
+    if not (Path(folder) / MANIFEST).is_file():
+        check_folder(Path(folder).absolute(), kind="cold-start engine", version=0)
 
 
 def graph_encoders(arguments: argparse.Namespace) -> list[GraphEncoder]:

@@ -56,14 +56,15 @@ def state_of(model: str) -> str:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from coldstart.serving.durable import DurableEngine
-    from kg.errors import DependencyError, how_to_install
-
     keys = tuple(k.strip() for k in os.environ.get(KEY_VARIABLE, "").split(",") if k.strip())
     if not keys and not arguments.open:
         raise ValueError(
             f"requests would need no key; set ${KEY_VARIABLE}, or pass --open to let everybody ask"
         )
+    cli_loading.require_engine(arguments.model)
+    from coldstart.serving.durable import DurableEngine
+    from kg.errors import DependencyError, how_to_install
+
     try:
         from coldstart.serving.app import create_app
         from coldstart.serving.looking import read_report

@@ -209,8 +209,8 @@ def evaluate(
                 points += judge.curve(name, fitted, side)
     if left_out and not rows:
         raise ValueError(
-            f"{'; '.join(left_out)}; choose other segments, or splits with more cold nodes or "
-            "held-out pairs"
+            f"{'; '.join(left_out)}; choose other segments, or splits with more cold nodes "
+            "(random_split(cold_users=..., cold_items=...)) or held-out pairs"
         )
     return Report(tuple(rows), k, tuple(points))
 

@@ -129,7 +129,7 @@ def test_evaluate_writes_tables_and_a_picture_and_prints_what_came_out(tmp_path,
     printed = capsys.readouterr()
     assert "warm (2 splits)" in printed.out
     assert "engine, NDCG@5  cold items" in printed.out
-    assert "split 1: engine in" in printed.err
+    assert "split 1, warm: engine 0." in printed.err
     assert tables.read_text().startswith("| engine, NDCG@5 | cold items |")
     assert "| popularity | 0." in tables.read_text()
     curves = tmp_path / "found_by_interactions.png"
