@@ -21,10 +21,12 @@ from coldstart.training_data import Settings, TrainingData
 from gnn.data import Adjacency
 from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
 from gnn.heads import implicit_als
+from gnn.prominence import Prominence
 from gnn.words import Words
 
 TEXT_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Share of a text kernel, of vectors or of words, beside linked entities, numbers, categories."""
+"""Share of a text kernel, of vectors or of words, beside linked entities, how connected these are,
+numbers and categories."""
 
 RIDGE = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Penalties of ridge, for kernels whose diagonal is 1."""
@@ -359,6 +361,9 @@ def _content_kernels(
     groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
     kernels = [_cosine(group.raw(inputs, every, _CPU), warm) for group in groups]
+    if prominence := Prominence.fit("prominence", tuple(inputs.relations), inputs, warm):
+        x = prominence.raw(inputs, every, _CPU)
+        kernels.append(_cosine(x - x[warm].mean(dim=0), warm))
     return texts, (sum(kernels) / len(kernels) if kernels else None)  # type: ignore[operator]
 
 

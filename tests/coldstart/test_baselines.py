@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
 from coldstart import counting
-from coldstart.baselines import BASELINES, ease_columns
+from coldstart.baselines import BASELINES, _content_kernels, ease_columns
 from coldstart.training_data import TrainingData
+from gnn.groups import Gaussians, NeighbourOneHot, OneHot
+from gnn.prominence import Prominence
 from kg import KnowledgeGraph, Schema
 from kg.toy import toy_graph
 from tests.coldstart.toys import RATED, word_vectors
@@ -170,6 +173,20 @@ def test_kernel_ridge_is_ridge_in_the_features_with_a_free_intercept(data):
     expected = (x[cold] - mean) @ w + y.mean(axis=0)
     np.testing.assert_allclose(scores[:, cold], expected.T, atol=1e-4)
     np.testing.assert_array_equal(scores[:, warm], data.matrix.toarray()[:, warm])
+
+
+def test_a_kernel_of_all_but_texts_is_the_mean_cosine_of_what_there_is(data):
+    inputs, warm = data.inputs("Movie"), data.warm_items
+    every, cpu = np.arange(80), torch.device("cpu")
+    found = OneHot.fit("entities", ("HAS_GENRE",), inputs, warm).raw(inputs, every, cpu)
+    year = Gaussians.fit("year", inputs, warm).raw(inputs, every, cpu)
+    known = Prominence.fit("prominence", ("HAS_GENRE",), inputs, warm).raw(inputs, every, cpu)
+    alike = NeighbourOneHot.fit("SIMILAR_TO", "SIMILAR_TO", inputs, warm).raw(inputs, every, cpu)
+    parts = found.to_dense(), alike.to_dense(), year, known - known[warm].mean(dim=0)
+    unit = [x / x.norm(dim=1, keepdim=True).clamp(min=1e-12) for x in parts]
+    expected = sum(x @ x[warm].T for x in unit) / 4
+    _, rest = _content_kernels(data, "Movie", warm)
+    np.testing.assert_allclose(rest, expected, atol=1e-5)
 
 
 def test_without_any_content_there_is_no_setting():
