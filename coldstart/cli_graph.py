@@ -29,8 +29,12 @@ _OF_SERVER = ("login", "database", "timeout", "query_timeout")
 _NO_SERVER = "this is for a server, and the graph is in a file or folder"
 IN_FOLDER = "a graph folder has its schema in it"
 IN_SCHEMA = "the schema file says this"
-_AS_OPTIONS = {"on_missing='skip'": "--skip-missing", "index=False": "--no-index"}
-"""What messages of :func:`coldstart.writing_back.write_back` advise, by the name it has here."""
+_AS_OPTIONS = {
+    "on_missing='skip'": "--skip-missing",
+    "on_dangling='skip'": "--skip-dangling",
+    "index=False": "--no-index",
+}
+"""What messages advise, by the name it has here."""
 
 
 def add_commands(commands: Any) -> None:
@@ -249,6 +253,7 @@ def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    from kg.errors import DanglingEdgeError
     from kg.importing import import_graph, import_tables
 
     on_dangling = "skip" if arguments.skip_dangling else "error"
@@ -258,7 +263,12 @@ def _import(arguments: argparse.Namespace) -> None:
         refuse(arguments, ("infer", "updated_at"), "this is for stores, and tables are in files")
         if not Path(arguments.tables).is_file():
             raise ValueError(f"there is no file at {arguments.tables}; check the path")
-        found = import_tables(arguments.tables, arguments.folder, on_dangling=on_dangling)
+        try:
+            found = import_tables(
+                arguments.tables, arguments.folder, full=arguments.full, on_dangling=on_dangling
+            )
+        except DanglingEdgeError as error:
+            raise ValueError(_with_options(error)) from error
         _tell_import(found)
         return
     with open_store(arguments) as store:
@@ -288,6 +298,7 @@ def _import(arguments: argparse.Namespace) -> None:
 
 def _about_weights(schema: Schema, contents: StoreContents) -> str | None:
     """What to decide where interactions have weights and all of them would count alike."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     seen = contents.edges.get(schema.interaction)
@@ -295,10 +306,15 @@ def _about_weights(schema: Schema, contents: StoreContents) -> str | None:
         return None
     if schema.weight not in seen.sample.column_names:
         return None
-    ends = pc.min_max(seen.sample[schema.weight]).as_py()  # pyright: ignore
+    weights = seen.sample[schema.weight].drop_null()
+    if not (pa.types.is_integer(weights.type) or pa.types.is_floating(weights.type)):
+        return None
+    ends = pc.min_max(weights).as_py()  # pyright: ignore
+    if ends["min"] == ends["max"]:
+        return None
     return (
-        f"{schema.weight} of {schema.interaction[1]} goes from {ends['min']} to {ends['max']} in "
-        f"the {len(seen.sample)} looked at, and all of them count as liked; if low ones are "
+        f"{schema.weight} of {schema.interaction[1]} goes from {ends['min']:g} to {ends['max']:g} "
+        f"in the {len(weights)} looked at, and all of them count as liked; if low ones are "
         "dislikes, put positive_weight = (from which on it is a like) at the top of the schema"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import importlib
 import sys
 from collections.abc import Callable
@@ -50,12 +51,16 @@ def require_engine(folder: str | Path) -> None:
     """Raise where no engine was saved, before torch is imported, which takes seconds.
 
     Raises:
-        SavedFileError: there is no manifest.
+        SavedFileError: there is no such folder.
     """
-    from kg.files import MANIFEST, check_folder
+    from kg.errors import SavedFileError
 
-    if not (Path(folder) / MANIFEST).is_file():
-        check_folder(Path(folder).absolute(), kind="cold-start engine", version=0)
+    path = Path(folder).absolute()
+    # A writer that was killed may have left it under another name, from which loading recovers.
+    if not path.exists() and not any(path.parent.glob(f".{glob.escape(path.name)}.*")):
+        raise SavedFileError(
+            f"no saved cold-start engine at {path}: there is no such folder; check the path"
+        )
 
 
 def graph_encoders(arguments: argparse.Namespace) -> list[GraphEncoder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,8 +104,10 @@ class EngineConfig:
             raise ValueError(
                 f"approximate_from must be a whole number of at least 1, or None, got {least!r}"
             )
-        if self.cold_boost != "auto" and not isinstance(self.cold_boost, int | float):
-            raise ValueError(f"cold_boost must be a number or 'auto', got {self.cold_boost!r}")
+        boost = self.cold_boost
+        is_number = isinstance(boost, int | float) and not isinstance(boost, bool)
+        if boost != "auto" and not (is_number and math.isfinite(float(boost))):
+            raise ValueError(f"cold_boost must be a finite number or 'auto', got {boost!r}")
 
     @property
     def _models(self) -> list[str]:

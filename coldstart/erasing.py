@@ -15,12 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from coldstart.journal import journal_content, read_journal
-from coldstart.saving import ARRAYS
 from kg.delta import GraphDelta
 from kg.errors import StoreError, UnknownNodeError
 from kg.files import MANIFEST, read_graph, write_atomically
 from kg.graph import KnowledgeGraph
-from kg.growing import taken
 from kg.importing import rewrite_graph
 from kg.schema import Schema
 from kg.stores import LadybugStore
@@ -96,6 +94,7 @@ class Person:
         texts: its texts, those that are long enough to be told from others.
         vectors: bytes of its vectors.
         shared: those of its texts that other nodes have, too.
+        learnt: those of its vectors that training made.
     """
 
     node_type: str
@@ -103,6 +102,7 @@ class Person:
     texts: set[str] = field(default_factory=set)
     vectors: set[bytes] = field(default_factory=set)
     shared: set[str] = field(default_factory=set)
+    learnt: set[bytes] = field(default_factory=set)
 
     def learn(self, graph: KnowledgeGraph) -> list[str]:
         """Note the texts of the node in a graph; those that were encoded, as they were."""
@@ -118,26 +118,35 @@ class Person:
                 self._add(some.attributes[self.node_type][name].to_pylist())
         encoded = list(node_texts(some, self.node_type))
         self._add(encoded)
-        for node_type, table in graph.attributes.items():
-            others = np.setdiff1d(np.arange(table.num_rows), rows if self._is(node_type) else [])
-            for name in table.column_names:
-                if is_string(table[name].type):
-                    self.shared |= self.texts.intersection(taken(table[name], others).to_pylist())
         return encoded
 
-    def _is(self, node_type: str) -> bool:
-        return node_type == self.node_type
+    def compare(self, graph: KnowledgeGraph) -> None:
+        """Note which of the texts nodes of a graph have, from which this one is gone."""
+        for table in graph.attributes.values():
+            for name in table.column_names:
+                if is_string(table[name].type):
+                    self.shared |= self.texts.intersection(table[name].to_pylist())
 
     def _add(self, values: Iterable[Any]) -> None:
         self.texts |= {v for v in values if isinstance(v, str) and len(v) >= SHORTEST_TEXT}
 
-    def told(self, trace: Trace) -> Trace:
-        """A trace that is left, with the reason if it is known."""
-        if trace.what == "vector" and Path(trace.file).name == ARRAYS:
-            return replace(trace, why="as trained weights, see what remains")
-        if trace.what == "text" and self.shared:
-            return replace(trace, why=f"other nodes have it, too: {min(self.shared)[:60]!r}")
-        return trace
+    def told(self, left: list[Trace], search: Callable[[Person], list[Trace]]) -> list[Trace]:
+        """Traces that are left, each with the reason if it is known for all that is found there.
+
+        Args:
+            left: what was found.
+            search: the same search for something else.
+        """
+        rest = replace(self, texts=self.texts - self.shared, vectors=self.vectors - self.learnt)
+        unexplained = set(search(rest)) if left else set()
+        reasons = {
+            "vector": "what it had in training, see what remains",
+            "text": "other nodes have the same text",
+        }
+        return [
+            trace if trace in unexplained else replace(trace, why=reasons.get(trace.what, ""))
+            for trace in left
+        ]
 
     def in_value(self, value: Any) -> str | None:
         """What of the node a decoded value holds."""
@@ -210,9 +219,10 @@ def erase(
         for engine in engines.values():
             if key in engine.graph.vocabularies.get(node_type, ()):
                 person.vectors |= _vectors_of(engine, node_type, key)
+                person.learnt |= _learnt_of(engine, node_type, key)
         folders, files = [*engines, *read], list(heard)
 
-        def search() -> list[Trace]:
+        def search(person: Person) -> list[Trace]:
             found = _search(person, stores, folders, cache)
             for durable in served.values():
                 found += traces_in_state(
@@ -220,7 +230,7 @@ def erase(
                 )
             return [*found, *(t for file in files for t in _in_log(file, node_type, key, schemas))]
 
-        before = search()
+        before = search(person)
         if not before:
             raise UnknownNodeError(
                 f"{node_type} {key!r} is found in none of the places named; check the key, and "
@@ -250,7 +260,9 @@ def erase(
                 f"{store.name}: {counted(nodes, 'node')} and {counted(edges, 'edge')} removed"
             )
             remains += _compacted(store)
-        after = [person.told(trace) for trace in search()]
+        for graph in (*(load(p).graph for p in engines if p not in served), *map(read_graph, read)):
+            person.compare(graph)
+        after = person.told(search(person), search)
         if engines:
             remains.append(
                 "trained weights: sums over all users and items, and the vector that this one had "
@@ -314,12 +326,19 @@ def traces_in_state(folder: Path, person: Person, schema: Schema) -> list[Trace]
 
 def _vectors_of(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
     """All vectors that an engine has of a node, as they are saved and as they are told."""
-    _, kept = engine._side(node_type)  # before the gain of new items
-    row = engine.graph.vocabularies[node_type].row(key)
-    every = [kept[row].cpu().numpy(), engine.embed(node_type, [key]).matrix]
     known = [engine.texts[node_type]] if node_type in engine.texts else []
     known += engine.vectors.get(node_type, {}).values()
-    every += [vectors.of([key]) for vectors in known]
+    every = [vectors.of([key]) for vectors in known]
+    return {vector.tobytes() for vector in every if np.any(vector)} | _learnt_of(
+        engine, node_type, key
+    )
+
+
+def _learnt_of(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
+    """Its embedding, as it is saved and as it is told."""
+    _, kept = engine._side(node_type)  # before the gain of new items
+    row = engine.graph.vocabularies[node_type].row(key)
+    every = kept[row].cpu().numpy(), engine.embed(node_type, [key]).matrix
     return {vector.tobytes() for vector in every if np.any(vector)}
 
 

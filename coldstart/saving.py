@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 KIND, VERSION = "cold-start engine", 3
 
-ARRAYS = "arrays.safetensors"
-"""File of what was learnt and of all embeddings."""
-
 
 def save_engine(engine: ColdStartEngine, folder: Path) -> None:
     """Write the engine atomically, with checksums."""
@@ -64,7 +61,7 @@ def _read(
     from coldstart.engine import ColdStartEngine, EngineConfig
 
     meta = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-    arrays = load_file(folder / ARRAYS)
+    arrays = load_file(folder / "arrays.safetensors")
     if "newness" not in arrays or "few" not in meta.get("items", ()):
         raise SavedFileError(
             f"{folder}: this engine was saved in a format before version {VERSION}, whose "
@@ -173,7 +170,9 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         engine.encoder.save(folder / "encoder")
     (folder / "graph").mkdir()
     write_graph_files(engine.graph, folder / "graph")
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS)
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "arrays.safetensors"
+    )
     (folder / "engine.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 

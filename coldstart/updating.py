@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
     from encoders.base import TextEncoder
 
+
+_MAKING = threading.Lock()
 
 _SEARCHES = "_item_search", "_stale_search"
 """What looks for items, or could go on doing so until another is made."""
@@ -396,11 +399,16 @@ def _text_vectors(
 
 
 @cache
-def _default() -> TextEncoder:
-    """The default encoder, loaded once: for one text it takes much longer to load than to run."""
+def _made_default() -> TextEncoder:
     from encoders.embed import default_encoder
 
     return default_encoder()
+
+
+def _default() -> TextEncoder:
+    """The default encoder, loaded once: for one text it takes much longer to load than to run."""
+    with _MAKING:  # or two threads have one each
+        return _made_default()
 
 
 def warm_up(engine: ColdStartEngine) -> bool:
@@ -409,9 +417,11 @@ def warm_up(engine: ColdStartEngine) -> bool:
     Returns:
         Whether that was done; not where the engine's vectors are not the default encoder's.
     """
+    if engine.encoder is not None or not engine.texts:
+        return False
     encoder = _default()
     types = [t for t, known in engine.texts.items() if known.dim == encoder.dim]
-    if engine.encoder is not None or not types:
+    if not types:
         return False
     try:
         for node_type in types:

@@ -220,7 +220,7 @@ class KnowledgeGraph:
             MissingColumnError: a table lacks its key, source or target column, or the interactions
                 a weight or time that the schema names.
             SchemaError: the schema names properties of a type that did not come, or that its table
-                lacks, or there are edges from users to items and none is the interaction.
+                lacks.
         """
         if on_dangling not in ("error", "skip"):
             raise ValueError(f"on_dangling must be 'error' or 'skip', got {on_dangling!r}")
@@ -249,13 +249,6 @@ class KnowledgeGraph:
             raise SchemaError(
                 f"the schema names properties of {min(strangers)!r}, and no such nodes came, only "
                 f"{sorted(vocabularies)}; correct the schema or give the nodes"
-            )
-        between = [edge for edge in tables if (edge[0], edge[2]) == (schema.user, schema.item)]
-        if between and schema.interaction not in between:
-            raise SchemaError(
-                f"the schema's interaction is {schema.interaction}, and the edges from users to "
-                f"items are {between}; correct one of them (or give the interaction a table "
-                "without rows if there are none yet)"
             )
         skipped: dict[EdgeType, int] = {}
         read: dict[EdgeType, Edges] = {}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kg.difference import difference
 from kg.errors import SavedFileError
 from kg.files import (
@@ -20,8 +22,8 @@ from kg.files import (
     write_graph,
     write_graph_files,
 )
-from kg.graph import KnowledgeGraph
-from kg.schema import EdgeType, Schema
+from kg.graph import KnowledgeGraph, in_row_order
+from kg.schema import Schema
 from kg.table_files import TableFiles
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class Import:
 
     Args:
         graph: what is in the folder now.
-        changes: what was new; ``None`` where the folder held no graph from there before.
+        changes: what was new; ``None`` where the folder held no graph from there before, or where
+            only some of several parallel edges changed, which no delta can say.
     """
 
     graph: KnowledgeGraph
@@ -98,7 +101,9 @@ def import_graph(
     return Import(graph, None)
 
 
-def import_tables(path: str | Path, folder: str | Path, *, on_dangling: str = "error") -> Import:
+def import_tables(
+    path: str | Path, folder: str | Path, *, full: bool = False, on_dangling: str = "error"
+) -> Import:
     """Bring a folder up to what files of tables hold; see :func:`kg.table_files.read_tables`.
 
     Everything is read each time. A folder that holds all of it already is left as it is.
@@ -106,6 +111,7 @@ def import_tables(path: str | Path, folder: str | Path, *, on_dangling: str = "e
     Args:
         path: of the TOML file that tells of the files.
         folder: for :func:`kg.files.read_graph`; made if absent.
+        full: write it in any case, and look at nothing that is there.
         on_dangling: as in :meth:`kg.graph.KnowledgeGraph.from_tables`.
 
     Raises:
@@ -116,16 +122,18 @@ def import_tables(path: str | Path, folder: str | Path, *, on_dangling: str = "e
     folder, source = Path(folder), str(Path(path).resolve())
     files = TableFiles.read(path)
     graph = files.graph(on_dangling=on_dangling)
-    schema = files.schema
-    before, old = _before(folder, source, schema)
+    note = _Note(source, None, None, files.schema.to_dict())
+    before, old = (None, None) if full else _before(folder, source, files.schema)
     if before is None or old is None:
-        _write(graph, folder, _Note(source, None, None, schema.to_dict()))
+        _write(graph, folder, note)
         return Import(graph, None)
-    delta = difference(old, graph)
-    if delta or _sizes(old) != _sizes(graph):
-        _write(graph, folder, before)
     types = (*graph.node_types, *graph.edge_types)
-    return Import(graph, Changes(delta, None, dict.fromkeys(types, "contents")))
+    changes = Changes(difference(old, graph), None, dict.fromkeys(types, "contents"))
+    if _are_equal(old, graph):
+        return Import(graph, changes)
+    _write(graph, folder, note)
+    # A difference folds parallel edges, so that it may be empty where one of several changed.
+    return Import(graph, changes if changes.delta else None)
 
 
 def rewrite_graph(graph: KnowledgeGraph, folder: str | Path) -> None:
@@ -134,9 +142,24 @@ def rewrite_graph(graph: KnowledgeGraph, folder: str | Path) -> None:
     write_graph(graph, folder) if note is None else _write(graph, Path(folder), note)
 
 
-def _sizes(graph: KnowledgeGraph) -> dict[EdgeType, int]:
-    """How many edges there are of each type; parallel ones are one to a difference."""
-    return {edge_type: len(edges) for edge_type, edges in graph.edges.items()}
+def _are_equal(old: KnowledgeGraph, new: KnowledgeGraph) -> bool:
+    """Whether two graphs hold the same nodes, properties and edges, parallel ones among them."""
+    if old.vocabularies != new.vocabularies or old.edges.keys() != new.edges.keys():
+        return False
+    for node_type, table in new.attributes.items():
+        if not old.attributes[node_type].equals(table):
+            return False
+    for edge_type, edges in new.edges.items():
+        one, other = in_row_order(old.edges[edge_type]), in_row_order(edges)
+        if not np.array_equal(one.index, other.index):
+            return False
+        for name in ("weight", "time"):
+            values = getattr(one, name), getattr(other, name)
+            if (values[0] is None) != (values[1] is None):
+                return False
+            if values[0] is not None and not np.array_equal(*values):
+                return False
+    return True
 
 
 def _write(graph: KnowledgeGraph, folder: Path, note: _Note) -> None:

@@ -38,7 +38,9 @@ Files are looked for beside the TOML file. ``file`` may be a pattern, ``ratings/
 
 from __future__ import annotations
 
+import datetime as dt
 import glob
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -55,18 +57,13 @@ from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType, Schema, to_edge_type
 from kg.tables import MAX_ROWS_SHOWN, is_string, one_row_each, require_columns, to_table
 
-FORMATS = {
-    "csv": ",",
-    "csv.gz": ",",
-    "tsv": "\t",
-    "tsv.gz": "\t",
-    "parquet": None,
-    "jsonl": None,
-    "ndjson": None,
-}
-"""By how a file's name ends; and what separates its cells."""
+OF_CELLS = {"csv": ",", "csv.gz": ",", "tsv": "\t", "tsv.gz": "\t"}
+"""How the names of files with cells of text end; and what separates these."""
 
-WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
+TYPED = ("parquet", "jsonl", "ndjson")
+"""How the names of files end that say of which type a value is."""
+
+WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,18})$"
 """What a whole number of 64 bits looks like if nothing is lost by taking it for one."""
 
 
@@ -80,7 +77,6 @@ class TableFile:
         delimiter: of the cells of a line; ``None`` as the file's name says.
         columns: their names, in a CSV file whose first line does not tell them.
         missing: cells that say that there is no value, besides empty ones.
-        date_format: of the times of edges, as ``time.strptime`` has it; ISO 8601 needs none.
         encoding: of a CSV file.
     """
 
@@ -89,86 +85,106 @@ class TableFile:
     delimiter: str | None = None
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-    date_format: str | None = None
     encoding: str = "utf8"
 
-    def read(self, folder: Path, texts: Iterable[str], times: Iterable[str]) -> pa.Table:
+    def read(self, folder: Path, texts: Iterable[str]) -> pa.Table:
         """The rows of all its files, in the order of their names.
 
         Args:
             folder: of the TOML file.
-            texts: columns that are text, whatever they look like.
-            times: columns that are dates, where ``date_format`` is given.
+            texts: columns of CSV files that are text, whatever they look like.
         """
-        names = [self.file]
-        if not (folder / self.file).is_file():
-            names = sorted(glob.glob(self.file, root_dir=folder, recursive=True))
-        if not names:
-            raise GraphError(f"{self.place}: there is no file {self.file} in {folder.resolve()}")
-        tables = [self._one(folder / name, set(texts), set(times)) for name in names]
+        paths = self._paths(folder)
+        if len({self._kind(path) in OF_CELLS for path in paths}) > 1:
+            raise SchemaError(
+                f"{self.place}: {self.file} names CSV files and others; give each kind an entry"
+            )
+        tables = [self._one(path, set(texts)) for path in paths]
         return _together(tables, f"{self.place}: files of {self.file}")
 
-    def is_typed(self) -> bool:
+    def is_typed(self, folder: Path) -> bool:
         """Whether its files say of which type a column is."""
-        return FORMATS[self._format(Path(self.file))] is None
+        return self._kind(self._paths(folder)[0]) not in OF_CELLS
 
-    def _one(self, path: Path, texts: set[str], times: set[str]) -> pa.Table:
-        kind = self._format(path)
-        if FORMATS[kind] is not None:
-            return self._csv(path, self.delimiter or FORMATS[kind] or ",", texts, times)
-        for name in ("delimiter", "columns", "missing", "date_format"):
-            if getattr(self, name):
-                raise SchemaError(f"{self.place}: {name} is for CSV files; leave it out")
-        try:
-            if kind == "parquet":
-                import pyarrow.parquet as pq
+    def _paths(self, folder: Path) -> list[Path]:
+        if (folder / self.file).is_file():
+            return [folder / self.file]
+        names = sorted(glob.glob(self.file, root_dir=folder, recursive=True))
+        if not (paths := [folder / name for name in names if (folder / name).is_file()]):
+            raise GraphError(f"{self.place}: there is no file {self.file} in {folder.resolve()}")
+        return paths
 
-                table = pq.read_table(path)
-            else:
-                from pyarrow import json
-
-                table = json.read_json(path)
-        except pa.ArrowException as error:
-            raise GraphError(f"{self.place}: {path} is no {kind} file ({error})") from error
-        return to_table(table, f"{self.place} {path.name}")
-
-    def _csv(self, path: Path, delimiter: str, texts: set[str], times: set[str]) -> pa.Table:
-        types: dict[str, pa.DataType] = dict.fromkeys(texts, pa.large_string())
-        parsers = []
-        if self.date_format is not None:
-            types |= dict.fromkeys(times, pa.timestamp("us"))
-            parsers = [self.date_format]
-        try:
-            table = csv.read_csv(
-                path,
-                csv.ReadOptions(column_names=list(self.columns) or None, encoding=self.encoding),
-                csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                csv.ConvertOptions(
-                    column_types=types,
-                    null_values=["", *self.missing],
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                    timestamp_parsers=parsers or None,
-                ),
-            )
-        except (pa.ArrowException, LookupError) as error:
-            raise GraphError(f"{self.place}: {path} cannot be read ({error})") from error
-        return to_table(table, f"{self.place} {path.name}")
-
-    def _format(self, path: Path) -> str:
-        for ending in FORMATS:
+    def _kind(self, path: Path) -> str:
+        for ending in (*OF_CELLS, *TYPED):
             if path.name.lower().endswith(f".{ending}"):
                 return ending
         if self.delimiter is not None:
             return "csv"
-        known = ", ".join(f".{ending}" for ending in FORMATS)
+        known = ", ".join(f".{ending}" for ending in (*OF_CELLS, *TYPED))
         raise SchemaError(
             f"{self.place}: {path.name} ends in none of {known}; rename it, or say "
             'delimiter = "," if its lines are rows with such cells'
         )
 
+    def _one(self, path: Path, texts: set[str]) -> pa.Table:
+        kind = self._kind(path)
+        if kind in TYPED:
+            for name in ("delimiter", "columns", "missing"):
+                if getattr(self, name):
+                    raise SchemaError(f"{self.place}: {name} is for CSV files; leave it out")
+        try:
+            if kind in OF_CELLS:
+                read = self._cells(path, self.delimiter or OF_CELLS[kind], texts)
+            else:
+                read = _parquet(path) if kind == "parquet" else _lines_of_json(path)
+        except (pa.ArrowException, LookupError, OSError, ValueError) as error:
+            raise GraphError(f"{self.place}: {path} cannot be read ({error})") from error
+        return to_table(read, f"{self.place} {path.name}")
+
+    def _cells(self, path: Path, delimiter: str, texts: set[str]) -> pa.Table:
+        return csv.read_csv(
+            path,
+            csv.ReadOptions(column_names=list(self.columns) or None, encoding=self.encoding),
+            csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(texts, pa.large_string()),
+                null_values=["", *self.missing],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+
+
+def _parquet(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    for at, name in enumerate(table.column_names):
+        if pa.types.is_dictionary(kind := table[name].type):
+            table = table.set_column(at, name, table[name].cast(kind.value_type))
+    return table
+
+
+def _lines_of_json(path: Path) -> dict[str, list[Any]]:
+    """Columns as JSON has them; Arrow's own reader takes some texts for dates."""
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no object of names and values: {line[:40]!r}")
+            rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
 
 _OF_FILE = tuple(f.name for f in fields(TableFile) if f.name != "place")
+_OF_EDGES = ("source", "target", "separator", "weight", "time", "date_format")
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,11 @@ class EdgeFile:
         target: column of the target's key.
         separator: of the keys in a cell of the target, if it may have several, or none.
         optional: whether a row without a target is no edge, not a fault.
+        weight: column of the weight; interactions have the one that the schema names, if it is
+            there, other edges none.
+        time: column of the time, likewise.
+        date_format: of times that are text, as ``datetime.strptime`` has it; those that are as in
+            ISO 8601 need none.
     """
 
     type: EdgeType
@@ -190,21 +211,58 @@ class EdgeFile:
     target: str = "target"
     separator: str | None = None
     optional: bool = False
+    weight: str | None = None
+    time: str | None = None
+    date_format: str | None = None
 
     def table(self, folder: Path, schema: Schema) -> pa.Table:
         """The edges, with the columns ``source`` and ``target``."""
-        ends = self.source, self.target
-        found = self.rows.read(folder, ends, [schema.time])
-        require_columns(found, ends, self.rows.place, "say source = and target = in the entry")
-        # Of interactions the graph tells which columns are not used.
-        others = [n for n in found.column_names if n not in (*ends, "source", "target")]
-        if self.type != schema.interaction:
-            others = [name for name in others if name in (schema.weight, schema.time)]
-        both = {"source": found[self.source], "target": found[self.target]}
-        table = self._apart(pa.table(both | {name: found[name] for name in others}))
-        if self.rows.is_typed():
+        is_main, named = self.type == schema.interaction, {}
+        for role, given in (("weight", self.weight), ("time", self.time)):
+            if given is not None or is_main:
+                named[getattr(schema, role)] = given or getattr(schema, role)
+        date = [] if self.date_format is None else [named.get(schema.time, "")]
+        found = self.rows.read(folder, [self.source, self.target, *date])
+        needed = [self.source, self.target, *filter(None, (self.weight, self.time))]
+        require_columns(found, needed, self.rows.place, "say source = and target = in the entry")
+        columns = {"source": found[self.source], "target": found[self.target]}
+        columns |= {name: found[c] for name, c in named.items() if c in found.column_names}
+        if is_main:  # the graph tells which columns of interactions are not used
+            used = {self.source, self.target, *named.values(), *columns}
+            columns |= {n: found[n] for n in found.column_names if n not in used}
+        if schema.time in columns:
+            columns[schema.time] = self._times(columns[schema.time], named[schema.time])
+        table = self._apart(one_row_each(pa.table(columns), "source"))
+        if self.rows.is_typed(folder):
             return table
         return _with_numbers(_with_numbers(table, "source"), "target")
+
+    def _times(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+        """Times that are text as points in time, UTC; others as they are."""
+        if not is_string(column.type):
+            if self.date_format is not None:
+                raise SchemaError(
+                    f"{self.rows.place}: date_format is for text, and {name!r} is {column.type}; "
+                    "leave it out"
+                )
+            return column
+        encoded = column.combine_chunks().dictionary_encode()
+        times = [self._time(value, name) for value in encoded.dictionary.to_pylist()]
+        return pa.chunked_array([pa.array(times, pa.timestamp("us")).take(encoded.indices)])
+
+    def _time(self, value: str, name: str) -> dt.datetime:
+        try:
+            if self.date_format is None:
+                found = dt.datetime.fromisoformat(value.strip())
+            else:
+                found = dt.datetime.strptime(value.strip(), self.date_format)
+        except ValueError as error:
+            wanted = "as in ISO 8601" if self.date_format is None else f"like {self.date_format!r}"
+            raise GraphError(
+                f"{self.rows.place}: {name} {value!r} is no time {wanted} ({error}); say "
+                'date_format = "%d.%m.%Y" or the like in the entry'
+            ) from error
+        return found if found.tzinfo is None else found.astimezone(dt.UTC).replace(tzinfo=None)
 
     def _apart(self, table: pa.Table) -> pa.Table:
         """An edge for each target in a cell."""
@@ -213,23 +271,23 @@ class EdgeFile:
             if not is_string(target.type):
                 told = f"separator is for text, and {self.target!r} is {target.type}"
                 raise SchemaError(f"{self.rows.place}: {told}; leave it out")
-            table = table.set_column(1, "target", pc.split_pattern(target, self.separator))
-        elif not pa.types.is_list(target.type) and not pa.types.is_large_list(target.type):
-            if self.optional:
-                return table.filter(target.is_valid())
-            if target.null_count:
-                rows = np.flatnonzero(target.is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
-                raise GraphError(
-                    f"{self.rows.place}: {target.null_count} of {len(target)} rows have no "
-                    f"{self.target!r}, such as {rows}; fill them, or say optional = true if such a "
-                    "row is no edge"
-                )
-            return table
-        edges = one_row_each(table, "target")
-        if is_string(edges["target"].type):
-            trimmed = pc.utf8_trim_whitespace(edges["target"])
-            edges = edges.set_column(1, "target", trimmed).filter(pc.not_equal(trimmed, ""))
-        return edges.filter(edges["target"].is_valid())
+            parts = pc.split_pattern(target, self.separator)
+            table = one_row_each(table.set_column(1, "target", parts), "target")
+            trimmed = pc.utf8_trim_whitespace(table["target"])
+            return table.set_column(1, "target", trimmed).filter(pc.not_equal(trimmed, ""))
+        if pa.types.is_list(target.type) or pa.types.is_large_list(target.type):
+            table = one_row_each(table, "target")
+            return table.filter(table["target"].is_valid())
+        if self.optional:
+            return table.filter(target.is_valid())
+        if target.null_count:
+            rows = np.flatnonzero(target.is_null().to_numpy())[:MAX_ROWS_SHOWN].tolist()
+            raise GraphError(
+                f"{self.rows.place}: {target.null_count} of {len(target)} rows have no "
+                f"{self.target!r}, such as {rows}; fill them, or say optional = true if such a row "
+                "is no edge"
+            )
+        return table
 
 
 @dataclass(frozen=True)
@@ -257,8 +315,10 @@ class TableFiles:
         """
         path = Path(path)
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
             nodes, edges = values.get("nodes", {}), values.pop("edges", [])
+            if not isinstance(nodes, dict):
+                raise SchemaError(f"expected [nodes.TYPE] entries, got nodes = {nodes!r}")
             if not isinstance(edges, list) or not edges:
                 raise SchemaError("expected [[edges]] with type, file, source and target; none is")
             files = {
@@ -269,7 +329,7 @@ class TableFiles:
             schema = Schema.from_dict(values)
             found = tuple(_edge_file(f"[[edges]] {n}", e) for n, e in enumerate(edges, 1))
             return cls(path.parent, schema, files, found)
-        except (tomllib.TOMLDecodeError, SchemaError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, SchemaError) as error:
             raise SchemaError(f"{path}: {error}") from error
 
     def graph(self, *, on_dangling: str = "error") -> KnowledgeGraph:
@@ -292,9 +352,9 @@ class TableFiles:
         schema, file = self.schema, self.nodes[node_type]
         key = schema.key_of(node_type)
         named = (*schema.text.get(node_type, ()), *schema.categorical.get(node_type, ()))
-        table = file.read(self.folder, (key, *named), ())
+        table = file.read(self.folder, (key, *named))
         require_columns(table, [key], file.place, f'say key = "..." in {file.place}')
-        return table if file.is_typed() else _with_numbers(table, key)
+        return table if file.is_typed(self.folder) else _with_numbers(table, key)
 
 
 def read_tables(path: str | Path, *, on_dangling: str = "error") -> KnowledgeGraph:
@@ -302,8 +362,8 @@ def read_tables(path: str | Path, *, on_dangling: str = "error") -> KnowledgeGra
 
     Entries of ``[nodes.TYPE]`` beside those of a schema, and of ``[[edges]]``: see
     :class:`TableFile` and :class:`EdgeFile`. Keys of a type are numbers if they are whole numbers
-    in each of its files (no ``007``), else text. Columns of text and categories are text. An empty
-    cell has no value.
+    in each of its files (no ``007``), else text. In CSV files, columns of text and categories are
+    text, and an empty cell has no value.
 
     Args:
         path: of the TOML file.
@@ -330,12 +390,15 @@ def _with_text_keys(
 def _with_numbers(table: pa.Table, name: str) -> pa.Table:
     """The table with text that is whole numbers throughout as int64."""
     column = table[name]
-    if (
-        not is_string(column.type)
-        or not pc.all(pc.match_substring_regex(column, WHOLE_NUMBER), min_count=0).as_py()
-    ):
+    if not is_string(column.type):
         return table
-    return table.set_column(table.column_names.index(name), name, column.cast(pa.int64()))
+    if not pc.all(pc.match_substring_regex(column, WHOLE_NUMBER), min_count=0).as_py():
+        return table
+    try:
+        numbers = column.cast(pa.int64())
+    except pa.ArrowInvalid:  # more than 64 bits
+        return table
+    return table.set_column(table.column_names.index(name), name, numbers)
 
 
 def _as_text(table: pa.Table, name: str) -> pa.Table:
@@ -369,6 +432,9 @@ def _table_file(place: str, entry: Mapping[str, Any]) -> TableFile:
         else:
             expected = "a list of texts" if several else "a text that is not empty"
             raise SchemaError(f"{place}: {name} must be {expected}, got {value!r}")
+    delimiter = given.get("delimiter", ",")
+    if len(delimiter) != 1 or not delimiter.isascii():
+        raise SchemaError(f"{place}: delimiter must be one ASCII character, got {delimiter!r}")
     if "file" not in given:
         raise SchemaError(f"{place}: expected file = with a path or pattern, got {sorted(entry)}")
     return TableFile(place, **given)
@@ -380,13 +446,13 @@ def _edge_file(place: str, entry: Any) -> EdgeFile:
     left = dict(entry)
     rows = _table_file(place, _taken(left, _OF_FILE))
     kind, optional = left.pop("type", None), left.pop("optional", False)
-    ends = _taken(left, ("source", "target", "separator"))
+    texts = _taken(left, _OF_EDGES)
     if left:
-        known = sorted({*_OF_FILE, "type", "source", "target", "separator", "optional"})
+        known = sorted({*_OF_FILE, *_OF_EDGES, "type", "optional"})
         raise SchemaError(f"{place}: unknown entry {min(left)!r}; known: {known}")
-    for name, value in ends.items():
+    for name, value in texts.items():
         if not isinstance(value, str) or not value:
             raise SchemaError(f"{place}: {name} must be a text that is not empty, got {value!r}")
     if not isinstance(optional, bool):
         raise SchemaError(f"{place}: optional must be true or false, got {optional!r}")
-    return EdgeFile(to_edge_type(kind, f"{place}: type"), rows, optional=optional, **ends)
+    return EdgeFile(to_edge_type(kind, f"{place}: type"), rows, optional=optional, **texts)

@@ -175,7 +175,9 @@ def test_an_item_that_came_just_before_training_is_hardly_charged_with_what_it_l
 
 
 def test_settings_that_make_no_sense_are_errors():
-    with pytest.raises(ValueError, match="cold_boost must be a number or 'auto', got 'lots'"):
+    with pytest.raises(
+        ValueError, match="cold_boost must be a finite number or 'auto', got 'lots'"
+    ):
         EngineConfig(cold_boost="lots")
 
 

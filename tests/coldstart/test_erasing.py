@@ -63,16 +63,31 @@ def test_a_person_is_found_everywhere_before_and_nowhere_by_key_or_text_after(pl
     assert {trace.what for trace in report.after} <= {"vector"}
     assert all("arrays.safetensors" in trace.file for trace in report.after)
     assert "trained weights" in str(report)
-    assert {trace.why for trace in report.after} <= {"as trained weights, see what remains"}
+    assert {trace.why for trace in report.after} <= {"what it had in training, see what remains"}
 
 
-def test_a_text_that_another_has_too_is_told_where_it_is_still_found(places):
+def test_a_reason_is_told_only_where_it_explains_all_that_is_still_found(places):
     twin = GraphDelta(nodes={"User": {"id": ["u4"], "bio": [BIO]}})
     write_graph(read_graph(places / "graph").apply(twin), places / "graph")
-    report = erase("User", "u3", graphs=[places / "graph"])
-    (left,) = report.after
-    assert left.what == "text"
-    assert "other nodes have it, too: " in str(left)
+    (left,) = erase("User", "u3", graphs=[places / "graph"]).after
+    assert str(left).endswith("column bio: text (other nodes have the same text)")
+
+
+def test_a_text_within_another_is_not_explained_by_some_other_text_that_is_shared(places):
+    longer = GraphDelta(nodes={"User": {"id": ["u4", "u5"], "bio": [f"She {BIO}.", "Aberystwyth"]}})
+    town = {"id": ["u3", "u5"], "town": ["Aberystwyth", "Aberystwyth"]}
+    graph = read_graph(places / "graph").apply(longer)
+    graph = graph.apply(GraphDelta(nodes={"User": town}, new_properties=True))
+    told = graph.schema.to_dict()
+    told["nodes"]["User"]["text"] = ["bio", "town"]
+    changed = type(graph)(
+        graph.schema.from_dict(told), graph.vocabularies, graph.attributes, graph.edges
+    )
+    write_graph(changed, places / "graph")
+    after = erase("User", "u3", graphs=[places / "graph"]).after
+    reasons = {trace.place: trace.why for trace in after if trace.what == "text"}
+    assert reasons["column town"] == "other nodes have the same text"
+    assert reasons["column bio"] == ""
 
 
 def test_what_is_left_works_and_others_keep_their_texts_and_vectors(places):

@@ -48,13 +48,6 @@ def test_tables_come_back_as_they_went_in():
     assert one.edge_table(RATED).to_pydict() == RATINGS
 
 
-def test_an_interaction_under_another_name_is_told():
-    with pytest.raises(SchemaError, match=r"'RATED', 'Movie'.*items are .*'LIKED', 'Movie'"):
-        KnowledgeGraph.from_tables(
-            {"User": USERS, "Movie": MOVIES}, {("User", "LIKED", "Movie"): RATINGS}, SCHEMA
-        )
-
-
 @pytest.mark.parametrize("make", [pa.table, pd.DataFrame, pl.DataFrame])
 def test_frames_of_any_maker_give_the_same_graph(make):
     one = graph(make({"id": [5, 7]}), make(MOVIES), make(RATINGS))

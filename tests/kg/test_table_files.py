@@ -171,7 +171,11 @@ def test_a_row_without_a_target_is_a_fault_unless_optional(folder):
         ({"separator": 'seperator = "|"'}, SchemaError, "unknown entry 'seperator'; known"),
         ({"separator": 'separator = ""'}, SchemaError, "separator must be a text"),
         ({"separator": "optional = 1"}, SchemaError, "optional must be true or false, got 1"),
-        ({"date_format": 'date_format = "%Y"'}, GraphError, "ratings.csv cannot be read .*18.06"),
+        (
+            {"date_format": 'date_format = "%Y"'},
+            GraphError,
+            "date .18.06.2024. is no time like .%Y",
+        ),
         ({"weight": 'weight = "points"'}, MissingColumnError, "points"),
         ({"text": 'text = ["name"]'}, SchemaError, "name"),
         ({"user": "user = ["}, SchemaError, "edited.toml"),
@@ -187,7 +191,7 @@ def test_what_is_wrong_is_named(folder, edits, error, told):
 
 def test_wrong_kinds_of_files_are_named(folder):
     (folder / "users.parquet").write_text("no")
-    with pytest.raises(GraphError, match=r"users.parquet is no parquet file"):
+    with pytest.raises(GraphError, match=r"users.parquet cannot be read"):
         read_tables(edited(folder, file='file = "users.parquet"'))
     (folder / "users.xlsx").write_text("no")
     with pytest.raises(SchemaError, match=r"users.xlsx ends in none of .csv"):
@@ -198,6 +202,98 @@ def test_wrong_kinds_of_files_are_named(folder):
     (folder / "none.toml").write_text('user = "User"\nitem = "Song"\n')
     with pytest.raises(SchemaError, match=r"expected \[\[edges\]\]"):
         read_tables(folder / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "told"),
+    [
+        ("nodes = 3\n" + TOML.split("[nodes.User]")[0], SchemaError, r"expected \[nodes.TYPE\]"),
+        (TOML.replace("users.csv", "folder.csv"), GraphError, "there is no file folder.csv"),
+        (
+            TOML.replace('key = "user_id"', 'key = "user_id"\ndelimiter = ";;"'),
+            SchemaError,
+            "one AS",
+        ),
+        (TOML.replace("users.csv", "latin.csv"), GraphError, "latin.csv cannot be read .*UTF8"),
+        (TOML.replace("users.csv", "false.csv.gz"), GraphError, "false.csv.gz cannot be read"),
+        (TOML.replace("users.csv", "bad.jsonl"), GraphError, "cannot be read .line 2 is no ob"),
+        (TOML.replace("users.csv", "users.*"), SchemaError, "names CSV files and others"),
+        (
+            TOML.replace('date_format = "%d.%m.%Y"', ""),
+            GraphError,
+            "no time as in ISO 8601 .*say da",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_place(folder, text, error, told):
+    (folder / "folder.csv").mkdir()
+    (folder / "latin.csv").write_bytes("user_id,city\n7,Köln\n".encode("latin-1"))
+    (folder / "false.csv.gz").write_bytes(b"no")
+    (folder / "bad.jsonl").write_text('{"user_id": 7}\n[1]\n')
+    (folder / "users.jsonl").write_text('{"user_id": 7}\n')
+    (folder / "odd.toml").write_text(text)
+    with pytest.raises(error, match=told):
+        read_tables(folder / "odd.toml")
+    (folder / "odd.toml").write_bytes(b"user = '\xe9'")
+    with pytest.raises(SchemaError, match=r"odd\.toml: 'utf-8' codec"):
+        read_tables(folder / "odd.toml")
+
+
+def test_times_are_read_in_every_kind_of_file_and_told_in_utc(folder):
+    rows = (
+        '{"user": "007", "song": 1, "stars": 5, "date": "2024-06-18T10:00:00.5+02:00"}\n'
+        '{"user": "7", "song": 2, "stars": 3, "date": "2024-06-18T08:00:00Z"}\n'
+    )
+    (folder / "ratings.jsonl").write_text("\ufeff" + rows)
+    text = TOML.replace("ratings.csv", "ratings.jsonl").replace('date_format = "%d.%m.%Y"', "")
+    (folder / "times.toml").write_text(text, encoding="utf-8-sig")
+    times = np.asarray(read_tables(folder / "times.toml").edges[RATED].time)
+    assert times.tolist() == [1_718_697_600_500_000, 1_718_697_600_000_000]
+
+
+def test_texts_that_look_like_dates_stay_texts_in_json(folder):
+    songs = '{"song_id": "2024-01-01", "title": "2024-01-01", "genres": null, "year": 1}\n'
+    (folder / "songs.jsonl").write_text(songs)
+    (folder / "ratings.csv").write_text("user,song,stars,date\n7,2024-01-01,5,18.06.2024\n")
+    text = TOML.replace("songs.csv", "songs.jsonl").replace('separator = "|"', "optional = true")
+    (folder / "texts.toml").write_text(text)
+    graph = read_tables(folder / "texts.toml")
+    assert list(graph.items) == ["2024-01-01"]
+    assert graph.attributes["Song"]["title"].to_pylist() == ["2024-01-01"]
+
+
+def test_only_edges_that_say_so_have_the_weights_of_a_file_of_nodes(folder):
+    (folder / "songs.csv").write_text("song_id,title,year,stars,label\n1,A,1,9,EMI\n2,B,2,8,EMI\n")
+    text = TOML.replace("HAS_GENRE", "ON").replace("Genre", "Label")
+    text = text.replace('"genres"', '"label"').replace('separator = "|"', "")
+    (folder / "labels.toml").write_text(text)
+    on = "Song", "ON", "Label"
+    assert read_tables(folder / "labels.toml").edges[on].weight is None
+    (folder / "labels.toml").write_text(text + 'weight = "stars"\n')
+    assert np.asarray(read_tables(folder / "labels.toml").edges[on].weight).tolist() == [9, 8]
+
+
+def test_text_keys_that_parquet_holds_as_a_dictionary_are_text(folder):
+    users = pa.table({"user_id": pa.array(["8", "7"]).dictionary_encode(), "city": ["Oslo", "x"]})
+    pq.write_table(users, folder / "users.parquet")
+    (folder / "ratings.csv").write_text(RATINGS.replace("007", "8"))
+    assert list(read_tables(edited(folder, file='file = "users.parquet"')).users) == ["8", "7"]
+
+
+def test_a_like_among_parallel_edges_is_not_lost(folder, tmp_path):
+    twice = "user,song,stars,date\n007,1,2,18.06.2024\n007,1,2,19.06.2024\n"
+    (folder / "ratings.csv").write_text(twice)
+    import_tables(folder / "songs.toml", tmp_path / "graph")
+    (folder / "ratings.csv").write_text(twice.replace("1,2,18", "1,5,18"))
+    assert import_tables(folder / "songs.toml", tmp_path / "graph").changes is None
+    saved = read_graph(tmp_path / "graph")
+    assert np.asarray(saved.edges[RATED].weight).tolist() == [5, 2]
+    note = tmp_path / "graph" / "import.json"
+    note.write_text("damaged")
+    import_tables(folder / "songs.toml", tmp_path / "graph", full=True)
+    assert (
+        str(import_tables(folder / "songs.toml", tmp_path / "graph").changes) == "nothing changed"
+    )
 
 
 def test_a_folder_follows_its_files(folder, tmp_path):
