@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from coldstart import counting
-from coldstart.baselines import BASELINES, _content_kernels, ease_columns
+from coldstart import baselines, counting
+from coldstart.baselines import BASELINES, ease_columns
 from coldstart.training_data import TrainingData
 from gnn.groups import Gaussians, NeighbourOneHot, OneHot
 from gnn.prominence import Prominence
@@ -175,7 +175,7 @@ def test_kernel_ridge_is_ridge_in_the_features_with_a_free_intercept(data):
     np.testing.assert_array_equal(scores[:, warm], data.matrix.toarray()[:, warm])
 
 
-def test_a_kernel_of_all_but_texts_is_the_mean_cosine_of_what_there_is(data):
+def test_a_kernel_of_all_but_texts_is_the_mean_cosine_of_what_there_is(data, monkeypatch):
     inputs, warm = data.inputs("Movie"), data.warm_items
     every, cpu = np.arange(80), torch.device("cpu")
     found = OneHot.fit("entities", ("HAS_GENRE",), inputs, warm).raw(inputs, every, cpu)
@@ -184,9 +184,30 @@ def test_a_kernel_of_all_but_texts_is_the_mean_cosine_of_what_there_is(data):
     alike = NeighbourOneHot.fit("SIMILAR_TO", "SIMILAR_TO", inputs, warm).raw(inputs, every, cpu)
     parts = found.to_dense(), alike.to_dense(), year, known - known[warm].mean(dim=0)
     unit = [x / x.norm(dim=1, keepdim=True).clamp(min=1e-12) for x in parts]
-    expected = sum(x @ x[warm].T for x in unit) / 4
-    _, rest = _content_kernels(data, "Movie", warm)
-    np.testing.assert_allclose(rest, expected, atol=1e-5)
+    for error, number in ((-1.0, 4), (1.0, 3)):
+        errors = iter((0.0, error))  # without how connected entities are, and with it
+        monkeypatch.setattr(baselines, "_left_out_error", lambda *_, found=errors: next(found))
+        expected = sum(x @ x[warm].T for x in unit[:number]) / number
+        rest = baselines._Kernels(data, "Movie", warm).rest
+        np.testing.assert_allclose(rest, expected, atol=1e-5)
+
+
+def test_the_error_of_leaving_one_out_is_that_of_fitting_without_it():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
+    errors = []
+    for penalty in baselines.RIDGE:
+        total = 0.0
+        for at in range(12):
+            rest = np.delete(np.arange(12), at)
+            mean, level = x[rest].mean(axis=0), y[rest].mean(axis=0)
+            centred = x[rest] - mean
+            w = np.linalg.solve(
+                centred.T @ centred + penalty * np.eye(3), centred.T @ (y[rest] - level)
+            )
+            total += (((x[at] - mean) @ w + level - y[at]) ** 2).sum()
+        errors.append(total)
+    assert baselines._left_out_error(x @ x.T, y) == pytest.approx(min(errors))
 
 
 def test_without_any_content_there_is_no_setting():
