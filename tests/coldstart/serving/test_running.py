@@ -75,4 +75,4 @@ def test_a_port_in_use_is_told(model, monkeypatch, capsys):
 def test_a_model_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLDSTART_API_KEY", "secret")
     assert main(["serve", str(tmp_path / "model")]) == 1
-    assert "no saved engine" in capsys.readouterr().err
+    assert "no saved cold-start engine" in capsys.readouterr().err
