@@ -18,7 +18,7 @@ from scipy import sparse
 from coldstart.counting import item_knn, naive_bayes, popularity, text_knn
 from coldstart.scorer import HistoryScorer, Scorer
 from coldstart.training_data import Settings, TrainingData
-from gnn.data import Adjacency, NodeInputs
+from gnn.data import Adjacency
 from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
 from gnn.heads import implicit_als
 from gnn.prominence import Prominence
@@ -213,21 +213,19 @@ class _Kernels:
     def __init__(self, data: TrainingData, node_type: str, warm: np.ndarray) -> None:
         self.warm = warm
         self.num_nodes = data.graph.num_nodes(node_type)
-        self.texts, self.rest = _content_kernels(data, node_type, warm)
-        if self.rest is not None and (known := _prominence_kernel(data, node_type, warm)):
-            self.rest = self._better_with(data, node_type, *known)
+        self.texts, others = _content_kernels(data, node_type, warm)
+        self.rest = _mean(others) if others else None
+        if others and (known := _prominence_kernel(data, node_type, warm)) is not None:
+            self.rest = self._better_with(data, node_type, _mean([*others, known]))
         self._decomposed: dict[Content, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._rotated: dict[tuple[Content, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def _better_with(
-        self, data: TrainingData, node_type: str, known: np.ndarray, num_others: int
-    ) -> np.ndarray:
-        """The kernel of all but texts, with how connected entities are if ridge errs less by that.
+    def _better_with(self, data: TrainingData, node_type: str, both: np.ndarray) -> np.ndarray:
+        """The kernel of all but texts, or the one with how connected entities are if it errs less.
 
         Told by the error of leaving one warm node out, on training interactions alone.
         """
         assert self.rest is not None
-        both = (num_others * self.rest + known) / (num_others + 1)
         of_items = node_type == data.graph.schema.item
         targets = data.matrix[:, self.warm].T if of_items else data.matrix[self.warm]
         text = next(iter(self.texts.values()), None)
@@ -356,8 +354,8 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
 
 def _content_kernels(
     data: TrainingData, node_type: str, warm: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Cosine of texts by kind, and mean cosine of all else, ``[num_nodes, num_warm]`` each.
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Cosine of texts by kind, and of all else, ``[num_nodes, num_warm]`` each.
 
     Ready-made vectors are kinds like texts, by themselves and together with all others.
     """
@@ -374,31 +372,27 @@ def _content_kernels(
         texts[f"vectors {name}"] = _cosine(x, warm)
     if inputs.vectors and len(texts) > 1:
         texts["texts and vectors"] = np.mean(list(texts.values()), axis=0)
-    kernels = [_cosine(group.raw(inputs, every, _CPU), warm) for group in _groups(inputs, warm)]
-    return texts, (sum(kernels) / len(kernels) if kernels else None)  # type: ignore[operator]
-
-
-def _groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
-    """Linked entities, linked nodes of the same type, numbers and categories."""
     groups: list[FeatureGroup] = []
     if inputs.relations:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
     groups += [NeighbourOneHot.fit(r, r, inputs, warm) for r in inputs.same_type]
     groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]
-    return groups
+    return texts, [_cosine(group.raw(inputs, every, _CPU), warm) for group in groups]
 
 
-def _prominence_kernel(
-    data: TrainingData, node_type: str, warm: np.ndarray
-) -> tuple[np.ndarray, int] | None:
-    """Cosine of how connected entities are, ``[num_nodes, num_warm]``, and how many others."""
+def _mean(kernels: list[np.ndarray]) -> np.ndarray:
+    return sum(kernels[1:], kernels[0]) / len(kernels)
+
+
+def _prominence_kernel(data: TrainingData, node_type: str, warm: np.ndarray) -> np.ndarray | None:
+    """Cosine of how connected entities are, ``[num_nodes, num_warm]``."""
     inputs = data.inputs(node_type)
     found = Prominence.fit("prominence", tuple(inputs.relations), inputs, warm)
     if found is None:
         return None
     x = found.raw(inputs, np.arange(len(inputs)), _CPU)
-    return _cosine(x - x[warm].mean(dim=0), warm), len(_groups(inputs, warm))
+    return _cosine(x - x[warm].mean(dim=0), warm)
 
 
 def _left_out_error(kernel: np.ndarray, targets: np.ndarray) -> float:

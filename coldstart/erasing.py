@@ -218,8 +218,8 @@ def erase(
             encoded += person.learn(graph)
         for engine in engines.values():
             if key in engine.graph.vocabularies.get(node_type, ()):
-                person.vectors |= _vectors_of(engine, node_type, key)
                 person.learnt |= _learnt_of(engine, node_type, key)
+                person.vectors |= person.learnt | _given_to(engine, node_type, key)
         folders, files = [*engines, *read], list(heard)
 
         def search(person: Person) -> list[Trace]:
@@ -244,12 +244,17 @@ def erase(
             done.append(f"{cache.path}: {counted(cache.erase(encoded), 'text vector')} removed")
         for path, engine in engines.items():
             if path not in served and key in engine.graph.vocabularies.get(node_type, ()):
-                engine.update(gone).save(path)
+                engine = engine.update(gone)
+                engine.save(path)
                 done.append(f"{path}: removed from graph, vectors and texts")
+            if path not in served:
+                person.compare(engine.graph)
         for path, graph in read.items():
             if key in graph.vocabularies.get(node_type, ()):
-                rewrite_graph(graph.apply(gone), path)
+                graph = graph.apply(gone)
+                rewrite_graph(graph, path)
                 done.append(f"{path}: removed from the graph")
+            person.compare(graph)
         for path, (kept, gone_events) in heard.items():
             if gone_events:
                 write_atomically(path, journal_content(kept))
@@ -260,8 +265,6 @@ def erase(
                 f"{store.name}: {counted(nodes, 'node')} and {counted(edges, 'edge')} removed"
             )
             remains += _compacted(store)
-        for graph in (*(load(p).graph for p in engines if p not in served), *map(read_graph, read)):
-            person.compare(graph)
         after = person.told(search(person), search)
         if engines:
             remains.append(
@@ -324,14 +327,12 @@ def traces_in_state(folder: Path, person: Person, schema: Schema) -> list[Trace]
     return found
 
 
-def _vectors_of(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
-    """All vectors that an engine has of a node, as they are saved and as they are told."""
+def _given_to(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
+    """The vectors that an engine was given of a node: of its text, and ready-made ones."""
     known = [engine.texts[node_type]] if node_type in engine.texts else []
     known += engine.vectors.get(node_type, {}).values()
     every = [vectors.of([key]) for vectors in known]
-    return {vector.tobytes() for vector in every if np.any(vector)} | _learnt_of(
-        engine, node_type, key
-    )
+    return {vector.tobytes() for vector in every if np.any(vector)}
 
 
 def _learnt_of(engine: ColdStartEngine, node_type: str, key: Key) -> set[bytes]:
