@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import importlib
 import sys
 from collections.abc import Callable
@@ -54,10 +53,11 @@ def require_engine(folder: str | Path) -> None:
         SavedFileError: there is no such folder.
     """
     from kg.errors import SavedFileError
+    from kg.files import leftovers
 
     path = Path(folder).absolute()
     # A writer that was killed may have left it under another name, from which loading recovers.
-    if not path.exists() and not any(path.parent.glob(f".{glob.escape(path.name)}.*")):
+    if not path.exists() and not leftovers(path, "old"):
         raise SavedFileError(
             f"no saved cold-start engine at {path}: there is no such folder; check the path"
         )

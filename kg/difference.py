@@ -132,7 +132,7 @@ class DeltaParts:
         same_rows = all(
             t in old.vocabularies and old.vocabularies[t] == vocabularies[t] for t in ends
         )
-        if same_rows and whole and _same_edges(before, edges):
+        if same_rows and whole and same_edges(before, edges):
             return
         # Rows of the old graph; what is new in it is numbered after those.
         index = np.stack(
@@ -169,7 +169,9 @@ class DeltaParts:
             self.edges[edge_type] = pa.table(columns)
 
 
-def _same_edges(one: Edges, other: Edges) -> bool:
+def same_edges(one: Edges, other: Edges) -> bool:
+    """Whether both have the same edges with the same weights and times, in the same order."""
+
     def same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
         return a is b if a is None or b is None else np.array_equal(a, b)
 

@@ -157,7 +157,7 @@ def read_folder(
             check_folder(path, kind=kind, version=version)
             found = read_files(path)
         except Exception:
-            if before == _identity(path) and not (before is None and _leftovers(path, "old")):
+            if before == _identity(path) and not (before is None and leftovers(path, "old")):
                 raise
         else:
             if before == _identity(path):
@@ -366,7 +366,7 @@ def _recover(path: Path) -> None:
     """Put back the old folder of a writer that was killed between its two renames."""
     if path.exists():
         return
-    whole = [p for p in _leftovers(path, "old") if (p / MANIFEST).exists()]
+    whole = [p for p in leftovers(path, "old") if (p / MANIFEST).exists()]
     if whole:
         with contextlib.suppress(OSError):  # the writer, or another reader, was faster
             os.rename(max(whole, key=_last_touched), path)
@@ -374,7 +374,7 @@ def _recover(path: Path) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Remove what killed writers left; a folder touched lately may be another writer's."""
-    for folder in (*_leftovers(path, "tmp"), *_leftovers(path, "old")):
+    for folder in (*leftovers(path, "tmp"), *leftovers(path, "old")):
         if time.time() - _last_touched(folder) > _STALE_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -391,7 +391,8 @@ def _beside(path: Path, sort: str) -> Path:
     return path.with_name(f".{path.name}.{sort}-{secrets.token_hex(6)}")
 
 
-def _leftovers(path: Path, sort: str) -> list[Path]:
+def leftovers(path: Path, sort: str) -> list[Path]:
+    """Folders beside a saved one that a killed writer left, ``"old"`` or ``"tmp"`` ones."""
     if not path.parent.is_dir():
         return []
     prefix = f".{path.name}.{sort}-"

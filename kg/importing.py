@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kg.difference import difference
+from kg.difference import difference, same_edges
 from kg.errors import SavedFileError
 from kg.files import (
     GRAPH_KIND,
@@ -149,17 +147,10 @@ def _are_equal(old: KnowledgeGraph, new: KnowledgeGraph) -> bool:
     for node_type, table in new.attributes.items():
         if not old.attributes[node_type].equals(table):
             return False
-    for edge_type, edges in new.edges.items():
-        one, other = in_row_order(old.edges[edge_type]), in_row_order(edges)
-        if not np.array_equal(one.index, other.index):
-            return False
-        for name in ("weight", "time"):
-            values = getattr(one, name), getattr(other, name)
-            if (values[0] is None) != (values[1] is None):
-                return False
-            if values[0] is not None and not np.array_equal(*values):
-                return False
-    return True
+    return all(
+        same_edges(in_row_order(old.edges[edge_type]), in_row_order(edges))
+        for edge_type, edges in new.edges.items()
+    )
 
 
 def _write(graph: KnowledgeGraph, folder: Path, note: _Note) -> None:

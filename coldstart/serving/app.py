@@ -385,10 +385,7 @@ def _refusals(app: FastAPI) -> None:
             return _refused(422, f"{where}: there is no such field; /openapi.json lists them")
         if first["type"] == "missing":
             return _refused(422, f"{where}: this is missing")
-        # A body comes whole where a field of it is missing; a value is told as far as it is short.
-        got = json.dumps(first["input"], default=str, ensure_ascii=False)
-        got = got if len(got) <= LONGEST_TOLD else f"{got[:LONGEST_TOLD]}..."
-        return _refused(422, f"{where}: {first['msg']}, got {got}")
+        return _refused(422, f"{where}: {first['msg']}, got {_briefly(first['input'])}")
 
     async def http(request: Request, error: Any) -> Response:
         return _refused(error.status_code, str(error.detail), error.headers)
@@ -409,6 +406,15 @@ def _refusals(app: FastAPI) -> None:
     app.add_exception_handler(DependencyError, refuse(422))
     for kind in (ValueError, TypeError, OverflowError, pa.ArrowException):
         app.add_exception_handler(kind, refuse(422))
+
+
+def _briefly(value: Any) -> str:
+    """A wrong value as far as it is short; what a list or an object holds is not looked at."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if isinstance(value, str) and len(value) > LONGEST_TOLD:
+        return f"{json.dumps(value[:LONGEST_TOLD], ensure_ascii=False)}..."
+    return json.dumps(value, default=str, ensure_ascii=False)[:LONGEST_TOLD]
 
 
 def _refused(status: int, message: str, headers: Any = None) -> Response:
