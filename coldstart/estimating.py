@@ -23,6 +23,7 @@ from coldstart.estimating_networks import network_cost
 from coldstart.probing import Machine, fastest
 from gnn.encoding import NetworkEncoder
 from gnn.groups import NUM_FREQUENCIES
+from gnn.precision import MAX_DIM
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
 from gnn.words import MAX_WORDS, words_of
@@ -39,10 +40,12 @@ _VECTOR_ROW = 150
 """Bytes of a vector's row in the cache beside the vector: hash, keys, index."""
 _PASSES = 3
 """Features of every warm node are made three times: for scales, for training, for priors."""
-_RIDGE_FITS = 5
-"""Of each side: reliability, three sweeps, the last tables."""
+_LEFT_OUT = 5
+"""Ridge predictions of each side: for precisions, reliability, three sweeps; and tables, once."""
 _HALF_STEPS = 10
 """Of each side: five of plain ALS, three sweeps, the last one, and one to find the cold boost."""
+_SMALL_HALF_STEPS = 3 + 8
+"""Of each side to find precisions, in few dimensions: of plain ALS, and about so many tries."""
 _BLOCK = 8192
 _WRITTEN = 2**25
 
@@ -340,17 +343,19 @@ def _training(outline: Outline, sides: list[_Side], machine: Machine, config: Tr
     k = _dim(items, config)
     seconds = machine.loading
     memory = resident_bytes() + outline.graph_bytes
-    for side, other, steps in (
-        (items, users, config.item_weight_steps * 1.2),  # every sixth step is judged, too
-        (users, items, config.user_weight_steps),
+    small = min(k, MAX_DIM)
+    few = min(k, config.weight_dim)
+    for side, other, steps, dim in (
+        (items, users, config.item_weight_steps * 1.2, few),  # every sixth step is judged, too
+        (users, items, config.user_weight_steps, k),
     ):
         some = min(side.warm, config.weight_nodes)
         contexts = min(other.warm, config.weight_contexts)
         seconds += _feature_seconds(side, machine) + _ridge_seconds(side, k, machine)
         seconds += _gram_seconds(side, some, machine)
-        seconds += steps * machine.weight_seconds(side.num_groups, some, contexts, k)
-        half = machine.half_step_seconds(side.degrees, side.warm, other.warm, k)
-        seconds += _HALF_STEPS * half
+        seconds += steps * machine.weight_seconds(side.num_groups, some, contexts, dim)
+        for times, size in ((_HALF_STEPS, k), (_SMALL_HALF_STEPS, small)):
+            seconds += times * machine.half_step_seconds(side.degrees, side.warm, other.warm, size)
         seconds += _prior_seconds(side, k, machine)
         memory += side.feature_bytes() + 4 * side.width * k
         memory += 4 * (side.nodes * (side.text_dim + k) + 4 * side.warm * k)
@@ -359,7 +364,7 @@ def _training(outline: Outline, sides: list[_Side], machine: Machine, config: Tr
         memory += weights if side is items else 0  # one side after the other
     # Four folds of items play cold, each with the users as they are without it.
     contexts = min(users.warm, config.weight_contexts)
-    seconds += 4 * machine.half_step_seconds(users.degrees, contexts, items.warm, k)
+    seconds += 4 * machine.half_step_seconds(users.degrees, contexts, items.warm, few)
     return Stage("train", seconds, memory, 0)
 
 
@@ -382,8 +387,8 @@ def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
     if n <= MAX_DUAL:
         tables = 2 * n * sum(side.dense) * k / machine.flops32
         tables += side.entries * n * k * machine.sparse_product
-        fit = 2 * n**2 * k / machine.flops64 + tables
-        return _gram_seconds(side, n, machine) + n**3 * machine.inversion + _RIDGE_FITS * fit
+        predicted = (_LEFT_OUT + 1) * 2 * n**2 * k / machine.flops64
+        return _gram_seconds(side, n, machine) + n**3 * machine.inversion + predicted + tables
     system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
     fit = 2 * n * width * k * (1 / machine.flops64 + 1 / machine.flops32)
     features = 0.0
@@ -393,7 +398,7 @@ def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
             system += 7 * entries * n * 1034 * machine.sparse_product
             system += 6 * (n + wide) * 1034**2 / machine.flops64
     features += n * width * 8 / machine.bytes_copied
-    return system + _RIDGE_FITS * fit + (2 + 2 * _RIDGE_FITS) * features
+    return system + (_LEFT_OUT + 1) * fit + (2 + 2 * (_LEFT_OUT + 1)) * features
 
 
 def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:

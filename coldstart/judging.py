@@ -142,7 +142,7 @@ def _calibrated(
     boosts = _BOOSTS * spread
     total, num_users = np.zeros(len(boosts)), 0
     for scorer, task in simulations:
-        total += [r.ndcg.sum() for r in _evaluate_boosts(scorer, task, k, boosts, gain)]
+        total += [r.ndcg.sum() for r in evaluate_boosts(scorer, task, k, boosts, gain)]
         num_users += len(task.users)
     best = int(np.argmax(total))
     return float(boosts[best]), float(total[best]) / num_users
@@ -153,19 +153,27 @@ def _require_users(task: Task) -> None:
         raise ValueError(f"the {task.part} part of {task.segment} has no users to judge by")
 
 
-def _evaluate_boosts(
+def evaluate_boosts(
     scorer: Scorer, task: Task, k: int, boosts: np.ndarray, gain: float
 ) -> list[Result]:
-    """NDCG and recall under each of several lifts, every pair being scored once."""
+    """NDCG and recall under each of several lifts, every pair being scored once.
+
+    A lift keeps the order of the cold and that of the others, so that only the best of both matter.
+    """
     parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in boosts]
+    sides = np.flatnonzero(task.cold), np.flatnonzero(~task.cold)
     for scores, truth, _ in _blocks(scorer, task):
         degrees = truth.sum(axis=1)
+        best = [side[top_k(scores[:, side], k)] for side in sides if len(side)]
+        some = np.sort(np.concatenate(best, axis=1), axis=1)  # equal scores keep item order
+        scores, truth = (np.take_along_axis(x, some, axis=1) for x in (scores, truth))
+        cold = task.cold[some]
         for boost, found in zip(boosts, parts, strict=True):
             lifted = scores
             if gain and boost > 0:
-                lifted = scores * np.where(task.cold, np.float32(1 + gain * boost), np.float32(1))
+                lifted = scores * np.where(cold, np.float32(1 + gain * boost), np.float32(1))
             if boost:
-                lifted = lifted + np.float32(boost) * task.cold
+                lifted = lifted + np.float32(boost) * cold
             hits = np.take_along_axis(truth, top_k(lifted, k), axis=1)
             found.append((ndcg(hits, degrees), recall(hits, degrees)))
     empty = [(np.empty(0), np.empty(0))]

@@ -41,15 +41,18 @@ def aligned_texts(
     return out
 
 
-def check_new(
+def rows_of_new(
     known: Mapping[str, NodeEmbeddings], graph: KnowledgeGraph, given: Mapping[str, NodeEmbeddings]
-) -> None:
-    """Raise where text vectors that come with a change are of no use to an engine.
+) -> dict[str, np.ndarray]:
+    """Rows in the graph of text vectors that come with a change, once they are of use to an engine.
 
     Args:
         known: the text vectors it has.
         graph: after the change.
         given: what comes.
+
+    Returns:
+        int64, a row per vector, by node type.
 
     Raises:
         AlignmentError: the engine has no texts of their type, or they are of another length, or of
@@ -57,6 +60,7 @@ def check_new(
         UnknownNodeError: one is of a node that is not in the graph.
         ValueError: one holds NaN or infinity.
     """
+    rows = {}
     for node_type, vectors in given.items():
         if node_type not in known:
             raise AlignmentError(
@@ -65,7 +69,8 @@ def check_new(
             )
         check_vectors(vectors, node_type, "text vector")
         check_length(node_type, vectors.dim, known[node_type].dim, "texts=")
-        graph.vocabularies[node_type].rows(vectors.nodes.keys)
+        rows[node_type] = graph.vocabularies[node_type].rows(vectors.nodes.keys)
+    return rows
 
 
 def check_length(node_type: str, got: int, expected: int, source: str) -> None:

@@ -17,7 +17,7 @@ from coldstart.approximate import ApproximateIndex
 from coldstart.calibration import newness, newness_since_training
 from coldstart.index import ExactIndex, grown_tensor
 from coldstart.known_names import require_edge_type
-from coldstart.ready_texts import check_length, check_new
+from coldstart.ready_texts import check_length, rows_of_new
 from coldstart.ready_vectors import Ready, after_change, of_one
 from gnn.data import Adjacency, NodeInputs, feature_edge_types
 from gnn.infer import posteriors, priors, rotated_rows
@@ -62,8 +62,10 @@ def updated(
     changed = {t: Vocabulary(t, table[graph.schema.key_of(t)]) for t, table in delta.nodes.items()}
     further = after_change(engine.vectors, graph, kept, changed, ready)
     given = texts or {}
-    check_new(engine.texts, graph, given)
-    reworded = {t: _reworded(engine, graph, delta, kept, given, t) for t in engine.texts}
+    given_rows = rows_of_new(engine.texts, graph, given)
+    reworded = {
+        t: _reworded(engine, graph, delta, kept, given, given_rows, t) for t in engine.texts
+    }
     vectors = {
         t: _grown_texts(engine, graph, kept.get(t), rows, given, progress, t)
         for t, rows in reworded.items()
@@ -323,6 +325,7 @@ def _reworded(
     delta: GraphDelta,
     kept: Mapping[str, np.ndarray],
     given: Mapping[str, NodeEmbeddings],
+    given_rows: Mapping[str, np.ndarray],
     node_type: str,
 ) -> np.ndarray:
     """New rows of the known nodes whose text changed, or whose vector comes and is another one."""
@@ -333,9 +336,9 @@ def _reworded(
     if table is not None and texts & set(table.column_names):
         out = nodes.rows(table[graph.schema.key_of(node_type)])
         out = out[out < num_known]
-    if node_type not in given:
+    rows = given_rows.get(node_type)
+    if rows is None or rows.min(initial=num_known) >= num_known:
         return out
-    rows = nodes.rows(given[node_type].nodes.keys)
     matrix, rows = given[node_type].matrix[rows < num_known], rows[rows < num_known]
     before = engine.texts[node_type].matrix[rows if stay is None else stay[rows]]
     return np.union1d(out, rows[(matrix != before).any(axis=1)])

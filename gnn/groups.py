@@ -64,12 +64,16 @@ class SparseRows:
 
     def rmatmul(self, matrix: torch.Tensor) -> torch.Tensor:
         """``self.T @ matrix``, ``[width, matrix.shape[1]]``."""
-        out = matrix.new_zeros(self.width, matrix.shape[1])
-        if len(self.columns):
-            counts = self.indptr.diff()
-            sources = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)
-            out.index_add_(0, self.columns, matrix[sources] * self.values[:, None].to(matrix.dtype))
-        return out
+        return self.transpose().matmul(matrix)
+
+    def transpose(self) -> SparseRows:
+        """The columns as rows."""
+        order = self.columns.argsort(stable=True)
+        counts = self.indptr.diff()
+        sources = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)
+        indptr = self.indptr.new_zeros(self.width + 1)
+        torch.cumsum(self.columns.bincount(minlength=self.width), 0, out=indptr[1:])
+        return SparseRows(indptr, sources[order], self.values[order], len(self))
 
     def to_dense(self) -> torch.Tensor:
         """float32 ``[n, width]``."""

@@ -8,6 +8,8 @@ no part, and a node never counts for itself, so a cold node's features are those
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -91,16 +93,26 @@ class Prominence:
         values = self.known_by(place, entity, leads_to_warm(inputs.rows[rows], self.warm)[source])
         return _Measured.of(source, place, values, (len(rows), len(self.relations))).together()
 
-    def measures_of_one(self, links: Mapping[str, Adjacency], itself: np.ndarray) -> np.ndarray:
+    def measures_of_one(self, links: Mapping[str, Adjacency], itself: bool) -> np.ndarray:
         """Those of the only node that these are links of, ``[1, 3 num_relations + 3]``.
 
         Args:
             links: by relation.
-            itself: whether it was warm at training, bool ``[1]``.
+            itself: whether it was warm at training.
         """
-        row, place, entity = self.links(links)
-        values = self.known_by(place, entity, itself)
-        return _Measured.of(row, place, values, (1, len(self.relations))).together()
+        out = []
+        for relation, logs in zip(self.relations, self._logs[itself], strict=True):
+            one = links.get(relation)
+            if one is None or not len(one.indices):
+                out.append((0.0, 0.0, 0.0))
+                continue
+            inside = one.indices < len(logs)
+            entities = one.indices if inside.all() else one.indices[inside]
+            values = logs[entities].tolist()
+            many = math.log1p(sum(value > 0 for value in values))
+            out.append((sum(values) / len(one.indices), max(values, default=0.0), many))
+        means = [sum(column) / len(out) for column in zip(*out, strict=True)]
+        return np.array([[*itertools.chain(*out), *means]])
 
     def links(self, links: Mapping[str, Adjacency]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row, place of the relation and entity of every link, int64 ``[num_links]`` each."""
@@ -155,6 +167,12 @@ class Prominence:
         out.known[at] -= values > 0
         out.most[at] = np.where(only, second[place], every.most[0, place])
         return self.bumps(out.together())
+
+    @cached_property
+    def _logs(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """log(1 + d) of all entities by relation, for a node that was not warm and one that was."""
+        without = [np.log1p(np.maximum(degrees - 1, 0)) for degrees in self.degrees]
+        return [np.log1p(degrees) for degrees in self.degrees], without
 
     @cached_property
     def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

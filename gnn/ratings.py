@@ -109,7 +109,7 @@ class _Side:
                 some = scales[: len(raws)]
                 weights = least_squares_weights(raws, some, mean, self.config)
                 self.ridges.append(ridge(raws, some, weights))
-        cold, warm = (each.fit(mean).left_out for each in self.ridges)
+        cold, warm = (each.left_out(mean) for each in self.ridges)
         self.prior = (1 - self.share) * cold + self.share * warm
         spread = self.beliefs.covariance.diagonal(dim1=1, dim2=2)
         self.variance = ((mean - self.prior) ** 2 + spread).mean(dim=0).clamp(min=1e-6)
@@ -120,8 +120,8 @@ class _Side:
         return RatedSide(
             self.features,
             self.history,
-            cold.fit(self.beliefs.mean).tables,
-            warm.fit(self.beliefs.mean).tables,
+            cold.tables(self.beliefs.mean),
+            warm.tables(self.beliefs.mean),
             cold.leverage.float(),
             warm.leverage.float(),
             offset,
@@ -185,7 +185,7 @@ def train_ratings(
         noise = remaining(of_users, users.beliefs, items.beliefs)
 
     progress("ratings, last half steps")
-    cold_users, cold_items = (s.ridges[0].fit(s.beliefs.mean).left_out for s in (users, items))
+    cold_users, cold_items = (s.ridges[0].left_out(s.beliefs.mean) for s in (users, items))
     user_offset = mean_residual(of_users, cold_users, items.beliefs.mean)
     item_offset = mean_residual(of_users, users.beliefs.mean, cold_items)
     user_side, item_side = users.frozen(user_offset), items.frozen(item_offset)

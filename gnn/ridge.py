@@ -8,7 +8,6 @@ beyond, in the features, wide groups being projected on their leading singular v
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,19 +25,6 @@ MAX_WIDTH = 4096
 """Total number of projected features beyond that."""
 
 _BLOCK_ROWS = 8192
-
-
-@dataclass(frozen=True, eq=False)
-class RidgeFit:
-    """What ridge says about one matrix of targets.
-
-    Args:
-        tables: raw features to predictions, a ``[width_g, k]`` per group, scales and weights in.
-        left_out: every row predicted from the others, ``[n, k]``.
-    """
-
-    tables: list[torch.Tensor]
-    left_out: torch.Tensor
 
 
 class DualRidge:
@@ -59,16 +45,22 @@ class DualRidge:
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
         self.leverage = (1 - self.inverse.diagonal()).clamp(0, 1)
 
-    def fit(self, targets: torch.Tensor) -> RidgeFit:
-        """Tables and leave-one-out predictions for these targets ``[n, k]``."""
-        dual = self.inverse @ targets.double()
-        left_out = targets.double() - dual / self.inverse.diagonal()[:, None]
-        dual = dual.float()
-        tables = [
+    def left_out(self, targets: torch.Tensor) -> torch.Tensor:
+        """Every row of the targets ``[n, k]`` predicted from the others, ``[n, k]``."""
+        double = targets.double()
+        dual = self.inverse @ double
+        return (double - dual / self.inverse.diagonal()[:, None]).to(targets.dtype)
+
+    def tables(self, targets: torch.Tensor) -> list[torch.Tensor]:
+        """Raw features to predictions of the targets ``[n, k]``, a ``[width_g, k]`` per group.
+
+        Scales and weights are in them.
+        """
+        dual = (self.inverse @ targets.double()).float()
+        return [
             f * (raw.rmatmul(dual) if isinstance(raw, SparseRows) else raw.T @ dual)
             for f, raw in zip(self.factors, self.raws, strict=True)
         ]
-        return RidgeFit(tables, left_out.to(targets.dtype))
 
 
 class PrimalRidge:
@@ -107,27 +99,38 @@ class PrimalRidge:
             parts.append(((features @ self.inverse) * features).sum(dim=1))
         self.leverage = torch.cat(parts).clamp(0, 1)
 
-    def fit(self, targets: torch.Tensor) -> RidgeFit:
-        """Tables and leave-one-out predictions for these targets ``[n, k]``."""
-        width = len(self.inverse), targets.shape[1]
-        right = torch.zeros(width, dtype=torch.float64, device=targets.device)
-        for block in self._blocks():
-            right += self._features(block).double().T @ targets[block].double()
-        weights = (self.inverse @ right).float()
+    def left_out(self, targets: torch.Tensor) -> torch.Tensor:
+        """Every row of the targets ``[n, k]`` predicted from the others, ``[n, k]``."""
+        weights = self._weights(targets)
         kept = (1 - self.leverage.float()).clamp(min=1e-6)[:, None]
-        left_out = torch.cat(
+        return torch.cat(
             [
                 (self._features(block) @ weights - (1 - kept[block]) * targets[block]) / kept[block]
                 for block in self._blocks()
             ]
         )
+
+    def tables(self, targets: torch.Tensor) -> list[torch.Tensor]:
+        """Raw features to predictions of the targets ``[n, k]``, a ``[width_g, k]`` per group.
+
+        Scales and weights are in them.
+        """
+        weights = self._weights(targets)
         tables, start = [], 0
         for (projection, raw), factor in zip(self._pairs(), self.factors, strict=True):
             stop = start + (projection.shape[1] if projection is not None else _width(raw))
             part = factor * weights[start:stop]
             tables.append(part if projection is None else projection @ part)
             start = stop
-        return RidgeFit(tables, left_out)
+        return tables
+
+    def _weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """Features to predictions, ``[width, k]``."""
+        width = len(self.inverse), targets.shape[1]
+        right = torch.zeros(width, dtype=torch.float64, device=targets.device)
+        for block in self._blocks():
+            right += self._features(block).double().T @ targets[block].double()
+        return (self.inverse @ right).float()
 
     def _pairs(self):
         return list(zip(self.projections, self.raws, strict=True))

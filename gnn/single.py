@@ -106,7 +106,7 @@ def single_row(group: FeatureGroup, inputs: NodeInputs, texts: dict[int, np.ndar
         case Constant():
             return np.ones(1, np.float32)
         case Prominence():
-            itself = leads_to_warm(inputs.rows, group.warm)
+            itself = bool(leads_to_warm(inputs.rows, group.warm)[0])
             return group.bumps(group.measures_of_one(inputs.relations, itself))[0]
         case Text():
             return _own_text(group, inputs, texts)

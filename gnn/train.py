@@ -43,6 +43,8 @@ class TrainConfig:
         weight_rate: their learning rate.
         weight_nodes: at most so many random warm nodes simulate the cold in those steps.
         weight_contexts: and at most so many nodes of the other side look at them.
+        weight_dim: the cold items are looked at in so many leading directions of the embeddings;
+            all of them come to the same lists and take longer.
     """
 
     max_dim: int = 512
@@ -54,6 +56,7 @@ class TrainConfig:
     weight_rate: float = 0.3
     weight_nodes: int = 1200
     weight_contexts: int = 20_000
+    weight_dim: int = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,21 +208,21 @@ def train(
     )
     log.info("precisions: %.3g of users, %.3g of items", user_precision, item_precision)
     # Of factors that no feature has touched yet: later ones are drawn to what features predict.
-    item_reliability = explained(v, item_ridge.fit(v).left_out)
-    user_reliability = explained(u, user_ridge.fit(u).left_out)
+    item_reliability = explained(v, item_ridge.left_out(v))
+    user_reliability = explained(u, user_ridge.left_out(u))
     for sweep in range(config.sweeps):
         progress(f"joint sweep {sweep + 1} of {config.sweeps}")
-        left_out = item_ridge.fit(v).left_out
+        left_out = item_ridge.left_out(v)
         v = warm_half_step(back, u, left_out, item_precision, exposure=exposure)
-        left_out = user_ridge.fit(u).left_out
+        left_out = user_ridge.left_out(u)
         u = warm_half_step(links, v, left_out, user_precision, exposure=user_exposure)
 
     progress("last half steps")
-    item_fit, user_fit = item_ridge.fit(v), user_ridge.fit(u)
+    user_tables = user_ridge.tables(u)
     item_side = TrainedSide(
         item_propagation,
         item_w,
-        item_fit.tables,
+        item_ridge.tables(v),
         item_precision,
         warm_items,
         item_ridge.leverage.float(),
@@ -229,11 +232,11 @@ def train(
         few,
     )
     leverage = user_ridge.leverage.float()
-    u = embed_warm(user_raws, user_fit.tables, leverage, user_precision, user_exposure, links, v)
+    u = embed_warm(user_raws, user_tables, leverage, user_precision, user_exposure, links, v)
     user_side = TrainedSide(
         user_propagation,
         user_w,
-        user_fit.tables,
+        user_tables,
         user_precision,
         warm_users,
         leverage,
@@ -251,7 +254,7 @@ def _side(
     fitted: DualRidge | PrimalRidge, exposure: torch.Tensor, given: float | None, start: float
 ) -> Side:
     return Side(
-        lambda factors: fitted.fit(factors).left_out,
+        fitted.left_out,
         exposure,
         start if given is None else given,
         given is not None,
@@ -311,6 +314,7 @@ def item_weights(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Weights of the item groups, from random warm items and the users who look at them."""
+    items = items @ Spectrum.of(items).vectors[:, -config.weight_dim :]
     rows = _some(len(items), config.weight_nodes, rng)
     links = links.take(_some(len(links), config.weight_contexts, rng))
     at = torch.from_numpy(rows).to(items.device)

@@ -6,8 +6,13 @@ import torch
 
 from coldstart import calibration
 from coldstart.calibration import newness, newness_since_training, simulated_cold_boost, unwanted
-from coldstart.judging import calibrate_cold_boost, calibrate_on_several
-from coldstart.scorer import CosineBiasScorer
+from coldstart.judging import (
+    calibrate_cold_boost,
+    calibrate_on_several,
+    evaluate_boosts,
+    evaluate_task,
+)
+from coldstart.scorer import CosineBiasScorer, MatrixScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency
 from gnn.infer import priors
@@ -145,3 +150,21 @@ def test_a_gain_lifts_cold_items_by_their_own_score_too():
     assert 0 < gained < plain
     assert plain + 1 > 3
     assert (1 + 10 * gained) * 1 + gained > 3
+
+
+def test_a_lift_tried_on_the_best_of_both_kinds_ranks_as_among_all_candidates():
+    rng = np.random.default_rng(0)
+    num_users, num_items, k = 30, 60, 7
+    scores = rng.integers(0, 9, (num_users, num_items)).astype(np.float32)  # many are equal
+    likes = (rng.random(scores.shape) < 0.2) | np.eye(num_users, num_items, dtype=bool)
+    known = Adjacency.from_pairs(
+        *np.nonzero(~likes & (rng.random(scores.shape) < 0.3)), *scores.shape
+    )
+    relevant = Adjacency.from_pairs(*np.nonzero(likes), *scores.shape)
+    cold = rng.random(num_items) < 0.3
+    task = Task("mixed", "val", np.arange(num_users), np.arange(num_items), relevant, known, cold)
+    scorer, boosts = MatrixScorer(scores), np.array([-3.0, -0.5, 0.0, 0.5, 3.0])
+    for boost, found in zip(boosts, evaluate_boosts(scorer, task, k, boosts, 0.0), strict=True):
+        wanted = evaluate_task(scorer, task, k=k, cold_boost=boost)
+        np.testing.assert_array_equal(found.ndcg, wanted.ndcg)
+        np.testing.assert_array_equal(found.recall, wanted.recall)

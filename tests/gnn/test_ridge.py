@@ -36,7 +36,7 @@ def naive_prediction(phi, targets, at):
 @pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
 def test_left_out_predictions_equal_fitting_again_without_the_row(kind):
     raws, phi, targets = made()
-    left_out = kind(raws, SCALES, WEIGHTS).fit(targets).left_out
+    left_out = kind(raws, SCALES, WEIGHTS).left_out(targets)
     for row in range(len(phi)):
         others = np.arange(len(phi)) != row
         again = naive_prediction(phi[others], targets.numpy()[others], phi[row])
@@ -46,7 +46,7 @@ def test_left_out_predictions_equal_fitting_again_without_the_row(kind):
 @pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
 def test_tables_turn_raw_features_into_predictions(kind):
     raws, phi, targets = made()
-    tables = kind(raws, SCALES, WEIGHTS).fit(targets).tables
+    tables = kind(raws, SCALES, WEIGHTS).tables(targets)
     assert [t.shape[0] for t in tables] == [1, 6, 9]
     dense = [raws[0], raws[1], raws[2].to_dense()]
     found = sum(x @ t for x, t in zip(dense, tables, strict=True))
@@ -65,9 +65,8 @@ def test_both_ways_agree_also_in_small_blocks(monkeypatch):
     raws, _, targets = made()
     dual, primal = (kind(raws, SCALES, WEIGHTS) for kind in (DualRidge, PrimalRidge))
     np.testing.assert_allclose(dual.leverage, primal.leverage, atol=1e-5)
-    one, other = dual.fit(targets), primal.fit(targets)
-    np.testing.assert_allclose(one.left_out, other.left_out, atol=1e-4)
-    for x, y in zip(one.tables, other.tables, strict=True):
+    np.testing.assert_allclose(dual.left_out(targets), primal.left_out(targets), atol=1e-4)
+    for x, y in zip(dual.tables(targets), primal.tables(targets), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
 
 
@@ -82,9 +81,10 @@ def test_a_wide_group_of_low_rank_is_projected_without_loss_and_reported(monkeyp
     projected = PrimalRidge(raws, scales, weights)
     assert sum(p.shape[1] for p in projected.projections) <= 24
     assert "2 of 2 feature groups, 50, 50 columns wide, are projected on their 8" in caplog.text
-    exact, found = DualRidge(raws, scales, weights).fit(targets), projected.fit(targets)
-    np.testing.assert_allclose(found.left_out, exact.left_out, atol=1e-3)
-    np.testing.assert_allclose(raws[0] @ found.tables[0], raws[0] @ exact.tables[0], atol=1e-3)
+    exact = DualRidge(raws, scales, weights)
+    np.testing.assert_allclose(projected.left_out(targets), exact.left_out(targets), atol=1e-3)
+    found, wanted = (raws[0] @ kind.tables(targets)[0] for kind in (projected, exact))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 def test_the_way_is_chosen_by_the_number_of_rows(monkeypatch):

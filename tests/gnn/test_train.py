@@ -53,7 +53,7 @@ def test_embed_warm_is_the_fixed_point_of_the_explicit_leave_one_out_prior():
     links = Adjacency.from_pairs(*np.stack(np.nonzero(rng.random((20, 15)) < 0.3)), 20, 15)
     start = torch.from_numpy(rng.normal(size=(20, 4)).astype(np.float32))
     ridge = DualRidge(raws, (1.0,), np.array([0.5]))
-    tables, h = ridge.fit(start).tables, ridge.leverage.float()
+    tables, h = ridge.tables(start), ridge.leverage.float()
     omega = torch.linspace(0.1, 1, 20)
     x = embed_warm(raws, tables, h, 7.0, omega, links, other)
     # The leave-one-out prediction of a node from these tables, written out with its own embedding.
@@ -105,6 +105,14 @@ def test_the_same_seed_gives_the_same_training_and_another_seed_another():
     assert torch.equal(one.user_embeddings, same.user_embeddings)
     np.testing.assert_array_equal(one.items.weights, same.items.weights)
     assert not torch.equal(one.item_embeddings, other.item_embeddings)
+
+
+def test_weights_are_learnt_from_the_leading_directions_of_embeddings():
+    dims = (ITEMS, ITEMS // 4, KINDS, 1)
+    all_, every, few, one = (trained(weight_dim=dim).items.weights for dim in dims)
+    np.testing.assert_array_equal(all_, every)
+    assert few[1] > 10 * few[2]  # there are as many tastes as kinds
+    assert one[1] < one[2]
 
 
 def test_features_that_tell_taste_explain_embeddings_and_noise_does_not():

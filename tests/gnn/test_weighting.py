@@ -48,7 +48,7 @@ def learnt(problem, steps, **options):
 def loss_of(weights, problem):
     """The same loss from the leave-one-out predictions of :mod:`gnn.ridge`, with sharpness e."""
     raws, items, _ = problem
-    left_out = DualRidge(raws, (1.0, 1.0), weights).fit(items).left_out
+    left_out = DualRidge(raws, (1.0, 1.0), weights).left_out(items)
     losses = []
     for fold in folds_of(problem):
         log_chance = (np.e * fold.contexts @ left_out[fold.nodes].T).log_softmax(dim=1)
