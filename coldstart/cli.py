@@ -65,6 +65,18 @@ class _Command(argparse.ArgumentParser):
         return found, unknown
 
 
+class _Described:
+    """Commands whose own help begins with what the list of commands says of them."""
+
+    def __init__(self, commands: Any) -> None:
+        self._commands = commands
+
+    def add_parser(self, name: str, *, help: str, **more: Any) -> argparse.ArgumentParser:
+        """As of what ``add_subparsers`` gives."""
+        described = {"description": f"{help[0].upper()}{help[1:]}.", **more}
+        return self._commands.add_parser(name, help=help, **described)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     out = argparse.ArgumentParser(
@@ -72,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
         description="Recommendations for users and items nobody has seen, from a knowledge graph.",
     )
     out.add_argument("--verbose", action="store_true", help="log everything, show tracebacks")
-    commands = out.add_subparsers(
-        dest="command", required=True, metavar="command", parser_class=_Command
+    commands = _Described(
+        out.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Command)
     )
 
     demo = commands.add_parser("demo", help="the whole line on MovieLens 100K, in three minutes")

@@ -44,7 +44,7 @@ _LEFT_OUT = 5
 """Ridge predictions of each side: for precisions, reliability, three sweeps; and tables, once."""
 _HALF_STEPS = 10
 """Of each side: five of plain ALS, three sweeps, the last one, and one to find the cold boost."""
-_SMALL_HALF_STEPS = 3 + 8
+_SMALL_HALF_STEPS = 3 + 5
 """Of each side to find precisions, in few dimensions: of plain ALS, and about so many tries."""
 _BLOCK = 8192
 _WRITTEN = 2**25

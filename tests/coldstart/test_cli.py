@@ -33,6 +33,13 @@ def test_help_and_import_bring_no_torch():
     assert _python(code).stdout.strip() == "[]"
 
 
+def test_the_help_of_a_command_begins_with_what_it_does(capsys):
+    for command, says in (("fit", "Train an engine on a graph"), ("adapt", "Teach a text encoder")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"\n\n{says}" in capsys.readouterr().out
+
+
 def test_help_takes_less_than_300_milliseconds_of_processor_time():
     code = (
         "import time; start = time.process_time();"
