@@ -20,7 +20,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to those of ``coldstart``."""
     texts = commands.add_parser("texts", help="what the text of a node will be, and what is cut")
-    add_source(texts, graph=True)
+    add_source(texts, graph=True, first=True)
     texts.add_argument("--type", action="append", help="node type (default: those with texts)")
     texts.add_argument("--sample", type=int, default=3, help="texts shown per type (default: 3)")
     texts.add_argument("--template", help="'{title} ({year}). {plot}', for a single --type")

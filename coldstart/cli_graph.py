@@ -61,7 +61,7 @@ def add_commands(commands: Any) -> None:
     estimating = commands.add_parser(
         "estimate", help="memory, disk and time that a run will take on this machine, beforehand"
     )
-    add_source(estimating, graph=True)
+    add_source(estimating, graph=True, first=True)
     estimating.add_argument("--cache", help="folder of text vectors, if not the usual one")
     estimating.add_argument("--out", help="folder on the disk that will be written to")
     estimating.add_argument(
@@ -71,7 +71,7 @@ def add_commands(commands: Any) -> None:
     estimating.set_defaults(run=_estimate)
 
     audit = commands.add_parser("audit", help="what is wrong with a graph, with figures and rows")
-    add_source(audit, graph=True)
+    add_source(audit, graph=True, first=True)
     audit.add_argument("--plot", help="also draw the figures, to this PNG file")
     audit.add_argument("--all", action="store_true", help="show what is in order, too")
     audit.add_argument(
@@ -119,11 +119,23 @@ def add_commands(commands: Any) -> None:
     erasing.set_defaults(run=_erase)
 
 
+class _Given(argparse.Action):
+    """A folder or an embedded store, without the option that says which."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if values is not None:
+            setattr(namespace, "store" if Path(values).is_file() else "graph", values)
+
+
 def add_source(
-    command: argparse.ArgumentParser, *, graph: bool = False, tables: bool = False
+    command: argparse.ArgumentParser,
+    *,
+    graph: bool = False,
+    first: bool = False,
+    tables: bool = False,
 ) -> None:
     """Options that say where a graph is and what is what in it."""
-    add_place(command, graph=graph, tables=tables)
+    add_place(command, graph=graph, first=first, tables=tables)
     roles = command.add_argument_group("what is what in it")
     roles.add_argument("--schema", help="TOML file; without it the schema is inferred")
     roles.add_argument("--user-type", help="node type of users, where there is no schema file")
@@ -136,16 +148,29 @@ def add_place(
     command: argparse.ArgumentParser,
     *,
     graph: bool = False,
+    first: bool = False,
     tables: bool = False,
     required: bool = True,
 ) -> None:
-    """Options that name a server, an embedded store or, if asked, a folder or tables."""
+    """Options that name a server, an embedded store or, if asked, a folder or tables.
+
+    With ``first`` a folder or an embedded store may also come without its option, as ``coldstart
+    fit`` has it.
+    """
     place = command.add_argument_group("where the graph is")
     where = place.add_mutually_exclusive_group(required=required)
     where.add_argument("--uri", help="of a Neo4j server: neo4j://, bolt://, or with +s for TLS")
     where.add_argument("--store", help="file of an embedded store")
     if graph:
         where.add_argument("--graph", help="folder that `coldstart import` wrote")
+    if first:
+        where.add_argument(
+            "given",
+            nargs="?",
+            action=_Given,
+            metavar="graph",
+            help="--store or --graph, whichever is there",
+        )
     if tables:
         where.add_argument(
             "--tables", help="TOML file that says what is what and in which CSV, Parquet or JSON"

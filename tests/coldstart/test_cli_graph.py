@@ -99,6 +99,21 @@ def test_audit_of_an_embedded_store_finds_no_fault_in_a_clean_graph(toy_store, c
     assert "informative relation 4 subjects" in out
 
 
+def test_a_store_or_folder_may_come_without_its_option(toy_store, tmp_path, capsys):
+    graph = toy_graph()
+    write_graph(graph, tmp_path / "graph")
+    for given in (
+        toy_store[1:],
+        [str(tmp_path / "graph")],
+        ["--graph", str(tmp_path / "graph")],
+    ):
+        assert main(["texts", *given, "--type", "Movie", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main(["audit", *toy_store[1:], "--graph", str(tmp_path / "graph")])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_audit_of_a_folder_prints_json_and_draws_a_picture(tmp_path, capsys):
     links = [("Movie", "HAS_GENRE", "Genre")]
     write_graph(shuffled_links(toy_graph(), links, np.random.default_rng(3)), tmp_path / "g")
