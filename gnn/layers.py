@@ -98,10 +98,12 @@ class TypedLayer(nn.Module):
             block: who is linked to whom.
             masks: what the updates of the targets are multiplied by (dropout), by type.
         """
+        # In the order of the types, which HGTConv takes for granted.
         edges = {
-            e: index
-            for e, index in block.edge_index.items()
-            if e in self.number and index.shape[1] and e[0] in x_dict and e[2] in x_dict
+            e: block.edge_index[e]
+            for e in self.edge_types
+            if e in block.edge_index and block.edge_index[e].shape[1]
+            if e[0] in x_dict and e[2] in x_dict
         }
         messages = self._messages(x_dict, block, edges)
         out = {}

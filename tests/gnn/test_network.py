@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from gnn.network import MASKS, MODELS, NetworkConfig, TypedNetwork
+from gnn.network import MASKS, MODELS, NetworkConfig, TypedNetwork, features_of
 from gnn.network_data import NetworkData, build_network
 from gnn.network_infer import all_states, some_states
+from gnn.sampler import sample
 from gnn.typed import Incoming, TypedGraph
 
 CPU = torch.device("cpu")
@@ -54,6 +55,21 @@ def test_a_few_nodes_from_their_neighbourhood_equal_the_full_pass(model, data):
         at = torch.tensor(rows)
         some = some_states(network, graph, data.features, {node_type: at}, CPU)[node_type]
         np.testing.assert_allclose(some, whole[node_type][at], atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_states_do_not_depend_on_the_order_of_relations(model, data):
+    network = build_network(data, config(model), 0).eval()
+    graph = data.passed(network.config)
+    whole = all_states(network, graph, data.features, CPU)[-1]["item"]
+    edges = list(graph.edges.items())
+    for order in (edges, edges[::-1]):
+        other = TypedGraph(graph.num_nodes, dict(order))
+        drawn = sample(other, {"item": torch.arange(15)}, [-1, -1], seed=0)
+        x_dict = features_of(data.features, drawn.nodes, CPU)
+        with torch.no_grad():
+            states = network.states(x_dict, drawn.nodes, drawn.blocks)
+        np.testing.assert_allclose(states["item"], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
