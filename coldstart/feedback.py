@@ -24,6 +24,7 @@ from coldstart.temporal import is_date, require_dates
 from kg.delta import GraphDelta
 from kg.errors import GraphError
 from kg.graph import KnowledgeGraph
+from kg.settings import check_above, check_at_least
 from kg.vectors import Key
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class FeedbackConfig:
         day: length of a day in the unit of the graph's times; 86,400 for seconds. Where these are
             dates, which a graph holds in microseconds, an engine that is fitted with 86,400 has as
             many microseconds for a day.
+
+    Raises:
+        ValueError: a value is out of range, or has the wrong sign.
     """
 
     half_life: float = 30.0
@@ -66,6 +70,20 @@ class FeedbackConfig:
     negative_from: float = -1.0
     most_per_hour: int = 120
     day: float = _SECONDS
+
+    def __post_init__(self) -> None:
+        check_above(
+            0,
+            half_life=self.half_life,
+            click=self.click,
+            positive_from=self.positive_from,
+            day=self.day,
+        )
+        check_at_least(1, most_per_hour=self.most_per_hour)
+        for name in ("impression", "negative_from"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value <= 0):
+                raise ValueError(f"{name} must be at most 0, got {value!r}")
 
 
 def in_unit_of(config: FeedbackConfig, graph: KnowledgeGraph) -> FeedbackConfig:

@@ -16,6 +16,7 @@ from torch import nn
 
 from gnn.sampler import Block
 from kg.schema import EdgeType
+from kg.settings import check_above, check_at_least
 
 MODELS = ("sage", "gat", "rgcn", "hgt")
 """Names of the networks: GraphSAGE, GAT, R-GCN, HGT."""
@@ -95,18 +96,27 @@ class NetworkConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("dim", "hidden_channels", "heads", "batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        check_at_least(
+            1,
+            dim=self.dim,
+            hidden_channels=self.hidden_channels,
+            heads=self.heads,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            patience=self.patience,
+        )
         for name in ("dropout", "cold_share", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)!r}")
-        for name in ("num_negatives", "num_hard", "num_triples", "triple_weight", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        check_at_least(
+            0,
+            num_negatives=self.num_negatives,
+            num_hard=self.num_hard,
+            num_triples=self.num_triples,
+            triple_weight=self.triple_weight,
+            weight_decay=self.weight_decay,
+        )
+        check_above(0, learning_rate=self.learning_rate, clip=self.clip)
         if not self.fanouts or any(f < 1 and f != -1 for f in self.fanouts):
             raise ValueError(f"fanouts must be at least 1, or -1 for all, got {self.fanouts!r}")
         if self.hidden_channels % self.heads or self.hidden_channels % 2:

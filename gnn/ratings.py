@@ -25,6 +25,7 @@ from gnn.rating_head import (
     prior,
 )
 from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
+from kg.settings import check_above, check_at_least
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ class RatingConfig:
         weight_steps: Adam steps on the group weights.
         weight_rate: their learning rate.
         weight_nodes: at most so many warm nodes take part in those steps.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     dim: int = 8
@@ -56,6 +60,11 @@ class RatingConfig:
     weight_steps: int = 12
     weight_rate: float = 0.3
     weight_nodes: int = 500
+
+    def __post_init__(self) -> None:
+        check_at_least(1, dim=self.dim, sweeps=self.sweeps, weight_nodes=self.weight_nodes)
+        check_at_least(0, weight_steps=self.weight_steps)
+        check_above(0, half_history=self.half_history, weight_rate=self.weight_rate)
 
 
 class _Side:

@@ -18,6 +18,7 @@ from gnn.precision import Side, learn_precisions
 from gnn.propagate import Propagation, fit_propagation
 from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
 from gnn.weighting import cold_folds, learn_weights, one_fold
+from kg.settings import check_above, check_at_least
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class TrainConfig:
         weight_contexts: and at most so many nodes of the other side look at them.
         weight_dim: the cold items are looked at in so many leading directions of the embeddings;
             all of them come to the same lists and take longer.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     max_dim: int = 512
@@ -57,6 +61,24 @@ class TrainConfig:
     weight_nodes: int = 1200
     weight_contexts: int = 20_000
     weight_dim: int = 128
+
+    def __post_init__(self) -> None:
+        check_at_least(1, max_dim=self.max_dim, sweeps=self.sweeps)
+        check_at_least(
+            0, item_weight_steps=self.item_weight_steps, user_weight_steps=self.user_weight_steps
+        )
+        check_above(
+            0,
+            item_precision=self.item_precision,
+            user_precision=self.user_precision,
+            weight_rate=self.weight_rate,
+        )
+        check_at_least(
+            1,
+            weight_nodes=self.weight_nodes,
+            weight_contexts=self.weight_contexts,
+            weight_dim=self.weight_dim,
+        )
 
 
 @dataclass(frozen=True, eq=False)

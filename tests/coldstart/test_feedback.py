@@ -207,3 +207,17 @@ def test_an_undo_dated_before_the_like_takes_nothing_back(engine):
 def test_a_rating_that_single_precision_cannot_work_with_is_an_error(value):
     with pytest.raises(ValueError, match="'m76': a rating must be a finite number between"):
         event("rating", value=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"half_life": 0.0}, "half_life must be above 0, got 0.0"),
+        ({"most_per_hour": 0}, "most_per_hour must be at least 1, got 0"),
+        ({"impression": 0.25}, "impression must be at most 0, got 0.25"),
+        ({"negative_from": float("nan")}, "negative_from must be at most 0, got nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FeedbackConfig(**options)

@@ -143,6 +143,8 @@ def test_dropout_follows_from_seed_and_row_alone(data):
         ({"decoder": "mlp"}, "decoder must be one of"),
         ({"triple_loss": "hole"}, "triple_loss must be one of"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"fanouts": (0,)}, "fanouts must be at least 1, or -1 for all"),
         ({"hidden_channels": 30}, r"even and a multiple of heads \(4\), got 30"),
     ],

@@ -113,3 +113,16 @@ def test_the_mean_residual_is_over_pairs():
     biased = zero.clone()
     biased[0, 0] = 3.0
     assert mean_residual(ratings, biased, zero) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"half_history": 0.0}, "half_history must be above 0, got 0.0"),
+        ({"weight_steps": -1}, "weight_steps must be at least 0, got -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        RatingConfig(**options)

@@ -161,3 +161,20 @@ def test_progress_names_the_steps():
     train(inputs(USERS), items, pairs, TrainConfig(), rng=rng, device=CPU, progress=steps.append)
     assert steps[:2] == ["features", "alternating least squares"]
     assert "joint sweep 3 of 3" in steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_dim": 0}, "max_dim must be at least 1, got 0"),
+        ({"sweeps": 0}, "sweeps must be at least 1, got 0"),
+        ({"item_weight_steps": -1}, "item_weight_steps must be at least 0, got -1"),
+        ({"item_precision": 0.0}, "item_precision must be above 0, got 0.0"),
+        ({"weight_rate": float("nan")}, "weight_rate must be above 0, got nan"),
+        ({"weight_nodes": 0}, "weight_nodes must be at least 1, got 0"),
+        ({"weight_dim": 0}, "weight_dim must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
