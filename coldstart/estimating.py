@@ -148,7 +148,8 @@ def estimate(
     stages, saved = [importing, encoding], 0
     if network := next((e for e in config.graph_encoders if isinstance(e, NetworkEncoder)), None):
         text_dims = {t: side.text_dim for t, side in zip(types, sides, strict=True)}
-        cost = network_cost(outline, network, text_dims, machine.device)
+        words = {t: side.words for t, side in zip(types, sides, strict=True) if side.words}
+        cost = network_cost(outline, network, text_dims, words, machine.device)
         texts_held = sum(4 * side.nodes * side.text_dim for side in sides)
         memory = resident_bytes() + outline.graph_bytes + texts_held + cost.memory
         stages.append(Stage("networks", cost.seconds, memory, 0))
@@ -268,7 +269,12 @@ class _Side:
         """The side with a network's vectors, beside the other features or in their place."""
         if beside:
             return replace(self, dense=(*self.dense, width))
-        return replace(self, dense=(1, width), sparse=(), word_seconds=0.0)
+        return replace(self, dense=(1, width), sparse=())
+
+    @property
+    def words(self) -> tuple[float, int] | None:
+        """Words per text and in the vocabulary; ``None`` without texts."""
+        return self.sparse[0] if self.text_dim else None
 
     @property
     def entries(self) -> float:

@@ -13,7 +13,10 @@ import numpy as np
 import torch
 
 from gnn.encoding import NetworkEncoder
+from gnn.groups import SparseRows
+from gnn.network import Features, split
 from gnn.network_data import NetworkData
+from gnn.prominence import CENTRES, MEASURES
 from gnn.typed import Incoming, TypedGraph, reverse_type
 from kg.outlining import Outline, resident_bytes
 
@@ -49,7 +52,11 @@ class NetworkCost:
 
 
 def network_cost(
-    outline: Outline, encoder: NetworkEncoder, text_dims: dict[str, int], device: torch.device
+    outline: Outline,
+    encoder: NetworkEncoder,
+    text_dims: dict[str, int],
+    words: dict[str, tuple[float, int]],
+    device: torch.device,
 ) -> NetworkCost:
     """Measured on a few batches and one pass over all nodes, and scaled to the whole.
 
@@ -57,6 +64,7 @@ def network_cost(
         outline: of the graph.
         encoder: the networks.
         text_dims: length of the text vectors of users and items that have any.
+        words: of users and items with texts, how many a text has, and how many there are.
         device: where they would be trained.
     """
     began = time.perf_counter()
@@ -66,7 +74,7 @@ def network_cost(
     loading = time.perf_counter() - began
     config = replace(encoder.config, interactions=False, cold_share=0.0)
     positives = max(1, round(outline.edges[outline.schema.interaction] * outline.positive_share))
-    data, scale = _made_up(outline, text_dims, min(positives, _BATCHES * config.batch_size))
+    data, scale = _made_up(outline, text_dims, words, min(positives, _BATCHES * config.batch_size))
     told: list[tuple[str, float]] = []
 
     def tell(kind: str, numbers: dict[str, float]) -> None:
@@ -99,7 +107,10 @@ def network_cost(
 
 
 def _made_up(
-    outline: Outline, text_dims: dict[str, int], num_pairs: int
+    outline: Outline,
+    text_dims: dict[str, int],
+    words: dict[str, tuple[float, int]],
+    num_pairs: int,
 ) -> tuple[NetworkData, float]:
     """Random links and features, as many and as wide, and by how much the whole is larger."""
     schema, rng = outline.schema, np.random.default_rng(0)
@@ -113,14 +124,29 @@ def _made_up(
         edges[source, name, target] = Incoming.from_edges(drawn[0], drawn[1], num[target])
         back = Incoming.from_edges(drawn[1], drawn[0], num[source])
         edges[reverse_type((source, name, target))] = back
-    features = {}
+    features: dict[str, Features] = {}
     for t in ends:
         groups = len(schema.numeric.get(t, ())) + len(schema.categorical.get(t, ()))
-        width = 1 + text_dims.get(t, 0) + 10 * groups
-        features[t] = rng.random((num[t], width), np.float32)
+        relations = sum(t in (source, target) and source != target for source, _, target in links)
+        measured = MEASURES * (relations + 1) * len(CENTRES) if relations else 0
+        width = 1 + text_dims.get(t, 0) + 10 * groups + measured
+        dense = rng.random((num[t], width), np.float32)
+        features[t] = (dense, _random_words(num[t], *words[t], rng)) if t in words else dense
     most = [[num[schema.user]], [num[schema.item]]]
     pairs = np.unique(rng.integers(0, most, (2, num_pairs)), axis=1)
     return NetworkData(TypedGraph(num, edges), features, pairs, schema.interaction), scale
+
+
+def _random_words(
+    num_texts: int, per_text: float, width: int, rng: np.random.Generator
+) -> SparseRows:
+    count = max(1, round(per_text))
+    return SparseRows(
+        torch.arange(num_texts + 1) * count,
+        torch.from_numpy(rng.integers(max(width, 1), size=num_texts * count)),
+        torch.full((num_texts * count,), count**-0.5),
+        max(width, 1),
+    )
 
 
 def _givers(outline: Outline) -> int:
@@ -137,7 +163,10 @@ def _givers(outline: Outline) -> int:
 
 def _data_bytes(data: NetworkData) -> int:
     links = sum(8 * (len(e) + len(e.indptr)) for e in data.graph.edges.values())
-    return links + sum(f.nbytes for f in data.features.values())
+    features = 0
+    for dense, sparse in map(split, data.features.values()):
+        features += dense.nbytes + (0 if sparse is None else sparse.nbytes)
+    return links + features
 
 
 def _forget_peak() -> None:

@@ -14,10 +14,13 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Category, Constant, FeatureGroup, Gaussians, Text
+from gnn.network import Features
 from gnn.network_data import NetworkData
 from gnn.networked import own_features
-from gnn.propagate import Propagation, scaled
+from gnn.prominence import PROMINENCE, Prominence
+from gnn.propagate import Propagation, largest_relations, scaled
 from gnn.typed import Incoming, TypedGraph, reverse_type, typed_graph
+from gnn.words import Words
 from kg.graph import KnowledgeGraph
 
 
@@ -52,26 +55,34 @@ class Content:
         sides = {schema.user: user_inputs, schema.item: item_inputs}
         warm = {schema.user: np.unique(positives[0]), schema.item: np.unique(positives[1])}
         own = {t: own_groups(inputs, warm[t]) for t, inputs in sides.items()}
-        features = {
-            t: own_features(
-                own[t].groups, own[t].scales, inputs, np.arange(len(inputs)), torch.device("cpu")
-            ).numpy()
-            for t, inputs in sides.items()
-        }
+        features = {t: _features(own[t], inputs) for t, inputs in sides.items()}
         giving = {t: givers(inputs, t, warm[t]) for t, inputs in sides.items()}
         passed = _passed(graph, sides, warm, giving)
         data = NetworkData(passed, features, positives, schema.interaction)
         return cls(sides, warm, own, giving, data)
 
 
-def own_groups(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
-    """The features of nodes apart from their links.
+def _features(own: Propagation, inputs: NodeInputs) -> Features:
+    rows, device = np.arange(len(inputs)), torch.device("cpu")
+    found = own_features(own.groups, own.scales, inputs, rows, device)
+    return (found[0].numpy(), found[1]) if isinstance(found, tuple) else found.numpy()
 
-    A constant, text, ready-made vectors, numbers and categories; see :mod:`gnn.groups`.
+
+def own_groups(inputs: NodeInputs, warm: np.ndarray) -> Propagation:
+    """The features of nodes apart from what is passed along.
+
+    A constant, text and its words, ready-made vectors, numbers and categories (see
+    :mod:`gnn.groups`), and how well connected their entities are, for a mean of messages does not
+    tell how many there were.
     """
     groups: list[FeatureGroup] = [Constant()]
     if inputs.text is not None:
         groups.append(Text.fit("text", "text", inputs, warm))
+    if words := Words.fit("words", inputs, warm):
+        groups.append(words)
+    relations = largest_relations(inputs, warm)
+    if prominence := Prominence.fit(PROMINENCE, relations, inputs, warm):
+        groups.append(prominence)
     groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
     groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]

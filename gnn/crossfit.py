@@ -126,9 +126,11 @@ def _group(
                 _aligned(vectors[number], vectors[0], seen, same=number == 0),
             )
         )
+    widths, sparse_widths = content.data.widths()
     description = {
         "config": config.to_dict(),
-        "widths": {t: f.shape[1] for t, f in content.data.features.items()},
+        "widths": widths,
+        "sparse_widths": sparse_widths,
         "with_rows": sorted(first.num_rows),
         "edge_types": first.edge_types,
         "user": first.user,

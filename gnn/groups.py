@@ -49,6 +49,11 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(part.nbytes for part in (self.indptr, self.columns, self.values))
+
     def matmul(self, table: torch.Tensor) -> torch.Tensor:
         """``self @ table``, ``[n, table.shape[1]]``."""
         if not len(self.columns):
@@ -74,6 +79,22 @@ class SparseRows:
         indptr = self.indptr.new_zeros(self.width + 1)
         torch.cumsum(self.columns.bincount(minlength=self.width), 0, out=indptr[1:])
         return SparseRows(indptr, sources[order], self.values[order], len(self))
+
+    def take(self, rows: torch.Tensor) -> SparseRows:
+        """Some rows, in the order given, int64 ``[n]``."""
+        counts = self.indptr.diff()[rows]
+        indptr = self.indptr.new_zeros(len(rows) + 1)
+        torch.cumsum(counts, 0, out=indptr[1:])
+        shift = torch.repeat_interleave(self.indptr[:-1][rows] - indptr[:-1], counts)
+        at = torch.arange(len(shift), device=shift.device) + shift
+        return SparseRows(indptr, self.columns[at], self.values[at], self.width)
+
+    def to(self, device: torch.device) -> SparseRows:
+        """The same rows on another device."""
+        indptr, columns, values = (
+            part.to(device) for part in (self.indptr, self.columns, self.values)
+        )
+        return SparseRows(indptr, columns, values, self.width)
 
     def to_dense(self) -> torch.Tensor:
         """float32 ``[n, width]``."""
@@ -443,6 +464,16 @@ def leads_to_warm(indices: np.ndarray, warm: np.ndarray) -> np.ndarray:
     """Whether nodes were warm at training, bool ``[n]``; those that came later were not."""
     inside = indices < len(warm)
     return inside & warm[np.where(inside, indices, 0)] if len(warm) else inside
+
+
+def still_there(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+    """What was kept by row, after nodes were removed; rows later than training have nothing.
+
+    Args:
+        values: by row at training.
+        kept: old rows that stay, in order; ``None``: all do.
+    """
+    return values if kept is None else values[kept[kept < len(values)]]
 
 
 def known(column: np.ndarray, entities: np.ndarray) -> np.ndarray:

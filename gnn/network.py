@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gnn.groups import SparseRows
 from gnn.sampler import Block
 from kg.schema import EdgeType
 from kg.settings import check_above, check_at_least
@@ -26,6 +27,13 @@ DECODERS = ("cosine", "dot", "distmult")
 
 MASKS = 1021
 """Dropout masks drawn for a layer; a node has the one of its row modulo this prime."""
+
+
+Features = np.ndarray | tuple[np.ndarray, SparseRows]
+"""Of all nodes of a type: float32 ``[num_nodes, width]``, in memory or mapped, and sparse ones."""
+
+Read = torch.Tensor | tuple[torch.Tensor, SparseRows]
+"""Those of some nodes, on the device."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,7 @@ class TypedNetwork(nn.Module):
         edge_types: relations that are passed along, both directions.
         user: type of the users.
         item: type of the items.
+        sparse_widths: width of the sparse features of every type that has some beside the others.
     """
 
     def __init__(
@@ -161,6 +170,7 @@ class TypedNetwork(nn.Module):
         edge_types: Sequence[EdgeType],
         user: str,
         item: str,
+        sparse_widths: Mapping[str, int] | None = None,
     ) -> None:
         from gnn.layers import TypedLayer
 
@@ -169,6 +179,7 @@ class TypedNetwork(nn.Module):
             raise ValueError(f"{sorted(own)} must have no rows of their own, only features")
         self.config, self.user, self.item = config, user, item
         self.widths, self.num_rows = dict(widths), dict(num_rows)
+        self.sparse_widths = dict(sparse_widths or {})
         self.node_types = tuple(sorted(set(widths) | set(num_rows)))
         there = set(self.node_types)  # a type without nodes has no states
         self.edge_types = tuple(sorted(e for e in edge_types if {e[0], e[2]} <= there))
@@ -176,6 +187,13 @@ class TypedNetwork(nn.Module):
         self._place = {t: i for i, t in enumerate(self.node_types)}
         self.inputs = nn.ModuleDict(
             {str(self._place[t]): nn.Linear(w, channels) for t, w in widths.items()}
+        )
+        # As many columns as there are words: they start at nothing, or the rare ones were noise.
+        self.sparse = nn.ParameterDict(
+            {
+                str(self._place[t]): nn.Parameter(torch.zeros(w, channels))
+                for t, w in self.sparse_widths.items()
+            }
         )
         self.rows = nn.ModuleDict(
             {str(self._place[t]): nn.Embedding(n, channels) for t, n in num_rows.items()}
@@ -195,14 +213,12 @@ class TypedNetwork(nn.Module):
         nn.init.zeros_(self.bias_head.weight)
         self.relation = nn.Parameter(torch.ones(config.dim))
 
-    def start(
-        self, node_type: str, features: torch.Tensor | None, rows: torch.Tensor
-    ) -> torch.Tensor:
+    def start(self, node_type: str, features: Read | None, rows: torch.Tensor) -> torch.Tensor:
         """First states of some nodes, ``[n, channels]``.
 
         Args:
             node_type: of the nodes.
-            features: ``[n, width]``, where the type has any.
+            features: ``[n, width]`` and sparse ones, where the type has any.
             rows: in the graph, int64 ``[n]``; rows that came after training have none of their own.
         """
         place = str(self._place[node_type])
@@ -210,7 +226,14 @@ class TypedNetwork(nn.Module):
         if place in self.inputs:
             if features is None:
                 raise ValueError(f"{node_type} had features at training, and has none now")
-            parts.append(self.inputs[place](features))
+            dense, sparse = features if isinstance(features, tuple) else (features, None)
+            parts.append(self.inputs[place](dense))
+            if sparse is None and place in self.sparse:
+                raise ValueError(f"{node_type} had sparse features at training, and has none now")
+            if sparse is not None and place not in self.sparse:
+                raise ValueError(f"{node_type} has sparse features, and had none at training")
+            if sparse is not None:
+                parts.append(sparse.matmul(self.sparse[place]))
         if place in self.rows:
             table = self.rows[place].weight
             assert isinstance(table, torch.Tensor)
@@ -218,11 +241,11 @@ class TypedNetwork(nn.Module):
             known = rows < len(table)
             own[known] = table[rows[known]]
             parts.append(own)
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
 
     def states(
         self,
-        x_dict: Mapping[str, torch.Tensor],
+        x_dict: Mapping[str, Read],
         rows: Mapping[str, torch.Tensor],
         blocks: Sequence[Block],
         dropout_seed: int | None = None,
@@ -279,18 +302,24 @@ class TypedNetwork(nn.Module):
 
 
 def features_of(
-    features: Mapping[str, np.ndarray], rows: Mapping[str, torch.Tensor], device: torch.device
-) -> dict[str, torch.Tensor]:
+    features: Mapping[str, Features], rows: Mapping[str, torch.Tensor], device: torch.device
+) -> dict[str, Read]:
     """The features of some rows, read from memory or from a mapped file, on the device.
 
     Args:
-        features: float32 ``[num_nodes, width]`` by type, arrays or memory maps.
+        features: of all nodes, by type.
         rows: wanted, by type.
         device: where they go.
     """
-    out = {}
+    out: dict[str, Read] = {}
     for node_type, at in rows.items():
         if node_type in features:
-            some = np.asarray(features[node_type][at.cpu().numpy()], np.float32)
-            out[node_type] = torch.from_numpy(some).to(device)
+            dense, sparse = split(features[node_type])
+            some = torch.from_numpy(np.asarray(dense[at.cpu().numpy()], np.float32)).to(device)
+            out[node_type] = some if sparse is None else (some, sparse.take(at.cpu()).to(device))
     return out
+
+
+def split(features: Features) -> tuple[np.ndarray, SparseRows | None]:
+    """Those that are dense, and the sparse ones."""
+    return features if isinstance(features, tuple) else (features, None)

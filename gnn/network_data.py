@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnn.network import NetworkConfig, TypedNetwork
+from gnn.network import Features, NetworkConfig, TypedNetwork, split
 from gnn.typed import Incoming, TypedGraph, reverse_type
 from kg.schema import EdgeType
 
@@ -21,14 +21,14 @@ class NetworkData:
 
     Args:
         graph: relations in both directions, interactions apart.
-        features: float32 ``[num_nodes, width]`` by type, arrays or memory maps; users and items
-            must have some, other types may.
+        features: float32 ``[num_nodes, width]`` by type, arrays or memory maps, or a pair of one
+            and of sparse ones; users and items must have some, other types may.
         positives: distinct rows of user and item, int64 ``[2, num_pairs]``.
         interaction: edge type of the positives.
     """
 
     graph: TypedGraph
-    features: Mapping[str, np.ndarray]
+    features: Mapping[str, Features]
     positives: np.ndarray
     interaction: EdgeType
 
@@ -64,8 +64,14 @@ class NetworkData:
                 " ".join(e): [_checksum(i.indptr.numpy()), _checksum(i.indices.numpy())]
                 for e, i in edges
             },
-            "features": {t: _checksum(f) for t, f in sorted(self.features.items())},
+            "features": {t: _checksum_of(f) for t, f in sorted(self.features.items())},
         }
+
+    def widths(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Of the features of every type that has some, and of the sparse ones."""
+        parts = {t: split(f) for t, f in self.features.items()}
+        sparse = {t: s.width for t, (_, s) in parts.items() if s is not None}
+        return {t: dense.shape[1] for t, (dense, _) in parts.items()}, sparse
 
 
 def build_network(data: NetworkData, config: NetworkConfig, seed: int) -> TypedNetwork:
@@ -79,7 +85,7 @@ def build_network(data: NetworkData, config: NetworkConfig, seed: int) -> TypedN
             raise ValueError(
                 f"{role} has no features; give at least a constant column, float32 [num_nodes, 1]"
             )
-    widths = {t: f.shape[1] for t, f in data.features.items()}
+    widths, sparse_widths = data.widths()
     rows = {
         t: n for t, n in data.graph.num_nodes.items() if t not in (data.user, data.item) and n > 0
     }
@@ -88,7 +94,17 @@ def build_network(data: NetworkData, config: NetworkConfig, seed: int) -> TypedN
         edge_types |= {data.interaction, reverse_type(data.interaction)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TypedNetwork(config, widths, rows, sorted(edge_types), data.user, data.item)
+        return TypedNetwork(
+            config, widths, rows, sorted(edge_types), data.user, data.item, sparse_widths
+        )
+
+
+def _checksum_of(features: Features) -> int | list[int]:
+    dense, sparse = split(features)
+    if sparse is None:
+        return _checksum(dense)
+    parts = (sparse.indptr, sparse.columns, sparse.values)
+    return [_checksum(dense), *(_checksum(part.numpy()) for part in parts)]
 
 
 def _checksum(values: np.ndarray) -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from gnn.network import TypedNetwork, features_of
+from gnn.network import Features, TypedNetwork, features_of
 from gnn.sampler import sample
 from gnn.typed import TypedGraph
 
@@ -37,7 +36,7 @@ class Vectors(NamedTuple):
 def all_vectors(
     network: TypedNetwork,
     graph: TypedGraph,
-    features: Mapping[str, np.ndarray],
+    features: Mapping[str, Features],
     device: torch.device,
 ) -> Vectors:
     """Vectors of all users and items, and the biases of items; arguments as :func:`all_states`."""
@@ -51,7 +50,7 @@ def all_vectors(
 def all_states(
     network: TypedNetwork,
     graph: TypedGraph,
-    features: Mapping[str, np.ndarray],
+    features: Mapping[str, Features],
     device: torch.device,
 ) -> list[dict[str, torch.Tensor]]:
     """States of all nodes before the first layer and after each, on the CPU.
@@ -101,7 +100,7 @@ def all_states(
 def some_states(
     network: TypedNetwork,
     graph: TypedGraph,
-    features: Mapping[str, np.ndarray],
+    features: Mapping[str, Features],
     rows: Mapping[str, torch.Tensor],
     device: torch.device,
 ) -> dict[str, torch.Tensor]:

@@ -24,10 +24,13 @@ from gnn.groups import (
     SparseRows,
     known,
     leads_to_warm,
+    still_there,
     warm_links,
 )
-from gnn.network import NetworkConfig, TypedNetwork
+from gnn.network import NetworkConfig, Read, TypedNetwork
+from gnn.prominence import Prominence
 from gnn.sampler import Block
+from gnn.words import Words
 from kg.schema import EdgeType
 
 
@@ -115,9 +118,13 @@ class Networked:
         """The same group after nodes were removed and the rest moved up."""
 
         def taken(values: np.ndarray, of: str) -> np.ndarray:
-            rows = kept.get(of)
-            return values if rows is None else values[rows[rows < len(values)]]
+            return still_there(values, kept.get(of))
 
+        entity = {name: source for name, source, _ in self.links if source != self.node_type}
+        own = tuple(
+            g.without_removed(node_type, kept, entity) if isinstance(g, Prominence) else g
+            for g in self.own
+        )
         networks = []
         for network in self.networks:
             per_type = len(network.states) // max(len(network.types), 1)
@@ -128,6 +135,7 @@ class Networked:
             networks.append(replace(network, states=states))
         return replace(
             self,
+            own=own,
             folds=taken(self.folds, node_type),
             giving=tuple(
                 taken(giving, link[1]) for link, giving in zip(self.links, self.giving, strict=True)
@@ -147,6 +155,7 @@ class Networked:
                 [tuple(e) for e in told["edge_types"]],
                 told["user"],
                 told["item"],
+                told.get("sparse_widths"),  # engines saved before there were any have none
             )
             state = network.state_dict()
             for name, value in zip(frozen.names, frozen.values, strict=True):
@@ -219,10 +228,14 @@ def own_features(
     inputs: NodeInputs,
     rows: np.ndarray,
     device: torch.device,
-) -> torch.Tensor:
-    """Features of some rows side by side, float32 ``[n, width]``."""
-    parts = []
+) -> Read:
+    """Features of some rows side by side, float32 ``[n, width]``, and their words apart."""
+    parts, words = [], None
     for group, scale in zip(groups, scales, strict=True):
         raw = group.raw(inputs, rows, device)
-        parts.append((raw.to_dense() if isinstance(raw, SparseRows) else raw) / scale)
-    return torch.cat(parts, dim=1)
+        if isinstance(group, Words) and isinstance(raw, SparseRows):
+            words = replace(raw, values=raw.values / scale)
+        else:  # categories are few
+            parts.append((raw.to_dense() if isinstance(raw, SparseRows) else raw) / scale)
+    dense = torch.cat(parts, dim=1)
+    return dense if words is None else (dense, words)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency, NodeInputs
-from gnn.groups import leads_to_warm
+from gnn.groups import leads_to_warm, still_there
 
 PROMINENCE = "prominence"
 """What the group is called, and its part in explanations."""
@@ -81,6 +81,22 @@ class Prominence:
             return None
         spread[spread <= SAME] = np.inf
         return replace(bare, mean=measures.mean(axis=0), spread=spread)
+
+    def without_removed(
+        self, node_type: str, kept: Mapping[str, np.ndarray], entity: Mapping[str, str]
+    ) -> Prominence:
+        """The same group after nodes were removed and the rest moved up.
+
+        Args:
+            node_type: of the nodes that it describes.
+            kept: old rows that stay, in order, by node type; a type that lost none is absent.
+            entity: node type at the far end of every relation that has nodes there.
+        """
+        degrees = tuple(
+            still_there(degree, kept.get(entity.get(relation, "")))
+            for relation, degree in zip(self.relations, self.degrees, strict=True)
+        )
+        return replace(self, degrees=degrees, warm=still_there(self.warm, kept.get(node_type)))
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """``[n, 5 (3 num_relations + 3)]``, each between 0 and 1."""

@@ -24,6 +24,7 @@ from gnn.groups import (
     SparseRows,
     Text,
     TextKernel,
+    still_there,
 )
 from gnn.networked import Networked
 from gnn.prominence import PROMINENCE, Prominence
@@ -87,22 +88,18 @@ class Propagation:
         for group in self.groups:
             if isinstance(group, OneHot):
                 columns = tuple(
-                    _taken(column, kept.get(entity[relation]))
+                    still_there(column, kept.get(entity[relation]))
                     for relation, column in zip(group.relations, group.columns, strict=True)
                 )
                 group = replace(group, columns=columns)
             elif isinstance(group, Prominence):
-                degrees = tuple(
-                    _taken(degree, kept.get(entity[relation]))
-                    for relation, degree in zip(group.relations, group.degrees, strict=True)
-                )
-                group = replace(group, degrees=degrees, warm=_taken(group.warm, own))
+                group = group.without_removed(node_type, kept, entity)
             elif isinstance(group, NeighbourOneHot):
                 group = replace(
-                    group, column=_taken(group.column, own), warm=_taken(group.warm, own)
+                    group, column=still_there(group.column, own), warm=still_there(group.warm, own)
                 )
             elif isinstance(group, NeighbourText):
-                group = replace(group, warm=_taken(group.warm, own))
+                group = replace(group, warm=still_there(group.warm, own))
             elif isinstance(group, KeepsRows):
                 group = group.renumbered(node_type, kept)
             groups.append(group)
@@ -192,19 +189,21 @@ def root_mean_square(raw: Raw) -> float:
     return float(square.double().mean().sqrt()) if len(square) else 0.0
 
 
-def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
+def largest_relations(inputs: NodeInputs, warm: np.ndarray) -> list[str]:
+    """The :data:`MAX_RELATIONS` relations that warm nodes have most links of, as in the inputs."""
     sizes = {name: links.degrees[warm].sum() for name, links in inputs.relations.items()}
-    by_size = sorted(inputs.relations, key=lambda name: -sizes[name])
-    own, shared = by_size[:MAX_RELATIONS], by_size[MAX_RELATIONS:]
+    largest = sorted(inputs.relations, key=lambda name: -sizes[name])[:MAX_RELATIONS]
+    return [name for name in inputs.relations if name in largest]
+
+
+def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
+    own = largest_relations(inputs, warm)
+    shared = [name for name in inputs.relations if name not in own]
     if shared:
         log.info(
             "%d relations, those with the fewest links, share the group 'small relations'; a group "
             "of its own is for the largest %d",
             *(len(shared), MAX_RELATIONS),
         )
-    groups = {name: (name,) for name in inputs.relations if name in own}
+    groups = {name: (name,) for name in own}
     return groups | ({"small relations": tuple(sorted(shared))} if shared else {})
-
-
-def _taken(values: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
-    return values if kept is None else values[kept[kept < len(values)]]

@@ -107,7 +107,7 @@ def test_what_networks_take_is_told_within_a_factor_of_three(outline):
         rng=np.random.default_rng(0),
         device=MACHINE.device,
     )
-    told = network_cost(outline, encoder, {}, MACHINE.device)
+    told = network_cost(outline, encoder, {}, {}, MACHINE.device)
     importlib.import_module("gnn.layers")  # for the first to train
     took = fastest(1, work)
     assert 1 / 3 < (told.seconds - told.loading) / took < 3
@@ -123,7 +123,7 @@ def test_networks_are_estimated_where_the_peak_of_memory_cannot_begin_anew(
     monkeypatch.setattr("coldstart.estimating_networks.Path.write_text", forbidden)
     caplog.set_level(logging.INFO)
     config = NetworkConfig(hidden_channels=16, fanouts=(5,), epochs=1, batch_size=512)
-    assert network_cost(outline, NetworkEncoder(config, folds=2), {}, MACHINE.device).memory > 0
+    assert network_cost(outline, NetworkEncoder(config, folds=2), {}, {}, MACHINE.device).memory > 0
     if Path("/proc/self/clear_refs").exists():
         assert "not allowed to write /proc/self/clear_refs" in caplog.text
 

@@ -94,6 +94,9 @@ def test_removing_people_leaves_the_vectors_of_the_others(engine):
     group = left.users.propagation.groups[-1]
     assert isinstance(group, Networked)
     assert len(group.folds) == 58
+    left = engine.update(GraphDelta(removed_nodes={"Movie": ["m0", "m69"]}))
+    before, after = (e.recomputed("Movie", ["m68", "m79"]).matrix for e in (engine, left))
+    np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_a_network_alone_scores_like_any_scorer(graph):

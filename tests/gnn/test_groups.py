@@ -60,6 +60,8 @@ def test_sparse_rows_multiply_as_their_dense_form():
     np.testing.assert_allclose(rows.matmul(right), dense @ right.numpy(), atol=1e-5)
     np.testing.assert_allclose(rows.rmatmul(left), dense.T @ left.numpy(), atol=1e-5)
     np.testing.assert_allclose(rows.square_norms(), (dense**2).sum(axis=1), atol=1e-5)
+    some = rows.to(torch.device("cpu")).take(torch.tensor([3, 2, 3, 0]))
+    np.testing.assert_allclose(some.to_dense(), dense[[3, 2, 3, 0]], atol=1e-6)
 
 
 def test_sparse_rows_without_entries_multiply_to_zero():

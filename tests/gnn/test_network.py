@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from gnn.groups import SparseRows
 from gnn.network import MASKS, MODELS, NetworkConfig, TypedNetwork, features_of
 from gnn.network_data import NetworkData, build_network
 from gnn.network_infer import all_states, some_states
@@ -33,9 +36,11 @@ def odd_data(rng: np.random.Generator) -> NetworkData:
         ("user", "knows", "user"): Incoming.from_edges(np.array([0]), np.array([1]), 12),
         ("nothing", "of", "item"): Incoming.from_edges(*np.empty((2, 0), np.int64), 15),
     }
+    two_each = 2 * torch.arange(-1, 15).clamp(min=0)  # but for the first
+    words = SparseRows(two_each, torch.from_numpy(rng.integers(6, size=28)), torch.ones(28), 6)
     features = {
         "user": rng.normal(size=(12, 3)).astype(np.float32),
-        "item": rng.normal(size=(15, 5)).astype(np.float32),
+        "item": (rng.normal(size=(15, 5)).astype(np.float32), words),
     }
     pairs = np.unique(rng.integers(0, [[12], [12]], (2, 40)), axis=1)
     return NetworkData(TypedGraph(num, edges), features, pairs, RATED)
@@ -48,13 +53,35 @@ def data() -> NetworkData:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_few_nodes_from_their_neighbourhood_equal_the_full_pass(model, data):
-    network = build_network(data, config(model), 0).eval()
+    network = with_words(build_network(data, config(model), 0))
     graph = data.with_interactions(data.positives)
     whole = all_states(network, graph, data.features, CPU)[-1]
     for node_type, rows in {"user": [1, 3], "item": [0, 14], "genre": [2]}.items():
         at = torch.tensor(rows)
         some = some_states(network, graph, data.features, {node_type: at}, CPU)[node_type]
         np.testing.assert_allclose(some, whole[node_type][at], atol=1e-5)
+
+
+def with_words(network: TypedNetwork) -> TypedNetwork:
+    """What words say starts at zero; here it is something."""
+    for table in network.sparse.values():
+        torch.nn.init.normal_(table)
+    return network.eval()
+
+
+def test_words_change_the_state_of_those_who_have_them(data):
+    network = build_network(data, config(), 0).eval()
+    graph = TypedGraph(data.graph.num_nodes, {})
+    without = all_states(network, graph, data.features, CPU)[-1]["item"]
+    there = all_states(with_words(network), graph, data.features, CPU)[-1]["item"]
+    same = (there - without).abs().amax(dim=1) < 1e-6
+    assert same.tolist() == [True] + [False] * 14
+    dense, _ = data.features["item"]
+    with pytest.raises(ValueError, match="item had sparse features at training, and has none now"):
+        all_states(network, graph, {**data.features, "item": dense}, CPU)
+    plain = build_network(replace(data, features={**data.features, "item": dense}), config(), 0)
+    with pytest.raises(ValueError, match="item has sparse features, and had none at training"):
+        all_states(plain, graph, data.features, CPU)
 
 
 @pytest.mark.parametrize("model", MODELS)

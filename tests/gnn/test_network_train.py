@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from gnn.groups import SparseRows
 from gnn.network import MODELS, NetworkConfig
 from gnn.network_data import NetworkData
 from gnn.network_infer import Vectors, all_vectors
@@ -48,6 +49,18 @@ def test_items_that_nobody_has_chosen_go_to_those_who_share_their_taste(model, d
     assert ranked_ndcg(vectors(found.network, data), pairs, cold) > 0.75
     rated = found.history[found.best_epoch]["ndcg"]
     assert rated == max(h["ndcg"] for h in found.history)
+
+
+def test_what_words_alone_tell_is_learnt(data):
+    taste = torch.arange(60) % 4
+    words = SparseRows(torch.arange(61), taste, torch.ones(60), 4)
+    features = {**data.features, "item": (np.ones((60, 1), np.float32), words)}
+    graph = TypedGraph({"user": 80, "item": 60}, {})
+    wordy = replace(data, graph=graph, features=features)
+    found = train_network(wordy, LONGER)
+    cold = np.arange(48, 60)
+    pairs = np.array([(u, i) for u in range(80) for i in cold if u % 4 == i % 4]).T
+    assert ranked_ndcg(vectors(found.network, wordy), pairs, cold) > 0.9
 
 
 @pytest.mark.parametrize(
