@@ -75,12 +75,12 @@ class NetworkConfig:
     hidden_channels: int = 64
     fanouts: tuple[int, ...] = (10, 10)
     heads: int = 4
-    dropout: float = 0.2
+    dropout: float = 0.05
     decoder: str = "cosine"
     interactions: bool = True
     cold_share: float = 0.5
-    batch_size: int = 2048
-    epochs: int = 30
+    batch_size: int = 512
+    epochs: int = 15
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     num_negatives: int = 256

@@ -36,7 +36,7 @@ CLOSED = {
 }
 SPACE = {
     "learning_rate": (1.5e-3, 3e-3, 6e-3),
-    "dropout": (0.1, 0.2, 0.5),
+    "dropout": (0.02, 0.05, 0.2),
     "hidden_channels": (32, 64, 128),
     "cold_share": (0.3, 0.5, 0.8),
     "decoder": ("cosine", "dot"),
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--engines", default="propagation+sage")
     parser.add_argument("--seconds", type=float, default=120.0, help="a model's, on every split")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=NetworkConfig().epochs)
     parser.add_argument("--batch-size", type=int, default=NetworkConfig().batch_size)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out")

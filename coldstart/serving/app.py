@@ -36,7 +36,7 @@ from coldstart.serving.looking import (
     page,
     title_property,
 )
-from coldstart.serving.operations import Operation, check_names, check_vectors
+from coldstart.serving.operations import Operation, check_upsert, check_vectors
 from coldstart.serving.quick import QuickLists, plain_lists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
@@ -186,7 +186,7 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
         """Add or change nodes and edges. Without training; the next request sees it."""
         operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
         engine = durable.current.engine
-        check_names(engine.graph, operation)
+        check_upsert(engine.graph, operation)
         check_vectors(engine, operation)
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})

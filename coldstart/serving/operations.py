@@ -117,13 +117,17 @@ def _embeddings(
     return NodeEmbeddings(Vocabulary(node_type, keys), made)
 
 
-def check_names(graph: KnowledgeGraph, operation: Operation) -> None:
+def check_upsert(graph: KnowledgeGraph, operation: Operation) -> None:
     """Refuse what no part of an engine would ever look at, and seconds where times are dates.
 
     Raises:
-        GraphError: a node or edge is of a type that neither graph nor schema has, a node has such a
-            property, or see :func:`coldstart.temporal.require_dates`.
+        GraphError: there is nothing in it, a node or edge is of a type that neither graph nor
+            schema has, a node has such a property, or see
+            :func:`coldstart.temporal.require_dates`.
     """
+    lists = [operation.get(name) for name in ("edges", "remove_edges", "vectors", "ready_vectors")]
+    if not any((*lists, *operation.get("nodes", {}).values())):
+        raise GraphError("the request changes nothing; give nodes, edges or remove_edges")
     for name in ("nodes", "vectors", "ready_vectors"):
         for node_type in operation.get(name, {}):
             require_node_type(graph, node_type, name)

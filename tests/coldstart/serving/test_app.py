@@ -232,6 +232,8 @@ def test_a_click_that_is_sent_again_with_its_key_counts_once(client):
     ("path", "body", "status", "message"),
     [
         ("/upsert", {"nodes": {"Movie": [{}]}}, 422, "row 0 has no properties"),
+        ("/upsert", {}, 422, "the request changes nothing; give nodes, edges or remove_edges"),
+        ("/upsert", {"nodes": {"Movie": []}}, 422, "the request changes nothing"),
         (
             "/upsert",
             {"vectors": {"Movie": {"keys": ["m0"], "matrix": [[0.0] * 24]}}},

@@ -2,7 +2,7 @@ import datetime as dt
 
 import pytest
 
-from coldstart.serving.operations import check_names
+from coldstart.serving.operations import check_upsert
 from kg import KnowledgeGraph, Schema
 from kg.errors import GraphError
 
@@ -20,6 +20,6 @@ def edge(time):
 
 def test_seconds_are_refused_where_times_are_dates():
     with pytest.raises(GraphError, match="1760000000 is none between 1973 and 2099"):
-        check_names(DATED, edge(1_760_000_000))
-    check_names(DATED, edge(1_760_000_000_000_000))
-    check_names(DATED, edge(None))
+        check_upsert(DATED, edge(1_760_000_000))
+    check_upsert(DATED, edge(1_760_000_000_000_000))
+    check_upsert(DATED, edge(None))
