@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,19 +17,50 @@ from gnn.network_data import NetworkData
 from gnn.network_infer import all_vectors
 from gnn.network_train import TrainedNetwork, train_network
 from gnn.parallel import own_device
+from kg.graph import KnowledgeGraph
+from kg.schema import EdgeType
+from kg.vectors import Key
 
 log = logging.getLogger(__name__)
 
 
-def network_data(data: TrainingData) -> NetworkData:
+def network_data(data: TrainingData, *, like: TrainingData | None = None) -> NetworkData:
     """What a network is trained on: every relation, the nodes' own features, the positives.
 
     Args:
-        data: the training graph and the vectors of its texts.
+        data: the graph and the vectors of its texts.
+        like: what the network was trained on, where the graph has got nodes and edges since. What
+            was learnt of features then (words, scales) counts now as well, and new nodes give no
+            messages.
+
+    Raises:
+        ValueError: nodes of then are gone, or stand in other rows.
     """
+    if like is None:
+        return _content(data).data
+    for node_type in like.graph.node_types:
+        then, now = (_keys(d.graph, node_type) for d in (like, data))
+        if now[: len(then)] != then:
+            raise ValueError(
+                f"{node_type}: nodes that the network was trained with are gone or in other rows; "
+                "add new nodes by graph.apply(delta), which puts them behind, or train anew"
+            )
+    known = like.graph.edge_types
+    return _content(data, edge_types=known, like=_content(like)).data
+
+
+def _content(
+    data: TrainingData,
+    edge_types: Collection[EdgeType] | None = None,
+    like: Content | None = None,
+) -> Content:
     schema = data.graph.schema
-    inputs = data.inputs(schema.user), data.inputs(schema.item)
-    return Content.of(data.graph, *inputs, data.graph.positives()).data
+    user, item = (data.inputs(t, edge_types) for t in (schema.user, schema.item))
+    return Content.of(data.graph, user, item, data.graph.positives(), like)
+
+
+def _keys(graph: KnowledgeGraph, node_type: str) -> list[Key]:
+    return list(graph.vocabularies[node_type]) if node_type in graph.vocabularies else []
 
 
 def network_scorer(network: TypedNetwork, data: NetworkData) -> CosineBiasScorer:
@@ -37,7 +68,8 @@ def network_scorer(network: TypedNetwork, data: NetworkData) -> CosineBiasScorer
 
     Args:
         network: trained.
-        data: as it is now; with ``interactions`` in its settings, its positives are passed along.
+        data: as at training, or what :func:`network_data` makes of a graph that has grown since;
+            with ``interactions`` in its settings, its positives are passed along.
     """
     device = next(network.parameters()).device
     found = all_vectors(network, data.passed(network.config), data.features, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from coldstart.ready_vectors import Ready
 from coldstart.scorer import Scorer
 from gnn.data import NodeInputs, node_inputs
 from kg.graph import KnowledgeGraph
+from kg.schema import EdgeType
 from kg.vectors import NodeEmbeddings
 
 Settings = Mapping[str, Callable[[], Scorer]]
@@ -51,8 +52,8 @@ class TrainingData:
         set_(self, "warm_users", np.unique(positives[0]))
         set_(self, "warm_items", np.unique(positives[1]))
 
-    def inputs(self, node_type: str) -> NodeInputs:
-        """Feature inputs of all nodes of a type."""
+    def inputs(self, node_type: str, edge_types: Collection[EdgeType] | None = None) -> NodeInputs:
+        """Feature inputs of all nodes of a type, from some edge types or from all."""
         text = self.texts[node_type].matrix if node_type in self.texts else None
         named = {n: v.matrix for n, v in self.vectors.get(node_type, {}).items()}
-        return node_inputs(self.graph, node_type, text, vectors=named)
+        return node_inputs(self.graph, node_type, text, edge_types=edge_types, vectors=named)

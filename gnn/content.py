@@ -49,17 +49,38 @@ class Content:
         user_inputs: NodeInputs,
         item_inputs: NodeInputs,
         positives: np.ndarray,
+        like: Content | None = None,
     ) -> Content:
-        """What a graph holds besides its interactions, with every statistic from warm rows."""
+        """What a graph holds besides its interactions, with every statistic from warm rows.
+
+        Args:
+            graph: the typed graph.
+            user_inputs: of all users.
+            item_inputs: of all items.
+            positives: distinct rows of user and item, ``[2, num_pairs]``.
+            like: what the same graph held when a network was trained; statistics and who gives
+                messages are as they were, and nodes that came behind the others give none.
+        """
         schema = graph.schema
         sides = {schema.user: user_inputs, schema.item: item_inputs}
-        warm = {schema.user: np.unique(positives[0]), schema.item: np.unique(positives[1])}
-        own = {t: own_groups(inputs, warm[t]) for t, inputs in sides.items()}
+        if like is None:
+            warm = {schema.user: np.unique(positives[0]), schema.item: np.unique(positives[1])}
+            own = {t: own_groups(inputs, warm[t]) for t, inputs in sides.items()}
+            giving = {t: givers(inputs, t, warm[t]) for t, inputs in sides.items()}
+        else:
+            warm, own = like.warm, like.own
+            giving = {
+                t: {(n, s): _longer(mask, graph.num_nodes(s)) for (n, s), mask in of.items()}
+                for t, of in like.giving.items()
+            }
         features = {t: _features(own[t], inputs) for t, inputs in sides.items()}
-        giving = {t: givers(inputs, t, warm[t]) for t, inputs in sides.items()}
         passed = _passed(graph, sides, warm, giving)
         data = NetworkData(passed, features, positives, schema.interaction)
         return cls(sides, warm, own, giving, data)
+
+
+def _longer(mask: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(mask, (0, size - len(mask)))
 
 
 def _features(own: Propagation, inputs: NodeInputs) -> Features:

@@ -245,15 +245,26 @@ def relation_name(
 def feature_names(
     edge_types: Collection[EdgeType], graph: KnowledgeGraph, node_type: str
 ) -> dict[EdgeType, str]:
-    """What the edge types that say something about nodes of a type are called in its features."""
-    return {
-        e: e[1] if e[0] == e[2] else relation_name(edge_types, e, graph, node_type)
-        for e in feature_edge_types(edge_types, graph, node_type)
-    }
+    """What the edge types that say something about nodes of a type are called in its features.
+
+    No two are called the same: where ``rev_has`` is both a relation's own name and that of another
+    followed backwards, the later one has its edge type behind it.
+    """
+    out: dict[EdgeType, str] = {}
+    for edge_type in feature_edge_types(edge_types, graph, node_type):
+        source, name, target = edge_type
+        if source != target:
+            name = relation_name(edge_types, edge_type, graph, node_type)
+        while name in out.values():
+            name += f" ({' '.join(edge_type)})"
+        out[edge_type] = name
+    return out
 
 
 def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | None = None):
     """The graph as PyTorch Geometric ``HeteroData``, with reverse edges as ``rev_`` relations.
+
+    Where the graph has a relation of that name itself, the reverse one is ``rev_rev_`` and so on.
 
     Args:
         graph: the typed graph.
@@ -278,11 +289,16 @@ def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | N
         data[node_type].num_nodes = graph.num_nodes(node_type)
         if features and node_type in features:
             data[node_type].x = torch.tensor(features[node_type])
+    taken = set(graph.edges)
     for (source, relation, target), edges in graph.edges.items():
+        reverse = f"rev_{relation}"
+        while (target, reverse, source) in taken:
+            reverse = f"rev_{reverse}"
+        taken.add((target, reverse, source))
         index = torch.tensor(edges.index)  # copies, as the graph is frozen
         for edge_type, edge_index in (
             ((source, relation, target), index),
-            ((target, f"rev_{relation}", source), index.flip(0)),
+            ((target, reverse, source), index.flip(0)),
         ):
             data[edge_type].edge_index = edge_index
             if edges.weight is not None:

@@ -26,6 +26,26 @@ NUM_BASES = 8
 """Matrices that the relations of an R-GCN share."""
 
 
+class _ByType(nn.Module):
+    """Rows times the matrix of their type, in the place of HGTConv's ``HeteroLinear``.
+
+    That one writes the types one after another into one array, and its backward pass copies all of
+    the array for each of them: on MovieLens 100K nine tenths of the time of a step.
+
+    Args:
+        weight: ``[num_types, channels, channels]``.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """``[n, channels]``, of rows that are sorted by type."""
+        parts = x.split(types.bincount(minlength=len(self.weight)).tolist())
+        return torch.cat([part @ w for part, w in zip(parts, self.weight.unbind(), strict=True)])
+
+
 class TypedLayer(nn.Module):
     """x + relu(norm(messages + W x)) for the targets of a block.
 
@@ -83,7 +103,10 @@ class TypedLayer(nn.Module):
                 e: (index[e[0]], f"r{i}", index[e[2]]) for i, e in enumerate(self.edge_types)
             }
             metadata = (names, list(self.renamed.values()))
-            self.convs = nn.ModuleList([HGTConv(channels, channels, metadata, heads)])
+            conv = HGTConv(channels, channels, metadata, heads)
+            for name in ("k_rel", "v_rel"):
+                conv.add_module(name, _ByType(getattr(conv, name).weight))
+            self.convs = nn.ModuleList([conv])
 
     def forward(
         self,

@@ -230,8 +230,11 @@ class TypedNetwork(nn.Module):
             parts.append(self.inputs[place](dense))
             if sparse is None and place in self.sparse:
                 raise ValueError(f"{node_type} had sparse features at training, and has none now")
-            if sparse is not None and place not in self.sparse:
-                raise ValueError(f"{node_type} has sparse features, and had none at training")
+            if sparse is not None and self.sparse_widths.get(node_type) != sparse.width:
+                raise ValueError(
+                    f"{node_type} has {sparse.width} sparse features, and had "
+                    f"{self.sparse_widths.get(node_type, 0)} at training"
+                )
             if sparse is not None:
                 parts.append(sparse.matmul(self.sparse[place]))
         if place in self.rows:

@@ -44,11 +44,10 @@ class ChoiceTask:
         self.warm_items = np.unique(pairs[1])
         self.graph = data.with_interactions(pairs) if config.interactions else data.graph
         self.graph_there = self.graph.to(device)
-        chance = self.back.degrees / pairs.shape[1]
-        expected = chance * min(config.batch_size, pairs.shape[1])
-        expected[self.warm_items] += config.num_negatives / len(self.warm_items)
         # P(at least one draw); an item is among the candidates once, however often it is drawn.
-        self.log_chance = np.log(np.maximum(-np.expm1(-expected), 1e-9)).astype(np.float32)
+        missed = (1 - min(config.batch_size / pairs.shape[1], 1.0)) ** self.back.degrees
+        missed[self.warm_items] *= (1 - 1 / len(self.warm_items)) ** config.num_negatives
+        self.log_chance = np.log(np.maximum(1 - missed, 1e-9)).astype(np.float32)
 
     def loss(
         self, pairs: np.ndarray, rng: np.random.Generator, hard: np.ndarray | None

@@ -14,7 +14,7 @@ from gnn.parallel import told_bytes
 from kg.errors import SavedFileError
 from kg.files import read_folder, write_folder
 
-KIND, VERSION = "training of a graph network", 1
+KIND, VERSION = "training of a graph network", 2
 
 
 @dataclass(eq=False)
@@ -66,7 +66,7 @@ def write_progress(
 
 
 def read_progress(
-    folder: Path,
+    folder: Path | None,
     fingerprint: dict[str, Any],
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
@@ -75,7 +75,7 @@ def read_progress(
     """Put the parameters and the optimizer back to where they were; ``None`` if there is no folder.
 
     Of several processes the first one reads, compares and tells the others, so all go on from one
-    epoch, or none does, wherever the folder lies.
+    epoch, or none does, wherever the folder lies; the others need not know it.
 
     Raises:
         SavedFileError: the folder is incomplete, or of other data, settings or seed.
@@ -93,10 +93,12 @@ def read_progress(
             )
         return json.dumps(meta).encode() + b"\n" + (at / "state.safetensors").read_bytes()
 
-    found = told_bytes(
-        lambda: read_folder(folder, read, kind=KIND, version=VERSION) if folder.exists() else None,
-        device,
-    )
+    def what_is_there() -> bytes | None:
+        if folder is None or not folder.exists():
+            return None
+        return read_folder(folder, read, kind=KIND, version=VERSION)
+
+    found = told_bytes(what_is_there, device)
     if found is None:
         return None
     described, _, packed = found.partition(b"\n")

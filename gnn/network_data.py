@@ -58,6 +58,7 @@ class NetworkData:
         """Of every part, for JSON: other data have others."""
         edges = sorted(self.graph.edges.items())
         return {
+            "interaction": " ".join(self.interaction),
             "positives": _checksum(self.positives.T),
             "nodes": dict(sorted(self.graph.num_nodes.items())),
             "edges": {

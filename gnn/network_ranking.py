@@ -15,6 +15,9 @@ from gnn.weighting import Fold, left_out_ndcg
 LEAST_HELD_OUT = 5
 """With fewer held-out nodes on a side than this, training runs all epochs."""
 
+_BLOCK_USERS = 1024
+"""So many users rank all items at once."""
+
 HARD_POOL = 100
 """Hard negatives are drawn from so many items, those ranked highest for a user."""
 
@@ -75,12 +78,20 @@ def ranked_ndcg(vectors: Vectors, pairs: np.ndarray, candidates: np.ndarray) -> 
     pairs = pairs[:, np.isin(pairs[1], candidates)]
     if not pairs.shape[1]:
         return math.nan
-    who, context = np.unique(pairs[0], return_inverse=True)
+    pairs = pairs[:, np.argsort(pairs[0], kind="stable")]
+    who, starts, context = np.unique(pairs[0], return_index=True, return_inverse=True)
     users = torch.cat([vectors.users[torch.from_numpy(who)], torch.ones(len(who), 1)], dim=1)
     items = torch.cat([vectors.items, vectors.biases[:, None]], dim=1)
+    nodes = torch.from_numpy(candidates)
     node = torch.from_numpy(np.searchsorted(candidates, pairs[1]))
-    fold = Fold(torch.from_numpy(candidates), users, torch.from_numpy(context), node)
-    return left_out_ndcg(items, [fold])
+    ends = np.append(starts, pairs.shape[1])
+    folds = []
+    for first in range(0, len(who), _BLOCK_USERS):
+        last = min(first + _BLOCK_USERS, len(who))
+        some = slice(ends[first], ends[last])
+        rows = torch.from_numpy(context[some] - first)
+        folds.append(Fold(nodes, users[first:last], rows, node[some]))
+    return left_out_ndcg(items, folds)
 
 
 def hard_items(vectors: Vectors, links: Adjacency) -> np.ndarray:
@@ -94,7 +105,7 @@ def hard_items(vectors: Vectors, links: Adjacency) -> np.ndarray:
     pool = min(HARD_POOL, len(warm))
     out = np.zeros((len(links), pool), np.int64)
     at = torch.from_numpy(warm)
-    for rows in torch.arange(len(links)).split(1024):
+    for rows in torch.arange(len(links)).split(_BLOCK_USERS):
         scores = vectors.users[rows] @ vectors.items[at].T + vectors.biases[at]
         of = links.take(rows.numpy())
         chosen = torch.from_numpy(np.searchsorted(warm, of.indices))

@@ -25,6 +25,7 @@ from gnn.network_infer import Vectors, all_vectors
 from gnn.network_links import LinkTask
 from gnn.network_ranking import HeldOut, hard_items
 from gnn.parallel import place, summed, summed_gradients, told
+from gnn.typed import TypedGraph
 from kg.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def train_network(
         device: where the arithmetic happens; the CPU by default.
         checkpoint: folder that gets the state after every epoch; where it holds one of the same
             data, settings and seed, training goes on from there. Of several processes the first
-            one writes and reads it.
+            one writes and reads it, the others need not have it.
         progress: called with ``"step"`` or ``"epoch"`` and the numbers so far.
 
     Raises:
@@ -100,6 +101,9 @@ class _Run:
         self.network = build_network(data, config, seed).to(device)
         links = LinkTask(data.graph, config, seed, device) if config.triple_loss else None
         self.task = ChoiceTask(data, self.pairs, self.network, links, device)
+        # A cold node gives no messages: its own features must not come back to it.
+        silent = {data.user: self.held_out.users, data.item: self.held_out.items}
+        self.judged = self.task.graph.without_sources(silent)
         self.parameters = dict(self.network.named_parameters())
         if links is not None:
             named = links.triples.named_parameters()
@@ -112,9 +116,8 @@ class _Run:
             parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         state = Progress(self._fingerprint(), 0, [], -1, {})
-        if folder is not None and (
-            found := read_progress(folder, state.fingerprint, parameters, optimizer, self.device)
-        ):
+        found = read_progress(folder, state.fingerprint, parameters, optimizer, self.device)
+        if found is not None:
             state = found
             log.info("training goes on after epoch %d, from %s", state.epoch, folder)
         if state.epoch == 0:
@@ -206,15 +209,15 @@ class _Run:
     def _hard_items(self, epoch: int) -> np.ndarray | None:
         if not self.config.num_hard or epoch == 0:
             return None
-        found = torch.from_numpy(hard_items(self._vectors(), self.task.links))
+        found = torch.from_numpy(hard_items(self._vectors(self.task.graph), self.task.links))
         return told(found.to(self.device)).cpu().numpy()
 
     def _ndcg(self) -> float:
-        found = self.held_out.ndcg(self._vectors(), self.data.positives)
+        found = self.held_out.ndcg(self._vectors(self.judged), self.data.positives)
         return float(told(torch.tensor(found, dtype=torch.float64, device=self.device)))
 
-    def _vectors(self) -> Vectors:
-        return all_vectors(self.network, self.task.graph, self.data.features, self.device)
+    def _vectors(self, graph: TypedGraph) -> Vectors:
+        return all_vectors(self.network, graph, self.data.features, self.device)
 
 
 def _copied(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -55,6 +55,13 @@ class Incoming:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def without_sources(self, rows: torch.Tensor) -> Incoming:
+        """The edges that come from other rows than these."""
+        kept = ~torch.isin(self.indices, rows)
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        times = None if self.times is None else self.times[kept]
+        return Incoming(before[self.indptr], self.indices[kept], times)
+
     def to(self, device: torch.device) -> Incoming:
         """The same edges on another device."""
         times = None if self.times is None else self.times.to(device)
@@ -82,6 +89,18 @@ class TypedGraph:
     def edge_types(self) -> tuple[EdgeType, ...]:
         """Sorted."""
         return tuple(sorted(self.edges))
+
+    def without_sources(self, rows: Mapping[str, np.ndarray]) -> TypedGraph:
+        """The same nodes, without the edges that leave some of them.
+
+        Args:
+            rows: of these nodes, by type.
+        """
+        edges = dict(self.edges)
+        for edge_type, incoming in self.edges.items():
+            if len(silent := rows.get(edge_type[0], ())):
+                edges[edge_type] = incoming.without_sources(torch.from_numpy(np.asarray(silent)))
+        return replace(self, edges=edges)
 
     def to(self, device: torch.device) -> TypedGraph:
         """The same graph on another device."""

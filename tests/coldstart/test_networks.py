@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,43 @@ def test_a_network_alone_scores_like_any_scorer(graph):
         again.score(np.arange(3), np.arange(9)), scorer.score(np.arange(3), np.arange(9))
     )
     assert found.history
+
+
+def test_a_network_alone_takes_nodes_that_came_after_it_was_trained(graph):
+    then = TrainingData(graph, {})
+    prepared = network_data(then)
+    network = train_network(prepared, replace(SMALL, interactions=False)).network
+    genres = graph.edges["Movie", "HAS_GENRE", "Genre"].index
+    genre = graph.vocabularies["Genre"][int(genres[1][genres[0] == 70][0])]
+    same = {"id": ["m70 again"], "year": [graph.node_table("Movie")["year"][70].as_py()]}
+    delta = GraphDelta(
+        nodes={"Movie": same, "Genre": {"id": ["a new one"]}},
+        edges={
+            ("Movie", "HAS_GENRE", "Genre"): {
+                "source": ["m70 again", "m71"],
+                "target": [genre, "a new one"],
+            },
+            # A film that was cold is warm now, and another is known to one more.
+            graph.schema.interaction: {
+                "source": ["u0", "u1"],
+                "target": ["m72", "m0"],
+                "weight": [5, 5],
+                "time": [999, 999],
+            },
+        },
+    )
+    now = network_data(TrainingData(graph.apply(delta), {}), like=then)
+    before, after = network_scorer(network, prepared), network_scorer(network, now)
+    users, items = np.arange(60), np.setdiff1d(np.arange(80), [71])
+    np.testing.assert_allclose(
+        after.score(users, items), before.score(users, items), rtol=1e-5, atol=1e-5
+    )
+    new = after.score(np.arange(52), np.array([80]))[:, 0]
+    own = np.arange(52) % 4 == 70 % 4
+    assert new[own].min() > new[~own].max()
+    fewer = graph.apply(GraphDelta(removed_nodes={"Genre": [genre]}))
+    with pytest.raises(ValueError, match="Genre: nodes that the network was trained with are gone"):
+        network_data(TrainingData(fewer, {}), like=then)
 
 
 def test_a_family_begins_no_setting_when_its_time_is_over(graph):

@@ -68,6 +68,34 @@ def test_relations_are_named_by_direction_and_where_needed_by_the_other_end():
     assert relation_name(graph.edge_types, ("Person", "MADE", "Movie"), graph, "Person") == "MADE"
 
 
+def test_relations_that_would_have_one_name_are_told_apart():
+    graph = made(
+        {
+            ("Genre", "has", "Movie"): {"source": ["g", "g"], "target": ["a", "b"]},
+            ("Movie", "rev_has", "Genre"): {"source": ["a"], "target": ["h"]},
+            ("Movie", "IN", "Genre"): {"source": ["a"], "target": ["g"]},
+            ("Movie", "IN", "Decade"): {"source": ["a"], "target": [1990]},
+            ("Movie", "IN Genre", "Decade"): {"source": ["a"], "target": [2000]},
+            ("Movie", "like", "Movie"): {"source": ["a"], "target": ["b"]},
+            ("Movie", "rev_like", "Movie"): {"source": ["b"], "target": ["a"]},
+        }
+    )
+    inputs = node_inputs(graph, "Movie", None)
+    degrees = {name: len(links.indices) for name, links in inputs.relations.items()}
+    assert degrees == {
+        "rev_has": 2,
+        "rev_has (Movie rev_has Genre)": 1,
+        "IN Genre": 1,
+        "IN Decade": 1,
+        "IN Genre (Movie IN Genre Decade)": 1,
+    }
+    data = gnn.to_hetero_data(graph)
+    assert len(data.edge_types) == 2 * len(graph.edges)
+    assert data["Genre", "has", "Movie"].edge_index.shape[1] == 2
+    assert data["Movie", "rev_has", "Genre"].edge_index.shape[1] == 1
+    assert data["Movie", "rev_rev_has", "Genre"].edge_index.shape[1] == 2
+
+
 def test_interactions_under_another_name_have_no_name_among_features():
     edge_types = [*toy_graph().edge_types, ("User", "VIEWED", "Movie")]
     named = feature_names(edge_types, toy_graph(), "User")

@@ -80,7 +80,7 @@ def test_words_change_the_state_of_those_who_have_them(data):
     with pytest.raises(ValueError, match="item had sparse features at training, and has none now"):
         all_states(network, graph, {**data.features, "item": dense}, CPU)
     plain = build_network(replace(data, features={**data.features, "item": dense}), config(), 0)
-    with pytest.raises(ValueError, match="item has sparse features, and had none at training"):
+    with pytest.raises(ValueError, match="item has 6 sparse features, and had 0 at training"):
         all_states(plain, graph, data.features, CPU)
 
 
@@ -97,6 +97,30 @@ def test_states_do_not_depend_on_the_order_of_relations(model, data):
         with torch.no_grad():
             states = network.states(x_dict, drawn.nodes, drawn.blocks)
         np.testing.assert_allclose(states["item"], whole, atol=1e-5)
+
+
+def test_hgt_is_that_of_pyg(data):
+    from torch_geometric.nn import HGTConv  # the layers are an extra
+
+    conv = build_network(data, config("hgt"), 0).layers[0].get_submodule("convs.0")
+    assert isinstance(conv, HGTConv)
+    theirs = HGTConv(16, 16, (conv.node_types, conv.edge_types), heads=2)
+    theirs.load_state_dict(conv.state_dict())
+    sizes = {"n0": 4, "n1": 15, "n2": 12}
+    rng = torch.Generator().manual_seed(0)
+    x_dict = {t: torch.randn(n, 16, generator=rng) for t, n in sizes.items()}
+    edges = {
+        e: torch.stack([torch.randint(sizes[end], (9,), generator=rng) for end in (e[0], e[2])])
+        for e in conv.edge_types[1:]
+    }
+    found = []
+    for one in (conv, theirs):
+        out = one(x_dict, edges)
+        loss = sum((x**2).sum() for x in out.values())
+        gradient = torch.autograd.grad(loss, one.k_rel.weight)
+        found.append([*(out[t].detach() for t in sorted(out)), *gradient])
+    for ours, other in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -25,6 +25,16 @@ def test_ndcg_is_that_of_the_lists_of_vectors_and_biases():
     assert math.isnan(ranked_ndcg(VECTORS, pairs, np.array([3])))
 
 
+def test_ndcg_of_many_users_is_taken_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    parts = (torch.from_numpy(rng.normal(size=s).astype("f")) for s in ((9, 3), (12, 3), (12,)))
+    vectors = Vectors(*parts)
+    pairs = np.unique(rng.integers(0, [[9], [12]], (2, 30)), axis=1)[:, ::-1]
+    whole = ranked_ndcg(vectors, pairs, np.arange(2, 12))
+    monkeypatch.setattr("gnn.network_ranking._BLOCK_USERS", 4)
+    assert ranked_ndcg(vectors, pairs, np.arange(2, 12)) == pytest.approx(whole, abs=1e-6)
+
+
 def test_hard_negatives_are_ranked_high_and_no_positives():
     links = Adjacency.from_pairs(np.array([0, 0, 1]), np.array([2, 1, 3]), 2, 4)
     assert hard_items(VECTORS, links)[:, 0].tolist() == [3, 2]

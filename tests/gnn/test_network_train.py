@@ -15,7 +15,7 @@ from gnn.groups import SparseRows
 from gnn.network import MODELS, NetworkConfig
 from gnn.network_data import NetworkData
 from gnn.network_infer import Vectors, all_vectors
-from gnn.network_ranking import ranked_ndcg
+from gnn.network_ranking import HeldOut, ranked_ndcg
 from gnn.network_train import train_network
 from gnn.parallel import own_device
 from gnn.typed import Incoming, TypedGraph
@@ -167,9 +167,10 @@ try:
 except FirstProcessError as error:
     failed = str(error)
 one = train_network(data, SHARED, seed=0 if rank == 0 else 7, checkpoint=own)
+alone = train_network(data, SHARED, checkpoint=own if rank == 0 else None)
 dist.destroy_process_group()
 told = {"there": there, "history": found.history, "refused": refused, "failed": failed}
-told["together"] = len(one.history)
+told["together"], told["alone"] = len(one.history), len(alone.history)
 own.with_suffix(".json").write_text(json.dumps(told))
 """
 
@@ -214,6 +215,7 @@ def test_what_goes_wrong_in_the_first_process_is_told_to_all_and_nobody_waits(ra
             told["failed"] == "the first process failed with PermissionError: no right to read it"
         )
         assert told["together"] == 3  # the first one compares: none goes on without the other
+        assert told["alone"] == 3  # only the first has the folder
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
@@ -266,6 +268,39 @@ def test_supervised_links_are_never_passed_along():
     config = replace(SMALL, epochs=4, held_out=0.0, cold_share=0.0, batch_size=num)
     found = train_network(data, config)
     assert found.history[-1]["loss"] > 0.9 * np.log(num)
+
+
+def test_edges_from_some_nodes_are_left_out():
+    times = np.array([9.0, 1.0, 5.0])
+    edges = Incoming.from_edges(np.array([4, 2, 3]), np.array([1, 0, 1]), 3, times)
+    graph = TypedGraph({"item": 5, "genre": 3}, {("item", "in", "genre"): edges})
+    assert graph.without_sources({"genre": np.array([0])}).edges == graph.edges
+    left = graph.without_sources({"item": np.array([3, 0])}).edges["item", "in", "genre"]
+    assert left.indptr.tolist() == [0, 1, 2, 2]
+    assert left.indices.tolist() == [2, 4]
+    assert left.times is not None
+    assert left.times.tolist() == [1.0, 9.0]
+
+
+def test_held_out_nodes_are_judged_without_their_own_echo(data, monkeypatch):
+    # Genres pass on what items give them, so a held-out item would hear itself.
+    found = []
+    monkeypatch.setattr(
+        "gnn.network_train.all_vectors",
+        lambda network, graph, *rest: found.append(graph) or all_vectors(network, graph, *rest),
+    )
+    edges = {**data.graph.edges, ("item", "again", "item"): loops(60)}
+    looped = replace(data, graph=replace(data.graph, edges=edges))
+    train_network(looped, replace(SMALL, epochs=1, held_out=0.2))
+    held = HeldOut.draw(data.positives, 0.2, 0)
+    assert len(held.items) == 9
+    for edge_type in (("item", "has", "genre"), ("item", "again", "item")):
+        sources = found[0].edges[edge_type].indices.numpy()
+        assert set(sources) == set(range(60)) - set(held.items)
+
+
+def loops(count: int) -> Incoming:
+    return Incoming.from_edges(np.arange(count), np.arange(count), count)
 
 
 def test_edges_arrive_sorted_by_target_and_time():
