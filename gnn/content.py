@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,14 +34,16 @@ class Content:
         warm: their warm rows.
         own: features of the nodes apart from their links.
         giving: who gives messages to them, see :func:`givers`.
-        data: what a network is trained on.
+        graph: the typed graph.
+        positives: distinct rows of user and item, ``[2, num_pairs]``.
     """
 
     sides: Mapping[str, NodeInputs]
     warm: Mapping[str, np.ndarray]
     own: Mapping[str, Propagation]
     giving: Mapping[str, Mapping[tuple[str, str], np.ndarray]]
-    data: NetworkData
+    graph: KnowledgeGraph
+    positives: np.ndarray
 
     @classmethod
     def of(
@@ -73,10 +76,14 @@ class Content:
                 t: {(n, s): _longer(mask, graph.num_nodes(s)) for (n, s), mask in of.items()}
                 for t, of in like.giving.items()
             }
-        features = {t: _features(own[t], inputs) for t, inputs in sides.items()}
-        passed = _passed(graph, sides, warm, giving)
-        data = NetworkData(passed, features, positives, schema.interaction)
-        return cls(sides, warm, own, giving, data)
+        return cls(sides, warm, own, giving, graph, positives)
+
+    @cached_property
+    def data(self) -> NetworkData:
+        """What a network is trained on."""
+        features = {t: _features(self.own[t], inputs) for t, inputs in self.sides.items()}
+        passed = _passed(self.graph, self.sides, self.warm, self.giving)
+        return NetworkData(passed, features, self.positives, self.graph.schema.interaction)
 
 
 def _longer(mask: np.ndarray, size: int) -> np.ndarray:
