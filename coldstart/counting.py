@@ -107,8 +107,9 @@ def naive_bayes(data: TrainingData) -> Settings:
     popular = np.log((count + 1) / (count.sum() + len(count))).astype(np.float32)
 
     def make(smoothing: float, weight: float) -> Scorer:
-        ratio = np.log((told + smoothing * share) / (count + smoothing) / np.maximum(share, 1e-12))
-        ratio[share[:, 0] == 0] = 0.0  # no warm user has it
+        lift = (told + smoothing * share) / (count + smoothing) / np.maximum(share, 1e-12)
+        lift[share[:, 0] == 0] = 1.0  # no warm user has it
+        ratio = np.log(lift)
         items = np.column_stack([weight * ratio.T.astype(np.float32), popular])
         users = sparse.hstack([attributes, np.ones((len(data.graph.users), 1), np.float32)])
         return HistoryScorer(sparse.csr_matrix(users), items.T)

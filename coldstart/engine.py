@@ -32,7 +32,7 @@ from coldstart.rating import RatingSource, rated
 from coldstart.ready_texts import aligned_texts
 from coldstart.ready_vectors import Ready, aligned
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, NodeInputs, feature_names, node_inputs
+from gnn.data import Adjacency, FarRelation, NodeInputs, feature_names, node_inputs
 from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder, fitted_groups
 from gnn.exposure import exposure_by_time
 from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
@@ -674,6 +674,12 @@ class ColdStartEngine:
         return {
             t: feature_names(self.feature_edges, self.graph, t) for t in (schema.user, schema.item)
         }
+
+    @cached_property
+    def far_relations(self) -> Mapping[str, Mapping[str, FarRelation]]:
+        """By node type what the entities of its relations are linked to, by name of the way."""
+        schema, nobody = self.graph.schema, np.empty(0, np.int64)
+        return {t: self._inputs_of(t, nobody).far for t in (schema.user, schema.item)}
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         some = self.graph, self.texts, self.feature_edges, node_type, rows

@@ -47,7 +47,9 @@ def evidence_of(
         some, back = np.unique(rows, return_inverse=True)
         counts = node_counts(engine, node_type, some)
         out |= {f"{name}_{what}": values[back] for what, values in counts.items()}
-        known[name] = _known(side, counts, _has_properties(engine.graph, node_type, some))[back]
+        told = _has_properties(engine.graph, node_type, some)
+        told |= side.propagation.known_from_afar(engine._inputs_of(node_type, some))
+        known[name] = _known(side, counts, told)[back]
     out |= _parts(engine, user_rows, item_rows)
     out["confidence"] = np.sqrt(known["user"] * known["item"]).astype(np.float32)
     return out
@@ -93,12 +95,10 @@ def _has_properties(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> 
     return out
 
 
-def _known(
-    side: TrainedSide, counts: dict[str, np.ndarray], has_properties: np.ndarray
-) -> np.ndarray:
+def _known(side: TrainedSide, counts: dict[str, np.ndarray], told: np.ndarray) -> np.ndarray:
     n = counts["interactions"]
     known_edges = counts["edges"] - counts["unknown_edges"]
-    has_features = has_properties | (known_edges + counts["text"] > 0)
+    has_features = told | (known_edges + counts["text"] > 0)
     exposure = np.where(n > 0, n / (n + side.precision), 0.0)
     return 1 - (1 - exposure) * (1 - side.reliability * has_features)
 

@@ -316,7 +316,7 @@ def without(engine: ColdStartEngine, user: Key, item: Key, edge: Edge) -> Remova
 
 
 def edge_of(engine: ColdStartEngine, side: Side, source: Source) -> Edge | None:
-    """The edge that an atom comes from, as it is in the graph."""
+    """The edge that an atom comes from; ``None`` where it takes several to get there."""
     graph = engine.graph
     if source.row is None:
         return None
@@ -324,7 +324,9 @@ def edge_of(engine: ColdStartEngine, side: Side, source: Source) -> Edge | None:
         edge_type = graph.schema.interaction
     else:
         names = engine.relation_names[side.node_type]
-        edge_type = next(e for e, name in names.items() if name == source.relation)
+        edge_type = next((e for e, name in names.items() if name == source.relation), None)
+        if edge_type is None:
+            return None  # of an entity's own
     same = edge_type[0] == edge_type[2]
     if same and source.row == side.row:
         return None  # a node counts among its own neighbours without an edge
@@ -366,6 +368,9 @@ def _contribution(
     if source.row is None:
         return Contribution(source.value or "", share)
     edge, schema = edge_of(engine, side, source), engine.graph.schema
+    if far := engine.far_relations[side.node_type].get(source.relation or ""):
+        key = engine.graph.vocabularies[far.target][source.row]
+        return Contribution(name_of(engine.graph, far.target, source.row), share, far.target, key)
     if edge is None:
         return Contribution("itself", share, side.node_type, side.key)
     if source.relation is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,8 +103,7 @@ class GraphPath:
         people = "person" if self.count == 1 else "people"
         said = "" if self.strength is None else " " + _range(*self.strength)
         if self.kind == "shared":
-            entity, some = self.places[2], self.places[1]
-            shared = _named(self.hops[-1].edge_type[1], entity.names[0])
+            shared, some = self._last_entity(), self.places[1]
             return f"it shares {shared} with {self.count} {things} you {verb}{said} ({_few(some)})"
         if self.kind == "linked":
             link = _spoken(self.hops[-1].edge_type[1])
@@ -112,15 +111,31 @@ class GraphPath:
         if self.kind == "audience":
             near = self.places[1].names[0]
             return f"{self.count} {people} who {verb} {near}, as you did{said}, {verb} it, too"
-        own = _named(self.hops[0].edge_type[1], self.places[1].names[0])
         if self.kind == "peers" and len(self.places) == 3:
             return f"{self.places[1].names[0]}, to whom {_spoken(self.hops[0].edge_type[1])} " + (
                 f"links you, {verb} it"
             )
         if self.kind == "peers":
-            return f"{self.count} {people} who share {own} with you {verb} it"
-        entity = _named(self.hops[-1].edge_type[1], self.places[-2].names[0])
-        return f"people who share {own} with you {verb} {self.count} times what shares {entity}"
+            return f"{self.count} {people} who share {self._first_entity()} with you {verb} it"
+        shares = f"{verb} {self.count} times what shares {self._last_entity()}"
+        return f"people who share {self._first_entity()} with you {shares}"
+
+    def _first_entity(self) -> str:
+        """What the user shares with people: half of the way to their interactions."""
+        hops = self.hops[: self._interaction // 2]
+        return _named(hops, self.places[len(hops)].names[0])
+
+    def _last_entity(self) -> str:
+        """What the item shares with others: half of the way back to interactions with these."""
+        number = (len(self.hops) - 1 - self._interaction) // 2
+        return _named(self.hops[: -number - 1 : -1], self.places[-1 - number].names[0])
+
+    @property
+    def _interaction(self) -> int:
+        """Which hop is the first interaction."""
+        return next(
+            at for at, hop in enumerate(self.hops) if hop.edge_type == self.schema.interaction
+        )
 
     def cypher(self) -> CypherQuery:
         """The query that shows this path in the store that the graph came from."""
@@ -171,12 +186,33 @@ def paths_between(
 
 
 class _Link(NamedTuple):
-    """An atom that comes from a link of a node to an entity or to another node of its type."""
+    """An atom that comes from a link of a node to an entity or to another node of its type.
+
+    Args:
+        at: position of the atom.
+        relation: name of the link.
+        way: from the node to the entity.
+        between: node types on the way.
+        end: node type of the entity.
+        row: of the entity.
+    """
 
     at: int
     relation: str
-    edge_type: EdgeType
+    way: tuple[Hop, ...]
+    between: tuple[str, ...]
+    end: str
     row: int
+
+    @property
+    def within(self) -> bool:
+        """Whether it links nodes of one type."""
+        return self.way[0].direction == "both"
+
+    @property
+    def back(self) -> tuple[Hop, ...]:
+        """From the entity to a node."""
+        return tuple(Hop(hop.edge_type, _back(hop.direction)) for hop in reversed(self.way))
 
 
 class _Finder:
@@ -193,13 +229,13 @@ class _Finder:
         rows = np.array(list(self.liked), np.int64)
         inputs = self.engine._inputs_of(self.schema.item, rows)
         for link in self._links_of(self.item):
-            some, entity, kind = rows[_have(inputs, link)].tolist(), link.row, "shared"
-            if _within(link.edge_type) and link.row in self.liked:
-                some, entity, kind = [link.row], None, "linked"
+            some, direct = rows[_have(inputs, link)].tolist(), False
+            if link.within and link.row in self.liked:
+                some, direct = [link.row], True
             if some:
                 shares = self.shares[[self.liked[row] for row in some], link.at]
                 some = _by_size(some, shares)
-                make = partial(self._liked, kind, some, entity, link.edge_type, shares)
+                make = partial(self._liked, some, link, direct, shares)
                 yield float(shares.sum()), make
 
     def through_fans(self) -> Iterator[_Found]:
@@ -222,16 +258,13 @@ class _Finder:
         fans = np.array(list(self.fans), np.int64)
         inputs = self.engine._inputs_of(self.schema.user, fans)
         for link in self._links_of(self.user):
-            people, entity = fans[_have(inputs, link)].tolist(), link.row
-            if _within(link.edge_type) and link.row in self.fans:
-                people, entity = [link.row], None
+            people, direct = fans[_have(inputs, link)].tolist(), False
+            if link.within and link.row in self.fans:
+                people, direct = [link.row], True
             if people:
                 shares = self.shares[link.at, [self.fans[row] for row in people]]
                 people = _by_size(people, shares)
-                yield (
-                    float(shares.sum()),
-                    partial(self._peers, people, entity, link.edge_type, shares),
-                )
+                yield float(shares.sum()), partial(self._peers, people, link, direct, shares)
 
     def through_tastes(self) -> Iterator[_Found]:
         """From what the user shares with people, over what they liked, to what the item shares.
@@ -248,21 +281,13 @@ class _Finder:
                     share = float(self.shares[own.at, other.at])
                     yield share, partial(self._taste, own, other, share, count)
 
-    def _liked(
-        self,
-        kind: str,
-        rows: list[int],
-        entity: int | None,
-        edge_type: EdgeType,
-        shares: np.ndarray,
-    ) -> GraphPath:
-        item = self.schema.item
-        out = _direction(edge_type, item)
-        places, hops = [self._place(item, rows)], [Hop(self.schema.interaction, "out")]
-        hops.append(Hop(edge_type, out))
-        if entity is not None:
-            places.append(self._place(_other_end(edge_type, item), [entity]))
-            hops.append(Hop(edge_type, _back(out)))
+    def _liked(self, rows: list[int], link: _Link, direct: bool, shares: np.ndarray) -> GraphPath:
+        places = [self._place(self.schema.item, rows)]
+        hops = [Hop(self.schema.interaction, "out"), *link.way]
+        if not direct:
+            places += self._through(link)
+            hops += link.back
+        kind = "linked" if direct else "shared"
         return self._path(kind, places, hops, shares.sum(), len(rows), rows)
 
     def _audience(self, row: int, people: list[int], shares: np.ndarray) -> GraphPath:
@@ -270,37 +295,26 @@ class _Finder:
         hops = [Hop(self.schema.interaction, way) for way in ("out", "in", "out")]
         return self._path("audience", places, hops, shares.sum(), len(people), [row])
 
-    def _peers(
-        self, people: list[int], entity: int | None, edge_type: EdgeType, shares: np.ndarray
-    ) -> GraphPath:
-        user = self.schema.user
-        out = _direction(edge_type, user)
-        places, hops = [], [Hop(edge_type, out)]
-        if entity is not None:
-            places.append(self._place(_other_end(edge_type, user), [entity]))
-            hops.append(Hop(edge_type, _back(out)))
-        places.append(self._place(user, people))
+    def _peers(self, people: list[int], link: _Link, direct: bool, shares: np.ndarray) -> GraphPath:
+        places, hops = [], [*link.way]
+        if not direct:
+            places += self._through(link)
+            hops += link.back
+        places.append(self._place(self.schema.user, people))
         hops.append(Hop(self.schema.interaction, "out"))
         return self._path("peers", places, hops, shares.sum(), len(people))
 
     def _taste(self, own: _Link, other: _Link, share: float, count: int) -> GraphPath:
-        user, item = self.schema.user, self.schema.item
-        first, last = own.edge_type, other.edge_type
-        there, back = _direction(first, user), _direction(last, item)
-        places = [
-            self._place(_other_end(first, user), [own.row]),
-            Place(user, (), ()),
-            Place(item, (), ()),
-            self._place(_other_end(last, item), [other.row]),
-        ]
-        hops = [
-            Hop(first, there),
-            Hop(first, _back(there)),
-            Hop(self.schema.interaction, "out"),
-            Hop(last, back),
-            Hop(last, _back(back)),
-        ]
+        people, things = (Place(t, (), ()) for t in (self.schema.user, self.schema.item))
+        places = [*self._through(own), people, things, *self._through(other)]
+        interaction = Hop(self.schema.interaction, "out")
+        hops = [*own.way, *own.back, interaction, *other.way, *other.back]
         return self._path("taste", places, hops, share, count)
+
+    def _through(self, link: _Link) -> list[Place]:
+        """The places between two nodes that have the same link."""
+        there = [Place(node_type, (), ()) for node_type in link.between]
+        return [*there, self._place(link.end, [link.row]), *reversed(there)]
 
     def _path(
         self,
@@ -317,23 +331,36 @@ class _Finder:
 
     def _links_of(self, side: Side) -> list[_Link]:
         """The atoms of a side that come from links."""
-        edge_types = {name: e for e, name in self.engine.relation_names[side.node_type].items()}
+        own = side.node_type
+        edge_types = {name: e for e, name in self.engine.relation_names[own].items()}
+        far = self.engine.far_relations[own]
         found = []
         for at, source in enumerate(side.atoms.sources):
-            if source.relation is not None and source.row is not None:
-                link = _Link(at, source.relation, edge_types[source.relation], source.row)
-                if not (_within(link.edge_type) and link.row == side.row):
-                    found.append(link)
+            name, row = source.relation, source.row
+            if name is None or row is None:
+                continue
+            edge_type = edge_types[far[name].near if name in far else name]
+            way = (Hop(edge_type, _direction(edge_type, own)),)
+            end = _other_end(edge_type, own)
+            if name in far:
+                onward = Hop(far[name].edge_type, "in" if far[name].end else "out")
+                link = _Link(at, name, (*way, onward), (end,), far[name].target, row)
+            else:
+                link = _Link(at, name, way, (), end, row)
+            if not (link.within and row == side.row):
+                found.append(link)
         return found
 
     def _all_with(self, side: Side, link: _Link) -> np.ndarray:
         """Which nodes of a side's type have the same link, bool ``[num_nodes]``."""
-        here, there = self.graph.edges[link.edge_type].index
+        rows = np.array([link.row])
+        for hop in reversed(link.way):
+            edges = self.graph.edges[hop.edge_type]
+            ends = {"out": (1,), "in": (0,), "both": (0, 1)}[hop.direction]
+            found = [edges.index[1 - end, edges.touching(end, rows)[0]] for end in ends]
+            rows = np.unique(np.concatenate(found))
         own = np.zeros(self.graph.num_nodes(side.node_type), bool)
-        if link.edge_type[0] == side.node_type:
-            own[here[there == link.row]] = True
-        if link.edge_type[2] == side.node_type:
-            own[there[here == link.row]] = True
+        own[rows] = True
         return own
 
     def _end(self, side: Side) -> Place:
@@ -373,10 +400,9 @@ def _partner_atoms(side: Side, but: int) -> dict[int, int]:
 
 def _have(inputs: NodeInputs, link: _Link) -> np.ndarray:
     """Which of these nodes have the link, bool ``[n]``."""
-    every = inputs.same_type if _within(link.edge_type) else inputs.relations
     found = np.zeros(len(inputs), bool)
-    if link.relation in every:
-        links = every[link.relation]
+    of = inputs.same_type.get if link.within else inputs.links
+    if (links := of(link.relation)) is not None:
         found[links.sources[links.indices == link.row]] = True
     return found
 
@@ -404,10 +430,17 @@ def _back(direction: str) -> str:
     return {"out": "in", "in": "out", "both": "both"}[direction]
 
 
-def _named(relation: str, entity: str) -> str:
-    """An entity and how it is linked: ``genre Jazz`` by ``HAS_GENRE``, else ``Jazz (about)``."""
-    noun = relation.lower().startswith("has")
-    return f"{_spoken(relation)} {entity}" if noun else f"{entity} ({_spoken(relation)})"
+def _named(way: Sequence[Hop], entity: str) -> str:
+    """An entity and how it is linked: ``genre Jazz`` by ``HAS_GENRE``, else ``Jazz (about)``.
+
+    Args:
+        way: to the entity.
+        entity: its name.
+    """
+    relations = [hop.edge_type[1] for hop in way]
+    noun = len(way) == 1 and relations[0].lower().startswith("has")
+    spoken = ", ".join(_spoken(relation) for relation in relations)
+    return f"{spoken} {entity}" if noun else f"{entity} ({spoken})"
 
 
 def _spoken(relation: str) -> str:

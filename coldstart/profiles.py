@@ -32,7 +32,7 @@ from scipy.stats import rankdata
 from coldstart.leaks import NUM_EXAMPLES, Leak, names_of, plain_words
 from coldstart.metrics import auc
 from coldstart.splits import Split
-from gnn.data import category_values
+from gnn.data import category_values, numeric_values
 from kg.graph import KnowledgeGraph
 from kg.tables import text_column
 
@@ -273,7 +273,7 @@ def _numbers(side: _Side) -> Iterator[Leak]:
         return
     everything, training = _totals(side)
     for name in names:
-        values = np.array(table[name].take(pa.array(side.nodes)).to_pylist(), dtype=np.float64)
+        values = numeric_values(table, name, side.node_type)[side.nodes]
         known = np.flatnonzero(~np.isnan(values))
         if len(known) < LEAST_NODES or len(np.unique(values[known])) < 3:
             continue
@@ -312,7 +312,7 @@ def _totals(side: _Side) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     graph, nodes = side.graph, side.nodes
     sources = list(_phrases(graph, side.other, most=50))
     numbers = {
-        name: np.array(graph.attributes[side.other][name].to_pylist(), dtype=np.float64)
+        name: numeric_values(graph.attributes[side.other], name, side.other)
         for name in graph.schema.numeric.get(side.other, ())
         if name in graph.attributes[side.other].column_names
     }

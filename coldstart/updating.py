@@ -19,7 +19,7 @@ from coldstart.index import ExactIndex, grown_tensor
 from coldstart.known_names import require_edge_type
 from coldstart.ready_texts import check_length, rows_of_new
 from coldstart.ready_vectors import Ready, after_change, of_one
-from gnn.data import Adjacency, NodeInputs, feature_edge_types
+from gnn.data import Adjacency, NodeInputs, feature_edge_types, number_of
 from gnn.infer import posteriors, priors, rotated_rows
 from gnn.single import embed_single, single_prior
 from gnn.train import TrainedSide
@@ -222,6 +222,14 @@ def touched_rows(
         touched[node_type] |= found
         return found
 
+    # Nodes of other types whose own links change, which those linked to them may tell of.
+    relinked: dict[str, set[int]] = {}
+
+    def relink(node_type: str, keys: pa.ChunkedArray) -> None:
+        if node_type not in touched:
+            rows = new.vocabularies[node_type].rows(keys, missing="mark")
+            relinked.setdefault(node_type, set()).update(rows[rows >= 0].tolist())
+
     # Those whose friends may find that their own features changed.
     speakers = {t: set(reworded[t].tolist()) if t in reworded else set() for t in touched}
     touched |= {t: set(rows) for t, rows in speakers.items()}
@@ -231,29 +239,49 @@ def touched_rows(
         for edge_type, table in tables.items():
             sources = touch(edge_type[0], table["source"])
             touch(edge_type[2], table["target"])
+            if not touched.keys() & {edge_type[0], edge_type[2]}:
+                relink(edge_type[0], table["source"])
+                relink(edge_type[2], table["target"])
             if uses_history and edge_type == schema.interaction:
                 speakers[schema.user] |= sources
     for node_type, keys in delta.removed_nodes.items():
         gone = _rows(old, node_type, keys)
         for edge_type, edges in old.edges.items():
             for end, other in ((0, 2), (2, 0)):
-                if edge_type[end] == node_type and edge_type[other] in touched:
+                if edge_type[end] == node_type:
                     hit = np.isin(edges.index[end // 2], gone)
                     there = np.unique(edges.index[other // 2][hit])
-                    linked = touch(
-                        edge_type[other], _keys(old.vocabularies[edge_type[other]], there)
-                    )
+                    keys = _keys(old.vocabularies[edge_type[other]], there)
+                    if node_type not in touched:
+                        relink(edge_type[other], keys)
+                    linked = touch(edge_type[other], keys)
                     if uses_history and edge_type == schema.interaction and other == 0:
                         speakers[schema.user] |= linked
     items = reworded.get(schema.item)
     if uses_history and items is not None and len(items):
         edges = new.interactions
         speakers[schema.user] |= set(edges.index[0, edges.touching(1, items)[0]].tolist())
+    for entity, rows in relinked.items():
+        for node_type in touched:
+            touched[node_type] |= _linked_to(new, node_type, entity, rows)
     for node_type, rows in speakers.items():
         if rows:
             rows = set(np.intersect1d(list(rows), heard[node_type]).tolist())
             touched[node_type] |= touch_peers(new, node_type, rows)
     return {t: np.array(sorted(rows), np.int64) for t, rows in touched.items()}
+
+
+def _linked_to(graph: KnowledgeGraph, node_type: str, entity: str, rows: set[int]) -> set[int]:
+    """The users or items that are linked to some entities."""
+    out: set[int] = set()
+    wanted = np.array(sorted(rows), np.int64)
+    for edge_type in feature_edge_types(graph.edge_types, graph, node_type):
+        for end, other in ((0, 2), (2, 0)):
+            if edge_type[end] == entity and edge_type[other] == node_type:
+                edges = graph.edges[edge_type]
+                at, _ = edges.touching(end // 2, wanted)
+                out.update(edges.index[other // 2, at].tolist())
+    return out
 
 
 def touch_peers(graph: KnowledgeGraph, node_type: str, rows: set[int]) -> set[int]:
@@ -567,17 +595,14 @@ def _inputs_of_new(
         text,
         relations,
         same_type,
-        {p: np.array([_number(properties.get(p))]) for p in schema.numeric.get(node_type, ())},
+        {p: np.array([number_of(properties.get(p))]) for p in schema.numeric.get(node_type, ())},
         {p: [_categories(properties.get(p))] for p in schema.categorical.get(node_type, ())},
         peer_text=None if known is None else known.matrix.__getitem__,
         peer_history=engine.user_history if node_type == schema.user and same_type else None,
         wording=lambda rows: [wording],
+        far=engine.far_relations[node_type],
     )
     return inputs, positives
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _categories(value: Any) -> list[str]:

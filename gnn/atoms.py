@@ -152,7 +152,7 @@ def relation_parts(propagation: Propagation, inputs: NodeInputs) -> dict[str, st
     taken = {POPULARITY, INTERACTIONS, PROMINENCE, TEXT, WORDS, "item bias", "user bias"}
     taken |= {g.name for g in propagation.groups if isinstance(g, Gaussians | Category | Text)}
     out: dict[str, str] = {}
-    for relation in (*inputs.relations, *inputs.same_type):
+    for relation in (*inputs.relations, *inputs.same_type, *inputs.far):
         name = relation
         while name in taken:
             name += " relation"
@@ -198,8 +198,8 @@ def _of_entities(
 ) -> Iterator[tuple[Source, torch.Tensor]]:
     sources, columns = [], []
     for relation, column in zip(group.relations, group.columns, strict=True):
-        if relation in inputs.relations:
-            rows = inputs.relations[relation].indices
+        if (links := inputs.links(relation)) is not None:
+            rows = links.indices
             at = known(column, rows)
             sources += [Source("", relation, int(row)) for row in rows[at >= 0]]
             columns.append(at[at >= 0])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kg.delta import take_rows
 from kg.graph import Edges, KnowledgeGraph
@@ -84,6 +88,45 @@ class Adjacency:
 
 
 @dataclass(frozen=True, eq=False)
+class FarRelation:
+    """What the entities of one relation are linked to, as the genres of a song's artist.
+
+    Args:
+        near: name of the relation between nodes and these entities.
+        edge_type: of the edges.
+        edges: of the entities.
+        end: at which of their ends the entities are, 0 or 1.
+        target: node type at the other end.
+        num_targets: how many nodes of that type there are.
+    """
+
+    near: str
+    edge_type: EdgeType
+    edges: Edges
+    end: int
+    target: str
+    num_targets: int
+
+    def links(self, near: Adjacency) -> Adjacency:
+        """What nodes are linked to by way of their entities.
+
+        Args:
+            near: links of the nodes to the entities.
+        """
+        entities, place = np.unique(near.indices, return_inverse=True)
+        at, here = self.edges.touching(self.end, entities)
+        there = self.edges.index[1 - self.end, at]
+        onward = Adjacency.from_pairs(here, there, len(entities), self.num_targets).take(place)
+        sources = np.repeat(near.sources, onward.degrees)
+        return Adjacency.from_pairs(sources, onward.indices, len(near), self.num_targets)
+
+    def onward(self, near: Adjacency) -> np.ndarray:
+        """How many links the entity at the end of every link has, int64 ``[num_links]``."""
+        degrees = np.bincount(self.edges.index[self.end], minlength=near.num_targets)
+        return degrees[near.indices]
+
+
+@dataclass(frozen=True, eq=False)
 class NodeInputs:
     """What the features of some nodes of one type are made from.
 
@@ -92,16 +135,18 @@ class NodeInputs:
         text: float32 ``[n, dim]``; a zero row is a node without text. ``None``: no texts.
         relations: links to entities by name of the relation.
         same_type: links to rows of nodes of the same type, both directions, by relation.
-        numeric: float64 ``[n]`` by property, NaN where missing.
+        numeric: float64 ``[n]`` by property, NaN where missing; dates and timestamps are
+            microseconds since 1970.
         categorical: values (none, one or several) of every node by property.
         vectors: further ready-made vectors, float32 ``[n, dim]``, by name; a zero row is a node
             without one.
         peer_text: text of any rows of the same type, float32 ``[num_rows, dim]``.
         peer_history: mean text of the interactions of any rows of the same type, for users; a zero
             row is a node without any.
-        entity_types: node type at the far end of every relation.
+        entity_types: node type at the far end of every relation, those of ``far`` included.
         wording: the texts themselves, of the nodes at some positions among these; empty where a
             node has none. ``None``: no texts.
+        far: what the entities of a relation are linked to, by name of the way there.
     """
 
     rows: np.ndarray
@@ -115,9 +160,23 @@ class NodeInputs:
     peer_history: Callable[[np.ndarray], np.ndarray] | None = None
     entity_types: Mapping[str, str] = field(default_factory=dict)
     wording: Callable[[np.ndarray], list[str]] | None = None
+    far: Mapping[str, FarRelation] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def links(self, relation: str) -> Adjacency | None:
+        """The links of a relation, near or far; ``None`` where these nodes do not have it."""
+        if relation in self.far and relation not in self._followed:
+            far = self.far[relation]
+            if (near := self.relations.get(far.near)) is not None:
+                self._followed[relation] = far.links(near)
+        return self.relations.get(relation, self._followed.get(relation))
+
+    @cached_property
+    def _followed(self) -> dict[str, Adjacency]:
+        """Links of far relations, each worked out when it is first asked for."""
+        return {}
 
 
 def node_inputs(
@@ -167,6 +226,7 @@ def node_inputs(
         num_entities = graph.num_nodes(entity)
         relations[name] = Adjacency.from_pairs(here, there, len(rows), num_entities)
         entity_types[name] = entity
+    far = far_relations(known, graph, entity_types)
     table, schema = graph.attributes[node_type], graph.schema
     if some:
         table = take_rows(table, rows)
@@ -175,13 +235,55 @@ def node_inputs(
         None if text is None else text[rows],
         relations,
         same_type,
-        {p: _numbers(table, p, node_type) for p in schema.numeric.get(node_type, ())},
+        {p: numeric_values(table, p, node_type) for p in schema.numeric.get(node_type, ())},
         {p: category_values(table, p, node_type) for p in schema.categorical.get(node_type, ())},
         {name: matrix[rows] for name, matrix in (vectors or {}).items()},
         None if text is None else text.__getitem__,
         peer_history,
-        entity_types,
+        entity_types | {name: relation.target for name, relation in far.items()},
         _wording(table, schema.text.get(node_type, ())),
+        far,
+    )
+
+
+def far_relations(
+    edge_types: Collection[EdgeType], graph: KnowledgeGraph, entities: Mapping[str, str]
+) -> dict[str, FarRelation]:
+    """What the entities of some nodes are linked to, users and items apart, by name of the way.
+
+    Args:
+        edge_types: what was there at training.
+        graph: the typed graph.
+        entities: node type at the far end of every relation of the nodes.
+    """
+    sides = graph.schema.user, graph.schema.item
+    out: dict[str, FarRelation] = {}
+    for near, entity in entities.items():
+        for edge_type, end, name in _onward(frozenset(edge_types), *sides, entity):
+            way = f"{near} > {name}"
+            while way in out or way in entities:
+                way += "'"
+            target = edge_type[2 - 2 * end]
+            edges = graph.edges.get(edge_type, _NO_EDGES)
+            out[way] = FarRelation(near, edge_type, edges, end, target, graph.num_nodes(target))
+    return out
+
+
+@lru_cache(maxsize=256)
+def _onward(
+    edge_types: frozenset[EdgeType], user: str, item: str, entity: str
+) -> tuple[tuple[EdgeType, int, str], ...]:
+    """Edge types between an entity and others, the end that it is at, and what they are called."""
+    found = [
+        (edge_type, end, f"{'rev_' * end}{edge_type[1]}")
+        for edge_type in sorted(edge_types)
+        for end in (0, 1)
+        if edge_type[2 * end] == entity and not {user, item} & {edge_type[0], edge_type[2]}
+    ]
+    counts = Counter(name for _, _, name in found)
+    return tuple(
+        (e, end, name if counts[name] == 1 else f"{name} {e[2 - 2 * end]}")
+        for e, end, name in found
     )
 
 
@@ -308,23 +410,41 @@ def to_hetero_data(graph: KnowledgeGraph, features: Mapping[str, np.ndarray] | N
     return data
 
 
-def _numbers(table: pa.Table, name: str, node_type: str) -> np.ndarray:
+def numeric_values(table: pa.Table, name: str, node_type: str) -> np.ndarray:
+    """A numeric property, float64 ``[n]``; NaN where missing, dates in microseconds since 1970."""
     if name not in table.column_names:
         raise _no_property(table, name, node_type)
     column = table[name]
     try:
         if pa.types.is_integer(column.type) and not column.null_count:
             return column.to_numpy().astype(np.float64)  # for one number much faster than a cast
+        if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+            since = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64())
+            column = since.cast(pa.float64(), safe=False)  # not exact from the year 2255 on
         values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(
-            f"{node_type}.{name}: the schema names it as numeric, so numbers are expected, got "
-            f"{column.type} ({error}); convert the column, or name it as categorical or text"
+            f"{node_type}.{name}: the schema names it as numeric, so numbers, dates or timestamps "
+            f"are expected, got {table[name].type} ({error}); convert the column, or name it as "
+            "categorical or text"
         ) from error
     if np.isinf(values).any():
         at = np.flatnonzero(np.isinf(values))[:5].tolist()
         raise ValueError(f"{node_type}.{name} is infinite in rows {at}; leave it empty instead")
     return values
+
+
+def number_of(value: Any) -> float:
+    """A numeric property of one node; see :func:`node_inputs`.
+
+    Args:
+        value: a number, a date or a datetime; ``None`` is missing.
+    """
+    if value is None:
+        return float("nan")
+    if isinstance(value, dt.date):
+        return float(pa.scalar(value).cast(pa.timestamp("us"), safe=False).value)
+    return float(value)
 
 
 def category_values(table: pa.Table, name: str, node_type: str) -> list[list[str]]:

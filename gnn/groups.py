@@ -29,6 +29,9 @@ KERNEL_VARIANCE = 2.0
 QUANTILES = np.linspace(0.02, 0.98, 10)
 """Centres of the Gaussians of a number."""
 
+LEAST_WIDTH = 0.02
+"""Of a Gaussian, as a share of the range between the second and the last but one of the centres."""
+
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
@@ -291,7 +294,7 @@ class OneHot:
         """The group with a column per entity that at least two warm nodes have."""
         columns, idf, start = [], [], 0
         for relation in relations:
-            links = inputs.relations[relation].take(warm)
+            links = _links(inputs, relation).take(warm)
             frequency = np.bincount(links.indices, minlength=links.num_targets)
             column, kept = _numbered(frequency >= 2, start)
             columns.append(column)
@@ -303,8 +306,8 @@ class OneHot:
         """Sparse rows of unit length, ``[n, num_columns]``; empty for a node without entities."""
         sources, columns = [], []
         for relation, column in zip(self.relations, self.columns, strict=True):
-            if relation in inputs.relations:
-                links = inputs.relations[relation].take(rows)
+            if (links := inputs.links(relation)) is not None:
+                links = links.take(rows)
                 sources.append(links.sources)
                 columns.append(known(column, links.indices))
         return _weighted_rows(sources, columns, self.idf, len(rows), device)
@@ -313,8 +316,8 @@ class OneHot:
         """How many links of these rows lead to entities without a column, int64 ``[n]``."""
         counts = np.zeros(len(rows), np.int64)
         for relation, column in zip(self.relations, self.columns, strict=True):
-            if relation in inputs.relations:
-                links = inputs.relations[relation].take(rows)
+            if (links := inputs.links(relation)) is not None:
+                links = links.take(rows)
                 counts += np.bincount(
                     links.sources[known(column, links.indices) < 0], minlength=len(rows)
                 )
@@ -362,14 +365,20 @@ class NeighbourOneHot:
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
-    """A number as ten bumps centred at its quantiles; a missing number is the median.
+    """A number as ten bumps centred at its quantiles, and as its rank; missing ones are the median.
+
+    No number counts as further out than the first or last centre, so that wrong ones (a year
+    199500) and heavy tails do no harm. The rank is what tastes that rise or fall with the number
+    need: ten bumps alone learn those slowly.
 
     Args:
         name: of the group.
         numeric: property.
-        centres: float32 ``[10]``.
-        widths: float32 ``[10]``, the gaps between centres, at least 1% of the range.
+        centres: float64 ``[10]``, ascending.
+        widths: float64 ``[10]``, the gaps between centres, or :data:`LEAST_WIDTH` of the range of
+            most numbers where that is more.
         median: stands for a missing number.
+        ranked: whether the rank follows the bumps; groups saved before there was one have none.
     """
 
     name: str
@@ -377,6 +386,7 @@ class Gaussians:
     centres: np.ndarray
     widths: np.ndarray
     median: float
+    ranked: bool = False
     kind: ClassVar[str] = "gaussians"
 
     @classmethod
@@ -387,20 +397,34 @@ class Gaussians:
         if not len(values):
             return None
         centres = np.quantile(values, QUANTILES)
-        spread = float(values.max() - values.min()) or 1.0
-        widths = np.maximum(np.gradient(centres), 0.01 * spread)
-        centres, widths = centres.astype(np.float32), widths.astype(np.float32)
-        return cls(numeric, numeric, centres, widths, float(np.median(values)))
+        ranges = centres[-2] - centres[1], centres[-1] - centres[0], np.ptp(values), 1.0
+        most = next(float(x) for x in ranges if x > 0)
+        widths = np.maximum(np.gradient(centres), LEAST_WIDTH * most)
+        return cls(numeric, numeric, centres, widths, float(np.median(values)), ranked=True)
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        """``[n, 10]``, each between 0 and 1."""
+        """``[n, 11]``: bumps between 0 and 1, and the rank between -1 and 1."""
         return torch.from_numpy(self.bumps(inputs.numeric[self.numeric][rows])).to(device)
 
     def bumps(self, values: np.ndarray) -> np.ndarray:
-        """The features of some numbers, float32 ``[n, 10]``."""
-        values = np.where(np.isnan(values), self.median, values)[:, None]
-        bumps = np.exp(-0.5 * ((values - self.centres) / self.widths) ** 2)
-        return bumps.astype(np.float32)
+        """The features of some numbers, float32 ``[n, 11]``; without a rank ``[n, 10]``."""
+        values = np.where(np.isnan(values), self.median, values)
+        if not self.ranked:
+            return self._heights(values).astype(np.float32)
+        values = values.clip(self.centres[0], self.centres[-1])
+        places, ranks = self._ranks
+        rank = np.interp(values, places, ranks)
+        return np.column_stack([self._heights(values), rank]).astype(np.float32)
+
+    def _heights(self, values: np.ndarray) -> np.ndarray:
+        return np.exp(-0.5 * ((values[:, None] - self.centres) / self.widths) ** 2)
+
+    @cached_property
+    def _ranks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct centres and the mean rank of each, from -1 to 1."""
+        places, inverse, counts = np.unique(self.centres, return_inverse=True, return_counts=True)
+        ranks = np.linspace(-1, 1, len(self.centres))
+        return places, np.bincount(inverse, ranks) / counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -442,6 +466,15 @@ class Category:
     @cached_property
     def _places(self) -> dict[str, int]:
         return {v: i for i, v in enumerate(self.values)}
+
+
+def _links(inputs: NodeInputs, relation: str) -> Adjacency:
+    links = inputs.links(relation)
+    if links is None:
+        raise ValueError(
+            f"these nodes have no relation {relation!r}, only {[*inputs.entity_types]}"
+        )
+    return links
 
 
 def centred(matrix: np.ndarray, mean: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,15 @@ log = logging.getLogger(__name__)
 
 MAX_RELATIONS = 48
 """A side with more relations puts its smallest ones into one shared group."""
+
+MAX_FAR_RELATIONS = 16
+"""The same of what entities are linked to."""
+
+MOST_ONWARD = 20
+"""A far relation is left out where an entity has more links than so many on average.
+
+Genres of an artist tell of the songs; everybody who was born where its label is does not.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +83,14 @@ class Propagation:
         for links in silent.values():
             counts += links.take(rows).degrees
         return counts
+
+    def known_from_afar(self, inputs: NodeInputs) -> np.ndarray:
+        """Whether the entities of a node are linked to what has features, bool ``[n]``."""
+        every, known = np.arange(len(inputs)), np.zeros(len(inputs), bool)
+        for group in self.groups:
+            if isinstance(group, OneHot) and inputs.far.keys() >= set(group.relations):
+                known |= group.raw(inputs, every, torch.device("cpu")).indptr.diff().numpy() > 0
+        return known
 
     def renumbered(self, node_type: str, kept: dict[str, np.ndarray], entity: dict[str, str]):
         """The same groups after nodes were removed and the rest moved up.
@@ -144,6 +161,8 @@ def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     groups += [OneHot.fit(name, some, inputs, warm) for name, some in by_name.items()]
     if len(inputs.relations) > 1:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
+    far = far_groups(inputs, warm)
+    groups += [OneHot.fit(name, some, inputs, warm) for name, some in far.items()]
     of_their_own = [r for r in inputs.relations if r in by_name]
     if prominence := Prominence.fit(PROMINENCE, of_their_own, inputs, warm):
         groups.append(prominence)
@@ -192,18 +211,44 @@ def root_mean_square(raw: Raw) -> float:
 def largest_relations(inputs: NodeInputs, warm: np.ndarray) -> list[str]:
     """The :data:`MAX_RELATIONS` relations that warm nodes have most links of, as in the inputs."""
     sizes = {name: links.degrees[warm].sum() for name, links in inputs.relations.items()}
-    largest = sorted(inputs.relations, key=lambda name: -sizes[name])[:MAX_RELATIONS]
-    return [name for name in inputs.relations if name in largest]
+    return _largest(sizes, MAX_RELATIONS)
 
 
 def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
     own = largest_relations(inputs, warm)
-    shared = [name for name in inputs.relations if name not in own]
+    return _with_small(inputs.relations, own, "small relations")
+
+
+def far_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
+    """Far relations by the name of the group that they are in, those with too many links left out.
+
+    Args:
+        inputs: of all nodes.
+        warm: rows of those with a training interaction.
+    """
+    sizes = {}
+    for name, far in inputs.far.items():
+        onward = far.onward(inputs.relations[far.near].take(warm))
+        if 0 < onward.sum() <= MOST_ONWARD * len(onward):
+            sizes[name] = onward.sum()
+    return _with_small(sizes, _largest(sizes, MAX_FAR_RELATIONS), "small far relations")
+
+
+def _largest(sizes: Mapping[str, int], most: int) -> list[str]:
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:most]
+    return [name for name in sizes if name in largest]
+
+
+def _with_small(
+    relations: Collection[str], own: Sequence[str], together: str
+) -> dict[str, tuple[str, ...]]:
+    """Relations with a group of their own, and one group of all others."""
+    shared = [name for name in relations if name not in own]
     if shared:
         log.info(
-            "%d relations, those with the fewest links, share the group 'small relations'; a group "
-            "of its own is for the largest %d",
-            *(len(shared), MAX_RELATIONS),
+            "%d relations, those with the fewest links, share the group %r; a group of its own is "
+            "for the largest %d",
+            *(len(shared), together, len(own)),
         )
     groups = {name: (name,) for name in own}
-    return groups | ({"small relations": tuple(sorted(shared))} if shared else {})
+    return groups | ({together: tuple(sorted(shared))} if shared else {})

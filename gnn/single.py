@@ -89,9 +89,9 @@ def single_row(group: FeatureGroup, inputs: NodeInputs, texts: dict[int, np.ndar
     match group:
         case OneHot():
             found = [
-                known(column, inputs.relations[relation].indices)
+                known(column, links.indices)
                 for relation, column in zip(group.relations, group.columns, strict=True)
-                if relation in inputs.relations
+                if (links := inputs.links(relation)) is not None
             ]
             return _weighted(found, group.idf) if found else None
         case NeighbourOneHot():

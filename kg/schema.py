@@ -32,7 +32,7 @@ class Schema:
         item: node type of items.
         interaction: edge type from users to items that is to be predicted.
         text: properties that are put into a node's text, in that order, by node type.
-        numeric: properties that are numbers (year, age, price), by node type.
+        numeric: properties that are numbers (year, age, price) or dates, by node type.
         categorical: properties that are names, or lists of names (gender, tags), by node type.
         key: property that identifies a node, by node type; ``id`` where nothing is said.
         edge_types: edge types besides ``interaction``; empty means all that the data has.

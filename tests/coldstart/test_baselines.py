@@ -136,6 +136,13 @@ def test_a_user_without_attributes_gets_what_is_popular():
     assert np.diff(scorer.score(np.array([2]), np.array([1, 0])))[0, 0] > 0
 
 
+def test_a_user_with_an_attribute_nobody_else_has_gets_what_is_popular():
+    graph = tiny([(0, 0), (1, 0), (1, 1)], 3, 2, group=["a", "a", "z"])
+    with np.errstate(all="raise"):
+        scorer = first_of("naive Bayes", TrainingData(graph, {}))
+    assert np.diff(scorer.score(np.array([2]), np.array([1, 0])))[0, 0] > 0
+
+
 def test_ease_columns_are_ridge_from_all_other_items():
     # EASE leaves an item's own column out: (X B)_i is ridge from the others to it.
     rng = np.random.default_rng(0)

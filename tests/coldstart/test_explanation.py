@@ -6,7 +6,7 @@ import pytest
 
 from coldstart.cli import main
 from coldstart.explanation import Edge, Part, taken_apart
-from coldstart.paths import _named
+from coldstart.paths import Hop, _named
 from kg import GraphDelta, NodeEmbeddings, Vocabulary
 from kg.errors import GraphError, UnknownNodeError
 from kg.stores import LadybugStore
@@ -73,7 +73,8 @@ def test_a_new_film_is_explained_by_the_genre_it_shares_with_liked_ones(grown):
     [("HAS_GENRE", "genre Jazz"), ("ABOUT", "Jazz (about)"), ("DIRECTED_BY", "Jazz (directed by)")],
 )
 def test_a_relation_that_is_no_noun_stands_behind_what_it_leads_to(relation, told):
-    assert _named(relation, "Jazz") == told
+    way = [Hop(("Movie", relation, "Genre"), "out")]
+    assert _named(way, "Jazz") == told
 
 
 def test_without_a_path_the_largest_parts_are_told_and_nothing_is_popular_that_is_new(grown):

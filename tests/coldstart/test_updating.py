@@ -1,3 +1,4 @@
+import datetime as dt
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -7,7 +8,7 @@ import torch
 
 from coldstart import ColdStartEngine, updating
 from encoders import TfidfEncoder
-from kg import GraphDelta, NodeEmbeddings, Vocabulary
+from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.datasets import load_movielens_100k
 from kg.errors import AlignmentError, DanglingEdgeError, GraphError, SchemaError, UnknownNodeError
 from kg.toy import toy_graph
@@ -684,3 +685,25 @@ def test_the_default_encoder_is_loaded_beforehand_only_where_it_is_needed(
     )
     assert updating.warm_up(engine) is loaded
     assert fake.asked == ([["warm"]] if loaded else [])
+
+
+def test_a_date_is_a_number_at_training_and_of_a_node_that_comes_later(tmp_path):
+    rng = np.random.default_rng(0)
+    edges = {"source": rng.integers(0, 40, 400), "target": rng.integers(0, 30, 400)}
+    tables = {
+        "User": {"id": range(40)},
+        "Movie": {"id": range(30), "year": [dt.date(1970 + n, 5, 31) for n in range(30)]},
+    }
+    schema = Schema("User", "Movie", RATED, numeric={"Movie": ("year",)})
+    graph = KnowledgeGraph.from_tables(tables, {RATED: edges}, schema)
+    engine = ColdStartEngine.fit(graph, texts={}, device="cpu")
+    assert "year" in engine.items.propagation.names
+    later = engine.update(GraphDelta(nodes={"Movie": {"id": [30], "year": [dt.date(1984, 1, 1)]}}))
+    alone = engine.embed_new("Movie", properties={"year": dt.date(1984, 1, 1)})
+    np.testing.assert_allclose(alone, later.embed("Movie", [30]).matrix[0], atol=1e-6)
+    other = engine.embed_new("Movie", properties={"year": dt.date(1999, 1, 1)})
+    assert not np.allclose(alone, other, atol=1e-3)
+    engine.save(tmp_path / "engine")
+    loaded = ColdStartEngine.load(tmp_path / "engine")
+    again = loaded.embed_new("Movie", properties={"year": dt.date(1984, 1, 1)})
+    np.testing.assert_array_equal(again, alone)

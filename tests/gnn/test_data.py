@@ -1,10 +1,11 @@
+import datetime as dt
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import gnn
-from gnn.data import Adjacency, feature_names, node_inputs, relation_name
+from gnn.data import Adjacency, feature_names, node_inputs, number_of, relation_name
 from kg import KnowledgeGraph, Schema
 from kg.toy import toy_graph
 
@@ -149,7 +150,7 @@ VALUES = {"year": [1, None, 3], "tags": [["x", "y"], None, [None, "y"]], "code":
     ("column", "message"),
     [
         ({}, r"the schema names Movie\.year as numeric, and no Movie has this property"),
-        ({"year": ["new", "old"]}, r"Movie\.year: .* numeric, so numbers are expected, got string"),
+        ({"year": ["new", "old"]}, r"Movie\.year: .* numeric, so numbers, dates .* got string"),
         ({"year": [1.0, float("inf")]}, r"Movie\.year is infinite in rows \[1\]"),
     ],
 )
@@ -157,6 +158,56 @@ def test_a_property_that_is_not_as_the_schema_says_is_an_error(column, message):
     tables = {"User": {"id": ["u"]}, "Movie": {"id": ["a", "b"], "name": ["A", "B"]} | column}
     with pytest.raises(ValueError, match=message):
         node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
+
+
+def test_dates_are_numbers_in_the_graph_and_by_themselves():
+    days = [dt.date(1970, 1, 2), None, dt.date(1969, 12, 31)]
+    at = [dt.datetime(1970, 1, 2, 12), None, dt.datetime(9999, 5, 31, 7, 30, 1)]
+    tables = {"Movie": {"id": ["a", "b", "c"], "year": days}, "User": {"id": ["u"]}}
+    inputs = node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
+    day = 86_400e6  # microseconds
+    np.testing.assert_array_equal(inputs.numeric["year"], [day, np.nan, -day])
+    tables["Movie"]["year"] = at
+    inputs = node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
+    np.testing.assert_array_equal(inputs.numeric["year"], [number_of(x) for x in at])
+    assert inputs.numeric["year"][0] == 1.5 * day
+    assert number_of(days[2]) == -day
+    assert number_of(dt.date(9999, 12, 31)) > 2e17
+    assert number_of(1999) == 1999.0
+
+
+def test_entities_are_followed_to_what_they_are_linked_to():
+    many = {"source": ["p", "p", "q", "q"], "target": ["g", "h", "h", "i"]}
+    graph = made(
+        {
+            ("Person", "MADE", "Movie"): {"source": ["p", "q", "p"], "target": ["a", "a", "c"]},
+            ("Person", "LIKES", "Genre"): many,
+            ("Person", "LIKES", "Food"): {"source": ["p"], "target": ["pie"]},
+            ("Genre", "PART_OF", "Genre"): {"source": ["g"], "target": ["h"]},
+            ("Movie", "IN", "Genre"): {"source": ["b"], "target": ["g"]},
+            ("User", "KNOWS", "Person"): {"source": ["u"], "target": ["p"]},
+        }
+    )
+    inputs = node_inputs(graph, "Movie", None)
+    assert set(inputs.far) == {
+        *("rev_MADE > LIKES Genre", "rev_MADE > LIKES Food"),
+        *("IN > rev_LIKES", "IN > PART_OF", "IN > rev_PART_OF"),
+    }
+    genres = graph.vocabularies["Genre"]
+    liked = inputs.links("rev_MADE > LIKES Genre")
+    assert liked is not None
+    assert [{genres[row] for row in some} for some in lists(liked)] == [{*"ghi"}, set(), {*"gh"}]
+    assert [[genres[row] for row in some] for some in lists(inputs.links("IN > PART_OF"))] == [
+        *([], ["h"], [])
+    ]
+    assert lists(inputs.links("IN > rev_PART_OF")) == [[], [], []]
+    assert inputs.entity_types["IN > rev_LIKES"] == "Person"
+    assert inputs.links("nowhere") is None
+    alone = node_inputs(graph, "Movie", None, rows=np.array([2, 0]))
+    taken = liked.take(np.array([2, 0]))
+    assert lists(alone.links("rev_MADE > LIKES Genre")) == lists(taken)
+    before = node_inputs(graph, "Movie", None, edge_types=[("Person", "MADE", "Movie")])
+    assert not before.far
 
 
 def test_the_graph_as_hetero_data_has_reverse_edges_weights_and_features():

@@ -202,7 +202,7 @@ def test_relations_can_share_a_group_and_be_absent():
 # Numbers and categories
 
 
-def test_a_number_is_bumps_at_the_quantiles_of_warm_nodes():
+def test_a_number_is_bumps_at_the_quantiles_of_warm_nodes_and_its_rank():
     values = np.array([0.0, 10, 20, 1e6, 10])
     inputs = NodeInputs(ALL, numeric={"year": values})
     group = Gaussians.fit("year", inputs, WARM)
@@ -210,10 +210,44 @@ def test_a_number_is_bumps_at_the_quantiles_of_warm_nodes():
     np.testing.assert_allclose(group.centres, np.quantile([0, 10, 20], groups.QUANTILES), rtol=1e-5)
     raw = group.raw(inputs, ALL, CPU).numpy()
     expected = np.exp(-0.5 * ((10 - group.centres) / group.widths) ** 2)
-    np.testing.assert_allclose(raw[1], expected, atol=1e-6)
+    np.testing.assert_allclose(raw[1, :10], expected, atol=1e-6)
     np.testing.assert_array_equal(raw[1], raw[4])
-    assert raw.min() >= 0
+    assert raw[:, :10].min() >= 0
     assert raw.max() <= 1
+    np.testing.assert_allclose(raw[:, 10], [-1, 0, 1, 1, 0], atol=1e-6)
+
+
+def test_a_number_further_out_than_all_is_the_last_of_them():
+    inputs = NodeInputs(ALL, numeric={"year": np.array([0.0, 10, 20, 1e300, -7])})
+    group = Gaussians.fit("year", inputs, WARM)
+    assert group is not None
+    raw = group.raw(inputs, ALL, CPU).numpy()
+    np.testing.assert_array_equal(raw[3], group.bumps(np.array([group.centres[-1]]))[0])
+    np.testing.assert_array_equal(raw[4], group.bumps(np.array([group.centres[0]]))[0])
+
+
+@pytest.mark.parametrize("wrong", [199500.0, -2147483648.0, 253402214400.0])
+def test_a_wrong_number_does_not_blur_the_others(wrong):
+    years = 1950 + np.arange(200) / 4
+    rows = np.arange(200)
+    clean = Gaussians.fit("year", NodeInputs(rows, numeric={"year": years}), rows)
+    years[13] = wrong
+    blurred = Gaussians.fit("year", NodeInputs(rows, numeric={"year": years}), rows)
+    assert clean is not None
+    assert blurred is not None
+    there = np.delete(rows, 13)
+    assert np.abs(blurred.bumps(years[there]) - clean.bumps(years[there])).max() < 0.05
+
+
+def test_half_of_the_numbers_may_be_the_same():
+    prices = np.concatenate([np.zeros(30), np.arange(1.0, 21.0)])
+    inputs, rows = NodeInputs(np.arange(50), numeric={"price": prices}), np.arange(50)
+    group = Gaussians.fit("price", inputs, rows)
+    assert group is not None
+    raw = group.raw(inputs, rows, CPU).numpy()
+    assert np.isfinite(raw).all()
+    assert np.all(np.diff(raw[29:, 10]) >= 0)
+    assert raw[0, 10] < raw[31, 10] < raw[45, 10]
 
 
 def test_a_missing_number_is_the_median_and_a_number_nobody_has_is_no_group():
@@ -232,8 +266,9 @@ def test_a_number_that_never_varies_is_finite():
     assert group is not None
     raw = group.raw(inputs, ALL, CPU).numpy()
     assert np.isfinite(raw).all()
-    assert (raw[0] == 1).all()
-    assert (raw[3] < 1e-6).all()
+    assert (raw[0, :10] == 1).all()
+    np.testing.assert_allclose(raw[:, 10], 0, atol=1e-7)
+    np.testing.assert_array_equal(raw[3], raw[0])
 
 
 def test_categories_of_warm_nodes_have_columns_and_unseen_ones_contribute_nothing():

@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from gnn import propagate
-from gnn.data import Adjacency, NodeInputs, node_inputs
+from gnn.data import Adjacency, FarRelation, NodeInputs, node_inputs
 from gnn.groups import OneHot, SparseRows
 from gnn.propagate import fit_propagation, root_mean_square
+from kg.graph import Edges
 from kg.toy import toy_graph
 
 CPU = torch.device("cpu")
@@ -130,6 +131,37 @@ def test_relations_that_share_a_group_are_reported(monkeypatch, caplog):
     with caplog.at_level("INFO", "gnn"):
         fit_propagation(relations(A=both, B=[*both, (0, 1), (1, 1)], C=both), np.array([0, 1]))
     assert "2 relations, those with the fewest links, share the group" in caplog.text
+
+
+def far_inputs(**onward):
+    """Two nodes with an entity each, and two with another; relations of the two entities."""
+    entities = {"A": links([(0, 0), (1, 0), (2, 1), (3, 1)])}
+    far = {
+        f"A > {name}": FarRelation(
+            "A", ("E", name, "X"), Edges(np.array(pairs).T.reshape(2, -1)), 0, "X", 100
+        )
+        for name, pairs in onward.items()
+    }
+    types = {"A": "E"} | dict.fromkeys(far, "X")
+    return NodeInputs(np.arange(4), relations=entities, entity_types=types, far=far)
+
+
+def test_what_entities_are_linked_to_is_a_group_unless_they_have_too_much_of_it():
+    everything = [(entity, x) for entity in (0, 1) for x in range(propagate.MOST_ONWARD + 1)]
+    inputs = far_inputs(GENRE=[(0, 5), (1, 5), (1, 6)], NOTHING=[], EVERYTHING=everything)
+    fitted = fit_propagation(inputs, np.arange(4))
+    assert [name for name in fitted.names if ">" in name] == ["A > GENRE"]
+    raw = fitted.raw(inputs, np.arange(4), CPU)[fitted.names.index("A > GENRE")].to_dense()
+    np.testing.assert_allclose((raw > 0).int(), [[1, 0], [1, 0], [1, 1], [1, 1]])
+    assert fitted.known_from_afar(inputs).all()
+    assert not fitted.known_from_afar(far_inputs(GENRE=[(0, 7)])).any()
+
+
+def test_small_far_relations_share_a_group(monkeypatch):
+    monkeypatch.setattr(propagate, "MAX_FAR_RELATIONS", 1)
+    inputs = far_inputs(B=[(0, 5)], C=[(0, 5), (1, 6)], D=[(1, 7)])
+    names = fit_propagation(inputs, np.arange(4)).names
+    assert names[:4] == ("constant", "A", "A > C", "small far relations")
 
 
 def test_renumbering_leaves_the_features_of_those_who_stay():
