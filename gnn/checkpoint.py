@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarr
         "precision": side.precision,
         "reliability": side.reliability,
         "few": side.few,
+        "prior_scale": side.prior_scale,
     }
     return meta, arrays
 
@@ -73,6 +74,7 @@ def side_from_state(
             arrays["warm"],
             reliability=meta["reliability"],
             few=meta["few"],
+            prior_scale=meta.get("prior_scale", 1.0),  # there was none at first
             **tensors,
         )
     except KeyError as error:
@@ -206,6 +208,6 @@ def _restore(
             values[field.name] = tuple(value)
         elif f"{name}.0" in arrays and isinstance(value, int):
             values[field.name] = tuple(arrays[f"{name}.{i}"] for i in range(value))
-        else:
+        elif field.name in entry or field.default is MISSING:  # else it was saved before its time
             values[field.name] = value
     return cls(**values)

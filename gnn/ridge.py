@@ -8,7 +8,8 @@ beyond, in the features, wide groups being projected on their leading singular v
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,64 @@ MAX_WIDTH = 4096
 """Total number of projected features beyond that."""
 
 _BLOCK_ROWS = 8192
+
+
+class Ridge(Protocol):
+    """A linear smoother of targets, with one row of features per target."""
+
+    @property
+    def leverage(self) -> torch.Tensor:
+        """Share of every row's own target in its prediction, 0 to 1, ``[n]``."""
+        ...
+
+    def left_out(self, targets: torch.Tensor) -> torch.Tensor:
+        """Every row of the targets ``[n, k]`` predicted from the others, ``[n, k]``."""
+        ...
+
+    def tables(self, targets: torch.Tensor) -> list[torch.Tensor]:
+        """Raw features to predictions of the targets ``[n, k]``, a ``[width_g, k]`` per group."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """A ridge whose predictions are drawn to the mean of the targets.
+
+    A prediction P becomes m + s (P - m), which orders cold nodes as before: m is what all have in
+    common. The smoother that this is has the leverage s h.
+
+    Args:
+        ridge: whose first group is a constant 1.
+        scale: s, 0 to 1.
+
+    Source: Copas (1983), Regression, prediction and shrinkage.
+    """
+
+    ridge: Ridge
+    scale: float
+
+    @property
+    def leverage(self) -> torch.Tensor:
+        """Share of every row's own target in its prediction, 0 to 1, ``[n]``."""
+        return self.scale * self.ridge.leverage
+
+    def left_out(self, targets: torch.Tensor) -> torch.Tensor:
+        """Every row of the targets ``[n, k]`` predicted from the others, ``[n, k]``."""
+        return self.drawn(self.ridge.left_out(targets), targets)
+
+    def drawn(self, left_out: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Left-out predictions of the ridge itself, drawn to the mean of the targets."""
+        if self.scale == 1:
+            return left_out
+        # From h x + (1 - h) l, drawn to m, less s h x, by 1 - s h.
+        kept = self.scale * (1 - self.ridge.leverage) / (1 - self.leverage).clamp(min=1e-6)
+        mean = targets.mean(dim=0)
+        return mean + kept.to(targets)[:, None] * (left_out - mean)
+
+    def tables(self, targets: torch.Tensor) -> list[torch.Tensor]:
+        """Raw features to predictions of the targets ``[n, k]``, a ``[width_g, k]`` per group."""
+        constant, *others = (self.scale * table for table in self.ridge.tables(targets))
+        return [constant + (1 - self.scale) * targets.mean(dim=0), *others]
 
 
 class DualRidge:

@@ -14,11 +14,11 @@ from gnn.data import Adjacency, NodeInputs
 from gnn.exposure import FEW, FEW_SHARE, exposure_by_count
 from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
-from gnn.precision import Side, learn_precisions
+from gnn.precision import Side, learn_worth
 from gnn.propagate import Propagation, fit_propagation
-from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
-from gnn.weighting import cold_folds, learn_weights, one_fold
-from kg.settings import check_above, check_at_least
+from gnn.ridge import Ridge, Shrunk, gram, ridge, select_rows
+from gnn.weighting import cold_folds, learn_weights
+from kg.settings import check_above, check_at_least, check_share
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,15 @@ class TrainConfig:
         item_precision: rho of the items' prior; ``None``: found by :mod:`gnn.precision`, from 100.
         user_precision: rho of the users' prior; ``None``: likewise, from the mean interactions of a
             warm item, or 30 where they are more.
+        item_prior_scale: how far the items' prior is from its mean, as a share of what their
+            features predict, 0 to 1; ``None``: likewise, from 1.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
-        user_weight_steps: on those of user groups.
+        user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.
         weight_nodes: at most so many random warm nodes simulate the cold in those steps.
         weight_contexts: and at most so many nodes of the other side look at them.
-        weight_dim: the cold items are looked at in so many leading directions of the embeddings;
-            all of them come to the same lists and take longer.
+        weight_dim: those who play cold are looked at in so many leading directions of the
+            embeddings; all of them come to the same lists and take longer.
 
     Raises:
         ValueError: a value is out of range.
@@ -55,8 +57,9 @@ class TrainConfig:
     sweeps: int = 3
     item_precision: float | None = None
     user_precision: float | None = None
+    item_prior_scale: float | None = None
     item_weight_steps: int = 24
-    user_weight_steps: int = 12
+    user_weight_steps: int = 24
     weight_rate: float = 0.3
     weight_nodes: int = 1200
     weight_contexts: int = 20_000
@@ -73,6 +76,7 @@ class TrainConfig:
             user_precision=self.user_precision,
             weight_rate=self.weight_rate,
         )
+        check_share(item_prior_scale=self.item_prior_scale)
         check_at_least(
             1,
             weight_nodes=self.weight_nodes,
@@ -96,6 +100,8 @@ class TrainedSide:
         reliability: share of the variance of plain ALS factors that features explain, 0 to 1.
         exposure: omega of the warm nodes by time, 0 to 1, float32 ``[num_warm]``.
         few: with so many interactions a warm node is half as exposed.
+        prior_scale: of the prior, which tables and leverage have in them; see
+            :class:`gnn.ridge.Shrunk`.
     """
 
     propagation: Propagation
@@ -108,6 +114,7 @@ class TrainedSide:
     reliability: float
     exposure: torch.Tensor
     few: float
+    prior_scale: float = 1.0
 
     def exposed(self, counts: torch.Tensor, at: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """Exposure omega of warm nodes by time and count, ``[n]`` between 0 and 1.
@@ -215,20 +222,25 @@ def train(
     progress("weights of item groups")
     item_w = item_weights(item_raws, item_propagation.scales, v, links, als_precision, config, rng)
     progress("weights of user groups")
-    user_w = user_weights(user_raws, user_propagation.scales, u, v, links, config, rng)
+    user_w = user_weights(user_raws, user_propagation.scales, u, links, als_precision, config, rng)
 
     item_ridge = ridge(item_raws, item_propagation.scales, item_w)
     user_ridge = ridge(user_raws, user_propagation.scales, user_w)
     progress("precisions")
-    user_precision, item_precision = learn_precisions(
+    user_precision, item_precision, item_scale = learn_worth(
         links,
         _side(user_ridge, user_exposure, config.user_precision, als_precision),
         _side(item_ridge, exposure, config.item_precision, START_PRECISION),
         k,
         als_precision,
         rng,
+        config.item_prior_scale,
     )
-    log.info("precisions: %.3g of users, %.3g of items", user_precision, item_precision)
+    log.info(
+        "precisions: %.3g of users, %.3g of items, whose prior is scaled by %.3g",
+        *(user_precision, item_precision, item_scale),
+    )
+    item_ridge = Shrunk(item_ridge, item_scale)
     # Of factors that no feature has touched yet: later ones are drawn to what features predict.
     item_reliability = explained(v, item_ridge.left_out(v))
     user_reliability = explained(u, user_ridge.left_out(u))
@@ -252,6 +264,7 @@ def train(
         item_reliability,
         exposure,
         few,
+        item_scale,
     )
     leverage = user_ridge.leverage.float()
     u = embed_warm(user_raws, user_tables, leverage, user_precision, user_exposure, links, v)
@@ -272,15 +285,8 @@ def train(
     return Trained(user_side, item_side, u, v)
 
 
-def _side(
-    fitted: DualRidge | PrimalRidge, exposure: torch.Tensor, given: float | None, start: float
-) -> Side:
-    return Side(
-        fitted.left_out,
-        exposure,
-        start if given is None else given,
-        given is not None,
-    )
+def _side(fitted: Ridge, exposure: torch.Tensor, given: float | None, start: float) -> Side:
+    return Side(fitted, exposure, start if given is None else given, given is not None)
 
 
 def explained(targets: torch.Tensor, left_out: torch.Tensor) -> float:
@@ -336,7 +342,7 @@ def item_weights(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Weights of the item groups, from random warm items and the users who look at them."""
-    items = items @ Spectrum.of(items).vectors[:, -config.weight_dim :]
+    items = _leading(items, config.weight_dim)
     rows = _some(len(items), config.weight_nodes, rng)
     links = links.take(_some(len(links), config.weight_contexts, rng))
     at = torch.from_numpy(rows).to(items.device)
@@ -346,7 +352,6 @@ def item_weights(
         cold_folds(links, rows, items, precision, rng),
         steps=config.item_weight_steps,
         rate=config.weight_rate,
-        judged_every=6,
     )
 
 
@@ -354,26 +359,29 @@ def user_weights(
     raws: list[Raw],
     scales: tuple[float, ...],
     users: torch.Tensor,
-    items: torch.Tensor,
     links: Adjacency,
+    precision: float,
     config: TrainConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Weights of the user groups, from random warm users and the items they choose among."""
+    users = _leading(users, config.weight_dim)
     rows = _some(len(users), config.weight_nodes, rng)
-    links = links.take(rows)
-    if len(items) > config.weight_contexts:
-        chosen = np.zeros(len(items), bool)
-        chosen[_some(len(items), config.weight_contexts, rng)] = True
-        links = links.only(chosen)
+    choosers = links.transpose()
+    choosers = choosers.take(_some(len(choosers), config.weight_contexts, rng))
     return learn_weights(
         _grams(raws, scales, rows),
         users[torch.from_numpy(rows).to(users.device)],
-        one_fold(links, items),
+        cold_folds(choosers, rows, users, precision, rng),
         steps=config.user_weight_steps,
         rate=config.weight_rate,
         among_contexts=True,
     )
+
+
+def _leading(embeddings: torch.Tensor, dim: int) -> torch.Tensor:
+    """Embeddings in the leading directions of theirs, ``[n, dim]`` at most."""
+    return embeddings @ Spectrum.of(embeddings).vectors[:, -dim:]
 
 
 def _some(num_rows: int, most: int, rng: np.random.Generator) -> np.ndarray:

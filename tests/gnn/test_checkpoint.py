@@ -6,8 +6,9 @@ import torch
 
 from gnn.checkpoint import side_from_state, side_to_state
 from gnn.data import NodeInputs, node_inputs
+from gnn.groups import Gaussians
 from gnn.infer import priors
-from gnn.ridge import DualRidge
+from gnn.ridge import DualRidge, Shrunk
 from gnn.train import TrainConfig, train
 from kg.errors import SavedFileError
 from kg.toy import toy_graph
@@ -70,7 +71,23 @@ def test_arrays_with_a_row_per_node_are_numbers_of_nodes_or_can_be_worked_out_ag
     assert per_node <= {"warm", "column", "idf", "table", "leverage", "exposure", "reference"}
     # Leverage follows from features, tables from features and what the other side is embedded with.
     raws = side.propagation.raw(items, side.warm, CPU)
-    ridge = DualRidge(raws, side.propagation.scales, side.weights)
+    ridge = Shrunk(DualRidge(raws, side.propagation.scales, side.weights), side.prior_scale)
     np.testing.assert_allclose(ridge.leverage, side.leverage, atol=1e-5)
     for again, table in zip(ridge.tables(side.reference), side.tables, strict=True):
         np.testing.assert_allclose(again, table, atol=1e-5)
+
+
+def test_what_was_saved_before_there_was_a_scale_or_a_rank_of_numbers_is_as_it_was(made):
+    side, items = made
+    meta, arrays = side_to_state(side)
+    before = dict(meta, groups=[dict(group) for group in meta["groups"]])
+    del before["prior_scale"]
+    numbers = [group for group in before["groups"] if group["kind"] == "gaussians"]
+    for group in numbers:
+        del group["ranked"]
+    loaded = side_from_state(before, arrays, CPU)
+    assert loaded.prior_scale == 1.0
+    assert numbers
+    for group in loaded.propagation.groups:
+        if isinstance(group, Gaussians):
+            assert group.raw(items, side.warm, CPU).shape == (len(side.warm), 10)

@@ -1,11 +1,12 @@
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
 from gnn.data import Adjacency
-from gnn.precision import FURTHEST, STEP, Side, learn_precisions
+from gnn.precision import FURTHEST, STEP, Side, Worth, learn_worth
 
 NUM_USERS, NUM_ITEMS, DIM = 400, 300, 8
 
@@ -22,9 +23,29 @@ def tastes():
     return links, torch.from_numpy(users).float(), torch.from_numpy(items).float()
 
 
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """A prior that some function of the factors makes, no node counting in its own."""
+
+    of: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def leverage(self):
+        return torch.zeros(1)
+
+    def left_out(self, targets):
+        return self.of(targets)
+
+    def tables(self, targets):
+        raise AssertionError("the search needs no tables")
+
+
+NOTHING = Guess(torch.zeros_like)
+
+
 def knowing(features):
     """The prior of one whose features are these: the best guess that is linear in them."""
-    return lambda factors: features @ torch.linalg.lstsq(features, factors).solution
+    return Guess(lambda factors: features @ torch.linalg.lstsq(features, factors).solution)
 
 
 def sides(user_prior, item_prior):
@@ -32,37 +53,57 @@ def sides(user_prior, item_prior):
     return users, Side(item_prior, torch.ones(NUM_ITEMS), 100.0, fixed=False)
 
 
-def search(tastes, users, items, seed=0):
-    return learn_precisions(tastes[0], users, items, 16, 10.0, np.random.default_rng(seed))
+def search(tastes, users, items, seed=0, item_scale: float | None = 1.0):
+    rng = np.random.default_rng(seed)
+    return learn_worth(tastes[0], users, items, 16, 10.0, rng, item_scale)
 
 
 def test_priors_that_know_tastes_are_held_on_to_and_empty_ones_let_go(tastes):
     _, users, items = tastes
-    empty = search(tastes, *sides(torch.zeros_like, torch.zeros_like))
-    knowing_items = search(tastes, *sides(torch.zeros_like, knowing(items)))
-    knowing_users = search(tastes, *sides(knowing(users), torch.zeros_like))
-    assert knowing_items[1] > 3 * empty[1]
-    assert knowing_users[0] > 3 * empty[0]
+
+    def precisions(user_prior, item_prior):
+        found = [search(tastes, *sides(user_prior, item_prior), seed) for seed in range(4)]
+        return np.exp(np.mean(np.log([worth[:2] for worth in found]), axis=0))
+
+    empty = precisions(NOTHING, NOTHING)
+    assert precisions(NOTHING, knowing(items))[1] > 3 * empty[1]
+    assert precisions(knowing(users), NOTHING)[0] > 2 * empty[0]
 
 
 def test_what_is_given_stays_and_the_other_side_is_still_searched(tastes):
-    users, items = sides(torch.zeros_like, knowing(tastes[2]))
-    user, item = search(tastes, replace(users, fixed=True), items)
-    assert user == 10.0
-    assert item > 100.0
+    users, items = sides(NOTHING, knowing(tastes[2]))
+    found = search(tastes, replace(users, fixed=True), items, item_scale=0.5)
+    assert found.users == 10.0
+    assert found.items > 100.0
+    assert found.item_scale == 0.5
     both = search(tastes, replace(users, fixed=True), replace(items, fixed=True))
-    assert both == (10.0, 100.0)
+    assert both == Worth(10.0, 100.0, 1.0)
+
+
+def test_predictions_that_lie_too_far_apart_are_drawn_together_and_good_ones_are_not(tastes):
+    good = knowing(tastes[2])
+    noise = torch.from_numpy(np.random.default_rng(1).normal(size=(NUM_ITEMS, 16))).float()
+
+    def far_apart(factors):
+        return good.left_out(factors) + 2 * factors.std() * noise
+
+    users, items = sides(NOTHING, Guess(far_apart))
+    users, items = replace(users, fixed=True), replace(items, fixed=True)
+    assert search(tastes, users, items, item_scale=None).item_scale <= 0.25
+    items = replace(items, ridge=good)
+    assert search(tastes, users, items, item_scale=None).item_scale == 1.0
 
 
 def test_the_search_repeats_and_ends(tastes):
-    users, items = sides(torch.zeros_like, torch.zeros_like)
-    one, other = search(tastes, users, items), search(tastes, users, items)
+    users, items = sides(NOTHING, NOTHING)
+    one, other = (search(tastes, users, items, item_scale=None) for _ in range(2))
     assert one == other
-    furthest = np.abs(np.log(np.array(one) / [10.0, 100.0]) / np.log(STEP)).max()
+    furthest = np.abs(np.log(np.array(one[:2]) / [10.0, 100.0]) / np.log(STEP)).max()
     assert furthest <= FURTHEST + 1e-9
 
 
 def test_with_nobody_to_judge_the_start_is_kept():
     links = Adjacency.from_pairs(np.arange(3), np.arange(3), 3, 3)
-    side = Side(torch.zeros_like, torch.ones(3), 7.0, fixed=False)
-    assert learn_precisions(links, side, side, 2, 1.0, np.random.default_rng(0)) == (7.0, 7.0)
+    side = Side(NOTHING, torch.ones(3), 7.0, fixed=False)
+    found = learn_worth(links, side, side, 2, 1.0, np.random.default_rng(0))
+    assert found == Worth(7.0, 7.0, 1.0)

@@ -4,7 +4,7 @@ import torch
 
 from gnn import ridge as module
 from gnn.groups import SparseRows
-from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
+from gnn.ridge import DualRidge, PrimalRidge, Shrunk, gram, ridge, select_rows
 
 WEIGHTS, SCALES = np.array([0.7, 2.0, 0.1]), (1.5, 0.8, 2.0)
 
@@ -103,3 +103,22 @@ def test_gram_and_row_selection_are_the_same_sparse_or_dense():
     np.testing.assert_allclose(gram(some), dense[rows] @ dense[rows].T, atol=1e-5)
     none = sparse(np.zeros((3, 4)))
     assert gram(none).tolist() == [[0] * 3] * 3
+
+
+@pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0])
+def test_a_shrunk_ridge_is_a_smoother_drawn_to_the_mean(kind, scale):
+    raws, _, targets = made()
+    raws[0] = torch.ones_like(raws[0])
+    plain = kind(raws, SCALES, WEIGHTS)
+    shrunk = Shrunk(plain, scale)
+    dense = [raws[0], raws[1], raws[2].to_dense()]
+    before, after = (
+        sum(x @ t for x, t in zip(dense, one.tables(targets), strict=True))
+        for one in (plain, shrunk)
+    )
+    mean = targets.mean(dim=0)
+    np.testing.assert_allclose(after, mean + scale * (before - mean), atol=1e-5)
+    h = shrunk.leverage.float()[:, None]
+    left_out = (after - h * targets) / (1 - h)
+    np.testing.assert_allclose(shrunk.left_out(targets), left_out, atol=1e-4)

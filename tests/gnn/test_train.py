@@ -171,6 +171,8 @@ def test_progress_names_the_steps():
         ({"item_weight_steps": -1}, "item_weight_steps must be at least 0, got -1"),
         ({"item_precision": 0.0}, "item_precision must be above 0, got 0.0"),
         ({"weight_rate": float("nan")}, "weight_rate must be above 0, got nan"),
+        ({"item_prior_scale": 1.5}, "item_prior_scale must be between 0 and 1, got 1.5"),
+        ({"item_prior_scale": float("nan")}, "item_prior_scale must be between 0 and 1, got nan"),
         ({"weight_nodes": 0}, "weight_nodes must be at least 1, got 0"),
         ({"weight_dim": 0}, "weight_dim must be at least 1, got 0"),
     ],

@@ -93,7 +93,7 @@ def test_the_best_judged_step_is_kept(problem):
         inverse = torch.linalg.inv(system + torch.eye(ITEMS))
         return left_out_ndcg(items - (inverse @ items) / inverse.diagonal()[:, None], folds)
 
-    every = [quality(learnt(problem, steps)) for steps in (2, 4, 6, 8)]
+    every = [quality(learnt(problem, n, judged_every=n)) for n in (2, 4, 6, 8)]
     kept = quality(learnt(problem, 8, judged_every=2))
     assert kept == pytest.approx(max(every), abs=1e-6)
 
@@ -105,6 +105,10 @@ def test_left_out_ndcg_is_the_one_worked_out_by_hand():
     # Context 0 ranks 0, 2, 1 and likes 0 and 2; context 1 ranks 2, 0, 1 and likes 1.
     expected = (1 + 1 / np.log2(4)) / 2
     assert left_out_ndcg(left_out, one_fold(links, contexts)) == pytest.approx(expected)
+    # Nodes 0, 1 and 2 like 0, 1 and 0 and rank them 0, 1; 1, 0; and 1, 0.
+    expected = (1 + 1 + 1 / np.log2(3)) / 3
+    found = left_out_ndcg(left_out, one_fold(links, contexts), among_contexts=True)
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("over", [0, 1])
