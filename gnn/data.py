@@ -256,10 +256,10 @@ def far_relations(
         graph: the typed graph.
         entities: node type at the far end of every relation of the nodes.
     """
-    sides = graph.schema.user, graph.schema.item
+    sides, known = (graph.schema.user, graph.schema.item), frozenset(edge_types)
     out: dict[str, FarRelation] = {}
     for near, entity in entities.items():
-        for edge_type, end, name in _onward(frozenset(edge_types), *sides, entity):
+        for edge_type, end, name in _onward(known, *sides, entity):
             way = f"{near} > {name}"
             while way in out or way in entities:
                 way += "'"
