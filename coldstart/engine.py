@@ -32,7 +32,14 @@ from coldstart.rating import RatingSource, rated
 from coldstart.ready_texts import aligned_texts
 from coldstart.ready_vectors import Ready, aligned
 from coldstart.scorer import CosineBiasScorer
-from gnn.data import Adjacency, FarRelation, NodeInputs, feature_names, node_inputs
+from gnn.data import (
+    Adjacency,
+    FarRelation,
+    NodeInputs,
+    far_relations,
+    feature_names,
+    node_inputs,
+)
 from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder, fitted_groups
 from gnn.exposure import exposure_by_time
 from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
@@ -545,7 +552,7 @@ class ColdStartEngine:
         Args:
             node_type: users or items.
             links: keys at the far end, by edge type; the interaction type for its positives.
-            properties: texts, numbers and categories by name of the property; texts count by
+            properties: texts, numbers, dates and categories by name of the property; texts count by
                 their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
             vectors: ready-made ones by name, of the length they had at training.
@@ -678,8 +685,15 @@ class ColdStartEngine:
     @cached_property
     def far_relations(self) -> Mapping[str, Mapping[str, FarRelation]]:
         """By node type what the entities of its relations are linked to, by name of the way."""
-        schema, nobody = self.graph.schema, np.empty(0, np.int64)
-        return {t: self._inputs_of(t, nobody).far for t in (schema.user, schema.item)}
+        out = {}
+        for node_type, names in self.relation_names.items():
+            entities = {
+                name: target if source == node_type else source
+                for (source, _, target), name in names.items()
+                if source != target
+            }
+            out[node_type] = far_relations(self.feature_edges, self.graph, entities)
+        return out
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         some = self.graph, self.texts, self.feature_edges, node_type, rows

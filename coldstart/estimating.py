@@ -43,8 +43,8 @@ _PASSES = 3
 _LEFT_OUT = 5
 """Ridge predictions of each side: for precisions, reliability, three sweeps; and tables, once."""
 _HALF_STEPS = 12
-"""Of each side: five of plain ALS, three sweeps, the last one, one to find the cold boost, and of
-items three for the weights of user groups."""
+"""Of each side: five of plain ALS, three sweeps, the last one, one to find the cold boost, and two
+for the weights of the other side's groups: a quarter is left out four times, in few dimensions."""
 _SMALL_HALF_STEPS = 3 + 2 * 7
 """Of each side to find precisions, in few dimensions: of plain ALS, and about so many tries."""
 _BLOCK = 8192
@@ -250,7 +250,7 @@ class _Side:
         sparse += relations
         if len(relations) > 1:
             sparse.append((sum(n for n, _ in relations), sum(w for _, w in relations)))
-        dense += [10] * len(schema.numeric.get(node_type, ()))
+        dense += [11] * len(schema.numeric.get(node_type, ()))
         sparse += [(1.0, 10)] * len(schema.categorical.get(node_type, ()))
         all_degrees = outline.degrees[node_type == schema.item]
         degrees = np.round(all_degrees * outline.positive_share).astype(np.int64)

@@ -138,27 +138,43 @@ class GraphPath:
         )
 
     def cypher(self) -> CypherQuery:
-        """The query that shows this path in the store that the graph came from."""
-        text, conditions, parameters = "MATCH p = (n0", [], {}
+        """The query that shows this path in the store that the graph came from.
+
+        One ``MATCH`` goes over an edge once at most, and two songs may be by one artist: where a
+        path comes back over nodes that stand for whoever is there, it is matched in parts.
+        """
+        parts, conditions, parameters = ["(n0"], [], {}
         for at, place in enumerate(self.places):
             if at:
                 hop = self.hops[at - 1]
                 left, right = {"out": ("-", "->"), "in": ("<-", "-"), "both": ("-", "-")}[
                     hop.direction
                 ]
-                text += f"{left}[r{at}:{quoted(hop.edge_type[1])}]{right}(n{at}"
+                parts[-1] += f"{left}[r{at}:{quoted(hop.edge_type[1])}]{right}(n{at}"
                 least = self.schema.positive_weight
                 if hop.edge_type == self.schema.interaction and least is not None:
                     conditions.append(f"r{at}.{quoted(self.schema.weight)} >= $least")
                     parameters["least"] = least
-            text += f":{quoted(place.node_type)})"
+            parts[-1] += f":{quoted(place.node_type)})"
             if place.keys:
                 key = quoted(self.schema.key_of(place.node_type))
                 conditions.append(f"n{at}.{key} IN $n{at}")
                 parameters[f"n{at}"] = list(place.keys)
+            if self._turns(at):
+                parts.append(f"(n{at})")
+        names = ["p", *(f"p{number}" for number in range(2, len(parts) + 1))]
+        matches = [f"MATCH {name} = {part}" for name, part in zip(names, parts, strict=True)]
         return CypherQuery(
-            f"{text}\nWHERE {' AND '.join(conditions)}\nRETURN p LIMIT {MOST_ROWS}", parameters
+            "\n".join(matches)
+            + f"\nWHERE {' AND '.join(conditions)}\nRETURN {', '.join(names)} LIMIT {MOST_ROWS}",
+            parameters,
         )
+
+    def _turns(self, at: int) -> bool:
+        """Whether the path comes back from here the way it came, over whoever is there."""
+        if not 0 < at < len(self.hops) or self.hops[at - 1].edge_type != self.hops[at].edge_type:
+            return False
+        return not self.places[at - 1].keys and not self.places[at + 1].keys
 
 
 _Found = tuple[float, Callable[[], GraphPath]]

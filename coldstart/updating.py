@@ -595,7 +595,10 @@ def _inputs_of_new(
         text,
         relations,
         same_type,
-        {p: np.array([number_of(properties.get(p))]) for p in schema.numeric.get(node_type, ())},
+        {
+            name: np.array([_number(graph, node_type, name, properties.get(name))])
+            for name in schema.numeric.get(node_type, ())
+        },
         {p: [_categories(properties.get(p))] for p in schema.categorical.get(node_type, ())},
         peer_text=None if known is None else known.matrix.__getitem__,
         peer_history=engine.user_history if node_type == schema.user and same_type else None,
@@ -603,6 +606,10 @@ def _inputs_of_new(
         far=engine.far_relations[node_type],
     )
     return inputs, positives
+
+
+def _number(graph: KnowledgeGraph, node_type: str, name: str, value: Any) -> float:
+    return number_of(value, graph.attributes[node_type][name].type, f"{node_type}.{name}")
 
 
 def _categories(value: Any) -> list[str]:

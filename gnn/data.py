@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from kg.delta import take_rows
 from kg.graph import Edges, KnowledgeGraph
 from kg.schema import EdgeType
-from kg.tables import text_column
+from kg.tables import is_string, text_column
 
 _NO_EDGES = Edges(np.empty((2, 0), np.int64))
 
@@ -254,7 +253,7 @@ def far_relations(
     Args:
         edge_types: what was there at training.
         graph: the typed graph.
-        entities: node type at the far end of every relation of the nodes.
+        entities: node type at the far end of every relation of the nodes to other types.
     """
     sides, known = (graph.schema.user, graph.schema.item), frozenset(edge_types)
     out: dict[str, FarRelation] = {}
@@ -418,10 +417,11 @@ def numeric_values(table: pa.Table, name: str, node_type: str) -> np.ndarray:
     try:
         if pa.types.is_integer(column.type) and not column.null_count:
             return column.to_numpy().astype(np.float64)  # for one number much faster than a cast
-        if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-            since = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64())
-            column = since.cast(pa.float64(), safe=False)  # not exact from the year 2255 on
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        if _is_date(column.type):
+            column = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64())
+        # Integers are not exact from 2^53 on, dates from the year 2255.
+        exact = not pa.types.is_integer(column.type)
+        values = column.cast(pa.float64(), safe=exact).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(
             f"{node_type}.{name}: the schema names it as numeric, so numbers, dates or timestamps "
@@ -434,17 +434,39 @@ def numeric_values(table: pa.Table, name: str, node_type: str) -> np.ndarray:
     return values
 
 
-def number_of(value: Any) -> float:
-    """A numeric property of one node; see :func:`node_inputs`.
+def number_of(value: Any, kind: pa.DataType, what: str) -> float:
+    """A numeric property of one node, as :func:`numeric_values` has it.
 
     Args:
-        value: a number, a date or a datetime; ``None`` is missing.
+        value: a number or, where the others are dates, a date, datetime or a text that is one;
+            ``None`` is missing.
+        kind: type of the others' column.
+        what: the property is called in errors.
+
+    Raises:
+        ValueError: the value is none of these.
     """
     if value is None:
         return float("nan")
-    if isinstance(value, dt.date):
-        return float(pa.scalar(value).cast(pa.timestamp("us"), safe=False).value)
-    return float(value)
+    if not _is_date(kind):
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what}: expected a number, got {value!r}") from error
+    try:
+        one = np.array([value]) if isinstance(value, np.generic) else [value]
+        given = pa.chunked_array([pa.array(one, from_pandas=True)])
+        if not (_is_date(given.type) or is_string(given.type) or pa.types.is_null(given.type)):
+            raise pa.ArrowInvalid(f"{given.type} is no date")
+        return float(numeric_values(pa.table({what: given.cast(kind, safe=False)}), what, what)[0])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"{what}: expected a date, as the others are ({kind}), got {value!r} ({error})"
+        ) from error
+
+
+def _is_date(kind: pa.DataType) -> bool:
+    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
 
 
 def category_values(table: pa.Table, name: str, node_type: str) -> list[list[str]]:

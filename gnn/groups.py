@@ -399,7 +399,8 @@ class Gaussians:
         centres = np.quantile(values, QUANTILES)
         ranges = centres[-2] - centres[1], centres[-1] - centres[0], np.ptp(values), 1.0
         most = next(float(x) for x in ranges if x > 0)
-        widths = np.maximum(np.gradient(centres), LEAST_WIDTH * most)
+        least = max(LEAST_WIDTH * most, float(np.finfo(float).tiny))
+        widths = np.maximum(np.gradient(centres), least)
         return cls(numeric, numeric, centres, widths, float(np.median(values)), ranked=True)
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -49,8 +49,9 @@ class Ridge(Protocol):
 class Shrunk:
     """A ridge whose predictions are drawn to the mean of the targets.
 
-    A prediction P becomes m + s (P - m), which orders cold nodes as before: m is what all have in
-    common. The smoother that this is has the leverage s h.
+    A prediction P becomes m + s (P - m), which orders cold items as before for every user: m is
+    what all have in common. (The users of one cold item it does not.) The smoother that this is
+    has the leverage s h.
 
     Args:
         ridge: whose first group is a constant 1.

@@ -73,16 +73,17 @@ def cold_folds(
     for number in range(NUM_FOLDS):
         hidden = fold == number
         inside = np.flatnonzero(hidden[rows])
-        if not len(inside):
+        chosen = back.take(rows[inside])
+        if not len(chosen.indices):
             continue
         seen = targets * torch.from_numpy(~hidden).to(targets)[:, None]
         contexts = warm_half_step(links.only(~hidden), seen, None, precision)
-        out.append(_fold(inside, contexts, back.take(rows[inside])))
+        out.append(_fold(inside, contexts, chosen))
     return out
 
 
 def one_fold(links: Adjacency, contexts: torch.Tensor) -> list[Fold]:
-    """All nodes together, looked at by contexts as they are.
+    """All nodes together, looked at by contexts as they are: as much arithmetic as in folds.
 
     Args:
         links: each node's positives among the contexts.
@@ -120,7 +121,7 @@ def learn_weights(
     Args:
         grams: inner products within every group, ``[num_groups, n, n]``.
         targets: embeddings V of the nodes, ``[n, k]``.
-        folds: who looks at whom.
+        folds: who looks at whom; without any, the weights are those of the start.
         steps: Adam steps.
         rate: their learning rate.
         judged_every: the NDCG of left-out nodes is measured after every so many steps, and the
@@ -134,7 +135,7 @@ def learn_weights(
     sharpness = torch.ones((), device=grams.device)
     adam = Adam([log_weights, sharpness], rate)
     best, chosen = -1.0, log_weights.clone()
-    for step in range(1, steps + 1):
+    for step in range(1, steps + 1) if folds else ():
         loss, *gradients = cold_loss(
             log_weights, sharpness, grams, targets, folds, over=0 if among_contexts else 1
         )

@@ -1,7 +1,10 @@
 import datetime as dt
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 import gnn
@@ -166,14 +169,30 @@ def test_dates_are_numbers_in_the_graph_and_by_themselves():
     tables = {"Movie": {"id": ["a", "b", "c"], "year": days}, "User": {"id": ["u"]}}
     inputs = node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
     day = 86_400e6  # microseconds
+    number = partial(number_of, kind=pa.timestamp("s"), what="Movie.year")
     np.testing.assert_array_equal(inputs.numeric["year"], [day, np.nan, -day])
     tables["Movie"]["year"] = at
     inputs = node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
-    np.testing.assert_array_equal(inputs.numeric["year"], [number_of(x) for x in at])
+    np.testing.assert_array_equal(inputs.numeric["year"], [number(x) for x in at])
     assert inputs.numeric["year"][0] == 1.5 * day
-    assert number_of(days[2]) == -day
-    assert number_of(dt.date(9999, 12, 31)) > 2e17
-    assert number_of(1999) == 1999.0
+    assert number(days[2]) == number("1969-12-31") == -day
+    assert number(dt.date(9999, 12, 31)) > 2e17
+    assert np.isnan([number(None), number(pd.NaT)]).all()
+    assert number(np.datetime64("1970-01-02")) == number(pd.Timestamp("1970-01-02")) == day
+    assert number_of(1999, pa.int64(), "Movie.year") == 1999.0
+    for wrong in (1999, "soon"):
+        with pytest.raises(ValueError, match=r"Movie\.year: expected a date, as the others are"):
+            number(wrong)
+    with pytest.raises(ValueError, match=r"Movie\.year: expected a number, got 'soon'"):
+        number_of("soon", pa.int64(), "Movie.year")
+
+
+def test_integers_that_no_float_holds_are_rounded_missing_ones_beside_them_or_not():
+    large = 1_600_000_000_000_000_001
+    for years in ([large, 1, 2], [large, None, 2]):
+        tables = {"Movie": {"id": ["a", "b", "c"], "year": years}, "User": {"id": ["u"]}}
+        inputs = node_inputs(KnowledgeGraph.from_tables(tables, {}, SCHEMA), "Movie", None)
+        assert inputs.numeric["year"][0] == float(large)
 
 
 def test_entities_are_followed_to_what_they_are_linked_to():

@@ -163,6 +163,14 @@ def test_progress_names_the_steps():
     assert "joint sweep 3 of 3" in steps
 
 
+def test_one_who_looks_and_one_who_plays_cold_are_enough():
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, (USERS, ITEMS), (150, 2)), axis=0).T
+    config = TrainConfig(weight_nodes=1, weight_contexts=1)
+    trained = train(inputs(USERS), inputs(ITEMS), pairs, config, rng=rng, device=CPU)
+    assert trained.user_embeddings.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -111,6 +111,17 @@ def test_left_out_ndcg_is_the_one_worked_out_by_hand():
     assert found == pytest.approx(expected)
 
 
+def test_a_fold_that_nobody_looks_at_is_left_out():
+    links = Adjacency.from_pairs(np.array([0]), np.array([2]), 1, 40)
+    targets = torch.ones(40, 2)
+    rng = np.random.default_rng(0)
+    (fold,) = cold_folds(links, np.arange(40), targets, 1.0, rng)
+    assert 2 in fold.nodes
+    grams, nobody = torch.ones(1, 3, 3), np.array([0, 1, 3])
+    assert cold_folds(links, nobody, targets, 1.0, rng) == []
+    assert learn_weights(grams, targets[:3], [], steps=6, rate=0.3) == pytest.approx(np.exp(-3.0))
+
+
 @pytest.mark.parametrize("over", [0, 1])
 def test_the_gradient_of_the_cold_loss_is_that_of_autograd(over):
     rng = np.random.default_rng(0)
