@@ -9,6 +9,7 @@ from coldstart import ColdStartEngine, baselines
 from coldstart.training_data import TrainingData
 from kg import GraphDelta, KnowledgeGraph, Schema
 from kg.errors import UnknownNodeError
+from kg.stores import LadybugStore
 
 PLAYED = ("User", "PLAYED", "Song")
 BY = ("Song", "BY", "Artist")
@@ -150,6 +151,22 @@ def test_a_score_is_told_by_the_genre_of_the_artist(engine):
     shown = path.cypher().cypher
     assert "-[r2:`BY`]->(n2:`Artist`)-[r3:`PLAYS`]->(n3:`Genre`)\nMATCH p2 = (n3)<-[" in shown
     assert "(n3)<-[r4:`PLAYS`]-(n4:`Artist`)<-[r5:`BY`]-(n5:`Song`)\nWHERE" in shown
+
+
+@pytest.mark.neo4j
+def test_the_query_shows_what_two_songs_of_one_artist_share(engine, neo4j_store, tmp_path):
+    heard = engine.graph.positives()
+    liked = {user: set(heard[1][heard[0] == user].tolist()) for user in range(NUM_USERS)}
+    user, song = next((u, s) for u, some in liked.items() for s in some if s % 2 == 0)
+    found = engine.explain(f"u{user}", f"s{song + 1}", paths=50)
+    far = [p for p in found.paths if p.kind == "shared" and len(p.places) == 6]
+    assert far
+    with LadybugStore(tmp_path / "songs.lbug") as embedded:
+        for store in (neo4j_store, embedded):
+            store.write(engine.graph)
+            for path in far:
+                query = path.cypher()
+                assert store.query(query.cypher, **query.parameters).num_rows > 0, query
 
 
 def test_two_nobody_knows_are_connected_by_town_and_genre(engine):
