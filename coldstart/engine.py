@@ -685,15 +685,8 @@ class ColdStartEngine:
     @cached_property
     def far_relations(self) -> Mapping[str, Mapping[str, FarRelation]]:
         """By node type what the entities of its relations are linked to, by name of the way."""
-        out = {}
-        for node_type, names in self.relation_names.items():
-            entities = {
-                name: target if source == node_type else source
-                for (source, _, target), name in names.items()
-                if source != target
-            }
-            out[node_type] = far_relations(self.feature_edges, self.graph, entities)
-        return out
+        names = self.relation_names.items()
+        return {t: far_relations(self.feature_edges, self.graph, t, own) for t, own in names}
 
     def _inputs_of(self, node_type: str, rows: np.ndarray) -> NodeInputs:
         some = self.graph, self.texts, self.feature_edges, node_type, rows

@@ -352,16 +352,16 @@ def _training(outline: Outline, sides: list[_Side], machine: Machine, config: Tr
     memory = resident_bytes() + outline.graph_bytes
     small = min(k, MAX_DIM)
     few = min(k, config.weight_dim)
-    for side, other, steps, dim in (
-        (items, users, config.item_weight_steps, few),
-        (users, items, config.user_weight_steps, few),
+    for side, other, steps in (
+        (items, users, config.item_weight_steps),
+        (users, items, config.user_weight_steps),
     ):
         some = min(side.warm, config.weight_nodes)
         contexts = min(other.warm, config.weight_contexts)
         seconds += _feature_seconds(side, machine) + _ridge_seconds(side, k, machine)
         seconds += _gram_seconds(side, some, machine)
         # One step in six is judged, one in two of those that were measured.
-        seconds += 0.8 * steps * machine.weight_seconds(side.num_groups, some, contexts, dim)
+        seconds += 0.8 * steps * machine.weight_seconds(side.num_groups, some, contexts, few)
         for times, size in ((_HALF_STEPS, k), (_SMALL_HALF_STEPS, small)):
             seconds += times * machine.half_step_seconds(side.degrees, side.warm, other.warm, size)
         seconds += _prior_seconds(side, k, machine)

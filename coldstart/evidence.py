@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gnn.data import feature_edge_types, node_inputs
+from gnn.data import NodeInputs, feature_edge_types, node_inputs
 from gnn.train import TrainedSide
 from kg.graph import KnowledgeGraph
 from kg.growing import taken
@@ -45,18 +45,28 @@ def evidence_of(
     ):
         side, _ = engine._side(node_type)
         some, back = np.unique(rows, return_inverse=True)
-        counts = node_counts(engine, node_type, some)
+        inputs = _links_of(engine, node_type, some)
+        counts = node_counts(engine, node_type, some, inputs)
         out |= {f"{name}_{what}": values[back] for what, values in counts.items()}
         told = _has_properties(engine.graph, node_type, some)
-        told |= side.propagation.known_from_afar(engine._inputs_of(node_type, some))
+        told |= side.propagation.known_from_afar(inputs)
         known[name] = _known(side, counts, told)[back]
     out |= _parts(engine, user_rows, item_rows)
     out["confidence"] = np.sqrt(known["user"] * known["item"]).astype(np.float32)
     return out
 
 
-def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Positives, other edges and text characters of some nodes, int64 ``[len(rows)]`` each."""
+def node_counts(
+    engine: ColdStartEngine, node_type: str, rows: np.ndarray, inputs: NodeInputs | None = None
+) -> dict[str, np.ndarray]:
+    """Positives, other edges and text characters of some nodes, int64 ``[len(rows)]`` each.
+
+    Args:
+        engine: the engine.
+        node_type: users or items.
+        rows: of the nodes.
+        inputs: with their links, where they have been looked up before.
+    """
     graph = engine.graph
     edges = np.zeros(len(rows), np.int64)
     later = np.zeros(len(rows), np.int64)  # edges of relations that were not there at training
@@ -68,7 +78,7 @@ def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> di
                 edges += counts
                 later += counts if edge_type not in engine.feature_edges else 0
     side, _ = engine._side(node_type)
-    inputs = node_inputs(graph, node_type, None, rows=rows, edge_types=engine.feature_edges)
+    inputs = _links_of(engine, node_type, rows) if inputs is None else inputs
     unknown = side.propagation.unknown_links(inputs, np.arange(len(rows)))
     characters = np.zeros(len(rows), np.int64)
     table = graph.attributes[node_type]
@@ -82,6 +92,11 @@ def node_counts(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> di
         "unknown_edges": later + unknown,
         "text": characters,
     }
+
+
+def _links_of(engine: ColdStartEngine, node_type: str, rows: np.ndarray) -> NodeInputs:
+    """Inputs without texts."""
+    return node_inputs(engine.graph, node_type, None, rows=rows, edge_types=engine.feature_edges)
 
 
 def _has_properties(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> np.ndarray:

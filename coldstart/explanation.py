@@ -316,7 +316,7 @@ def without(engine: ColdStartEngine, user: Key, item: Key, edge: Edge) -> Remova
 
 
 def edge_of(engine: ColdStartEngine, side: Side, source: Source) -> Edge | None:
-    """The edge that an atom comes from; ``None`` where it takes several to get there."""
+    """The edge that an atom comes from, as it is in the graph."""
     graph = engine.graph
     if source.row is None:
         return None
@@ -324,9 +324,7 @@ def edge_of(engine: ColdStartEngine, side: Side, source: Source) -> Edge | None:
         edge_type = graph.schema.interaction
     else:
         names = engine.relation_names[side.node_type]
-        edge_type = next((e for e, name in names.items() if name == source.relation), None)
-        if edge_type is None:
-            return None  # of an entity's own
+        edge_type = next(e for e, name in names.items() if name == source.relation)
     same = edge_type[0] == edge_type[2]
     if same and source.row == side.row:
         return None  # a node counts among its own neighbours without an edge
@@ -367,10 +365,10 @@ def _contribution(
 ) -> Contribution:
     if source.row is None:
         return Contribution(source.value or "", share)
-    edge, schema = edge_of(engine, side, source), engine.graph.schema
     if far := engine.far_relations[side.node_type].get(source.relation or ""):
         key = engine.graph.vocabularies[far.target][source.row]
         return Contribution(name_of(engine.graph, far.target, source.row), share, far.target, key)
+    edge, schema = edge_of(engine, side, source), engine.graph.schema
     if edge is None:
         return Contribution("itself", share, side.node_type, side.key)
     if source.relation is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,6 +90,7 @@ def updated(
         reworded=reworded,
         heard={user: moved.users.warm, item: moved.items.warm},
         uses_history=item in engine.texts and _uses_history(engine),
+        followed=_followed(engine, delta),
     )
     fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
     before = {user: moved.user_vectors, item: moved.item_vectors}
@@ -200,6 +201,7 @@ def touched_rows(
     reworded: Mapping[str, np.ndarray],
     heard: Mapping[str, np.ndarray],
     uses_history: bool,
+    followed: Collection[EdgeType] = (),
 ) -> dict[str, np.ndarray]:
     """Rows in the new graph of the users and items whose features or interactions may differ.
 
@@ -210,6 +212,7 @@ def touched_rows(
         reworded: new rows of the known nodes whose text changed, by node type.
         heard: new rows of the nodes that count in the features of those linked to them.
         uses_history: whether a user's features tell what the friends interacted with.
+        followed: edge types between other nodes that features of those linked to these tell of.
     """
     schema = new.schema
     touched: dict[str, set[int]] = {schema.user: set(), schema.item: set()}
@@ -226,9 +229,8 @@ def touched_rows(
     relinked: dict[str, set[int]] = {}
 
     def relink(node_type: str, keys: pa.ChunkedArray) -> None:
-        if node_type not in touched:
-            rows = new.vocabularies[node_type].rows(keys, missing="mark")
-            relinked.setdefault(node_type, set()).update(rows[rows >= 0].tolist())
+        rows = new.vocabularies[node_type].rows(keys, missing="mark")
+        relinked.setdefault(node_type, set()).update(rows[rows >= 0].tolist())
 
     # Those whose friends may find that their own features changed.
     speakers = {t: set(reworded[t].tolist()) if t in reworded else set() for t in touched}
@@ -239,7 +241,7 @@ def touched_rows(
         for edge_type, table in tables.items():
             sources = touch(edge_type[0], table["source"])
             touch(edge_type[2], table["target"])
-            if not touched.keys() & {edge_type[0], edge_type[2]}:
+            if edge_type in followed:
                 relink(edge_type[0], table["source"])
                 relink(edge_type[2], table["target"])
             if uses_history and edge_type == schema.interaction:
@@ -252,7 +254,7 @@ def touched_rows(
                     hit = np.isin(edges.index[end // 2], gone)
                     there = np.unique(edges.index[other // 2][hit])
                     keys = _keys(old.vocabularies[edge_type[other]], there)
-                    if node_type not in touched:
+                    if edge_type in followed:
                         relink(edge_type[other], keys)
                     linked = touch(edge_type[other], keys)
                     if uses_history and edge_type == schema.interaction and other == 0:
@@ -308,6 +310,20 @@ def _keys(nodes: Vocabulary, rows: np.ndarray) -> pa.ChunkedArray:
 def _uses_history(engine: ColdStartEngine) -> bool:
     user = engine.graph.schema.user
     return any(e[0] == e[2] == user for e in engine.feature_edges)
+
+
+def _followed(engine: ColdStartEngine, delta: GraphDelta) -> set[EdgeType]:
+    """Edge types of the far relations that some feature group has, if the change may be of them."""
+    out: set[EdgeType] = set()
+    sides = {engine.graph.schema.user, engine.graph.schema.item}
+    between = (not sides & {e[0], e[2]} for e in (*delta.edges, *delta.removed_edges))
+    if not any(between) and not delta.removed_nodes:
+        return out
+    for node_type, far in engine.far_relations.items():
+        side, _ = engine._side(node_type)
+        used = side.propagation.relations
+        out |= {relation.edge_type for name, relation in far.items() if name in used}
+    return out
 
 
 def _renumbered(

@@ -210,7 +210,8 @@ def node_inputs(
     relations: dict[str, Adjacency] = {}
     same_type: dict[str, Adjacency] = {}
     entity_types: dict[str, str] = {}
-    for edge_type, name in feature_names(known, graph, node_type).items():
+    names = feature_names(known, graph, node_type)
+    for edge_type, name in names.items():
         source, _, target = edge_type
         edges = graph.edges.get(edge_type, _NO_EDGES)
         if source == target:
@@ -225,7 +226,7 @@ def node_inputs(
         num_entities = graph.num_nodes(entity)
         relations[name] = Adjacency.from_pairs(here, there, len(rows), num_entities)
         entity_types[name] = entity
-    far = far_relations(known, graph, entity_types)
+    far = far_relations(known, graph, node_type, names)
     table, schema = graph.attributes[node_type], graph.schema
     if some:
         table = take_rows(table, rows)
@@ -246,22 +247,31 @@ def node_inputs(
 
 
 def far_relations(
-    edge_types: Collection[EdgeType], graph: KnowledgeGraph, entities: Mapping[str, str]
+    edge_types: Collection[EdgeType],
+    graph: KnowledgeGraph,
+    node_type: str,
+    names: Mapping[EdgeType, str],
 ) -> dict[str, FarRelation]:
-    """What the entities of some nodes are linked to, users and items apart, by name of the way.
+    """What the entities of nodes are linked to, users and items apart, by name of the way there.
 
     Args:
         edge_types: what was there at training.
         graph: the typed graph.
-        entities: node type at the far end of every relation of the nodes to other types.
+        node_type: users or items.
+        names: of the edge types that say something about them, see :func:`feature_names`.
     """
     sides, known = (graph.schema.user, graph.schema.item), frozenset(edge_types)
+    taken = set(names.values())
     out: dict[str, FarRelation] = {}
-    for near, entity in entities.items():
+    for (source, _, other), near in names.items():
+        if source == other:
+            continue
+        entity = other if source == node_type else source
         for edge_type, end, name in _onward(known, *sides, entity):
             way = f"{near} > {name}"
-            while way in out or way in entities:
+            while way in taken:
                 way += "'"
+            taken.add(way)
             target = edge_type[2 - 2 * end]
             edges = graph.edges.get(edge_type, _NO_EDGES)
             out[way] = FarRelation(near, edge_type, edges, end, target, graph.num_nodes(target))

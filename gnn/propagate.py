@@ -84,6 +84,11 @@ class Propagation:
             counts += links.take(rows).degrees
         return counts
 
+    @property
+    def relations(self) -> set[str]:
+        """Relations to entities, near and far, that some group of one-hot features has."""
+        return {name for g in self.groups if isinstance(g, OneHot) for name in g.relations}
+
     def known_from_afar(self, inputs: NodeInputs) -> np.ndarray:
         """Whether the entities of a node are linked to what has features, bool ``[n]``."""
         every, known = np.arange(len(inputs)), np.zeros(len(inputs), bool)

@@ -7,6 +7,7 @@ import pytest
 
 from coldstart import ColdStartEngine, baselines
 from coldstart.training_data import TrainingData
+from gnn import propagate
 from kg import GraphDelta, KnowledgeGraph, Schema
 from kg.errors import UnknownNodeError
 from kg.stores import LadybugStore
@@ -131,6 +132,14 @@ def test_an_edge_between_entities_moves_nobody_else(engine):
     later = engine.update(GraphDelta(edges={PLAYS: pairs(["a28"], ["g2"])}))
     moved = (later.item_vectors != engine.item_vectors).any(dim=1).numpy()
     assert {engine.graph.items[row] for row in np.flatnonzero(moved)} == {"s56", "s57"}
+
+
+def test_an_edge_that_no_feature_follows_is_no_work(graph, monkeypatch):
+    monkeypatch.setattr(propagate, "MOST_ONWARD", 0)
+    bare = ColdStartEngine.fit(graph, device="cpu")
+    assert FAR not in bare.items.propagation.names
+    later = bare.update(GraphDelta(edges={PLAYS: pairs(["a28"], ["g2"])}))
+    assert later.item_vectors is bare.item_vectors
 
 
 def test_a_score_is_told_by_the_genre_of_the_artist(engine):
