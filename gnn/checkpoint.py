@@ -37,6 +37,7 @@ def side_to_state(side: TrainedSide) -> tuple[dict[str, Any], dict[str, np.ndarr
         "reliability": side.reliability,
         "few": side.few,
         "prior_scale": side.prior_scale,
+        "popularity_scale": side.popularity_scale,
     }
     return meta, arrays
 
@@ -75,6 +76,7 @@ def side_from_state(
             reliability=meta["reliability"],
             few=meta["few"],
             prior_scale=meta.get("prior_scale", 1.0),  # there was none at first
+            popularity_scale=meta.get("popularity_scale", 1.0),  # likewise
             **tensors,
         )
     except KeyError as error:

@@ -14,6 +14,7 @@ from gnn.data import Adjacency, NodeInputs
 from gnn.exposure import FEW, FEW_SHARE, exposure_by_count
 from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
+from gnn.popularity import learn_popularity_scale, with_popularity
 from gnn.precision import Side, learn_worth
 from gnn.propagate import Propagation, fit_propagation
 from gnn.ridge import Ridge, Shrunk, gram, ridge, select_rows
@@ -41,6 +42,8 @@ class TrainConfig:
             warm item, or 30 where they are more.
         item_prior_scale: how far the items' prior is from its mean, as a share of what their
             features predict, 0 to 1; ``None``: likewise, from 1.
+        item_popularity_scale: how far items are given the popularity that their features foretell,
+            0 to 1; ``None``: found by :mod:`gnn.popularity`.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.
@@ -58,6 +61,7 @@ class TrainConfig:
     item_precision: float | None = None
     user_precision: float | None = None
     item_prior_scale: float | None = None
+    item_popularity_scale: float | None = None
     item_weight_steps: int = 24
     user_weight_steps: int = 24
     weight_rate: float = 0.3
@@ -76,7 +80,10 @@ class TrainConfig:
             user_precision=self.user_precision,
             weight_rate=self.weight_rate,
         )
-        check_share(item_prior_scale=self.item_prior_scale)
+        check_share(
+            item_prior_scale=self.item_prior_scale,
+            item_popularity_scale=self.item_popularity_scale,
+        )
         check_at_least(
             1,
             weight_nodes=self.weight_nodes,
@@ -102,6 +109,7 @@ class TrainedSide:
         few: with so many interactions a warm node is half as exposed.
         prior_scale: of the prior, which tables and leverage have in them; see
             :class:`gnn.ridge.Shrunk`.
+        popularity_scale: of the popularity foretold, likewise in the tables.
     """
 
     propagation: Propagation
@@ -115,6 +123,7 @@ class TrainedSide:
     exposure: torch.Tensor
     few: float
     prior_scale: float = 1.0
+    popularity_scale: float = 1.0
 
     def exposed(self, counts: torch.Tensor, at: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """Exposure omega of warm nodes by time and count, ``[n]`` between 0 and 1.
@@ -251,21 +260,26 @@ def train(
         left_out = user_ridge.left_out(u)
         u = warm_half_step(links, v, left_out, user_precision, exposure=user_exposure)
 
+    popularity_scale = config.item_popularity_scale
+    if len(item_raws) == 1:  # a constant: nothing is told of items
+        popularity_scale = 1.0
+    if popularity_scale is None:
+        progress("popularity of new items")
+        leading = Spectrum.of(v).vectors[:, -config.weight_dim :]
+        popularity_scale = learn_popularity_scale(
+            links,
+            v @ leading,
+            item_ridge.left_out(v) @ leading,
+            user_ridge.left_out(u) @ leading,
+            u.mean(dim=0) @ leading,
+            user_precision,
+            user_exposure,
+            rng,
+        )
+    log.info("the popularity that is foretold of items is scaled by %.3g", popularity_scale)
+
     progress("last half steps")
     user_tables = user_ridge.tables(u)
-    item_side = TrainedSide(
-        item_propagation,
-        item_w,
-        item_ridge.tables(v),
-        item_precision,
-        warm_items,
-        item_ridge.leverage.float(),
-        v,
-        item_reliability,
-        exposure,
-        few,
-        item_scale,
-    )
     leverage = user_ridge.leverage.float()
     u = embed_warm(user_raws, user_tables, leverage, user_precision, user_exposure, links, v)
     user_side = TrainedSide(
@@ -279,6 +293,21 @@ def train(
         user_reliability,
         torch.ones_like(user_exposure),
         FEW,
+    )
+    item_tables = item_ridge.tables(v)
+    item_side = TrainedSide(
+        item_propagation,
+        item_w,
+        with_popularity(item_tables, v.mean(dim=0), u.mean(dim=0), popularity_scale),
+        item_precision,
+        warm_items,
+        item_ridge.leverage.float(),
+        v,
+        item_reliability,
+        exposure,
+        few,
+        item_scale,
+        popularity_scale,
     )
     omega = item_side.exposed(item_counts)
     v = embed_warm(item_raws, item_side.tables, item_side.leverage, item_precision, omega, back, u)

@@ -128,6 +128,18 @@ def texts(noise: float) -> Callable[[int], World]:
     return make
 
 
+def weak_tastes(mean: float) -> Callable[[int], World]:
+    """Chance counts for more than taste, of which texts and a category tell much."""
+
+    def make(seed: int) -> World:
+        world = World(seed, items=400, mean=mean, sharp=1.0)
+        world.tell("Item", "categorical", kind=named(world.groups(world.places, 25)))
+        world.write(1.0)
+        return world
+
+    return make
+
+
 def category(number: int, wrong: float = 0.1) -> Callable[[int], World]:
     def make(seed: int) -> World:
         world = World(seed)
@@ -239,6 +251,8 @@ WORLDS: Mapping[str, tuple[Callable[[int], World], tuple[str, ...]]] = {
     "telling texts": (texts(1.0), ITEMS),
     "noisy texts": (texts(3.0), ITEMS),
     "texts that tell nothing": (texts(100.0), ITEMS),
+    "weak tastes": (weak_tastes(12), ITEMS),
+    "weak tastes, few interactions": (weak_tastes(3), ITEMS),
     "category of 8": (category(8), ITEMS),
     "category of 30": (category(30), ITEMS),
     "category that tells nothing": (category(20, 1.0), ITEMS),

@@ -1,0 +1,127 @@
+"""How far new items are given the popularity that their features foretell.
+
+All users have their mean in common, and those with few interactions little else. Along it lies the
+popularity that features foretell of a new item, the same for everybody. Groups have one weight for
+all directions, so where what is told of items tells tastes well and popularity badly, the latter is
+mostly noise: on made-up data of that kind new items were found worse than by the nearest neighbours
+of their texts, by .02 to .06 in NDCG@20.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gnn.data import Adjacency
+from gnn.heads import warm_half_step
+from gnn.weighting import NUM_FOLDS, list_gains
+
+log = logging.getLogger(__name__)
+
+SCALES = (1.0, 0.5, 0.25, 0.0)
+"""Tried, the first of the best wins."""
+
+MAX_JUDGES = 4000
+"""At most so many random users judge."""
+
+DRAWS = 4
+"""Items are dealt into folds so often, or until one scale is better than the others by two standard
+errors."""
+
+
+def learn_popularity_scale(
+    links: Adjacency,
+    items: torch.Tensor,
+    left_out: torch.Tensor,
+    user_prior: torch.Tensor,
+    common: torch.Tensor,
+    precision: float,
+    exposure: torch.Tensor,
+    rng: np.random.Generator,
+) -> float:
+    """The share of predicted popularity with which left-out items are found best.
+
+    A quarter of the items plays cold at a time, looked at by users as they would be had they never
+    seen them.
+
+    Args:
+        links: each user's positives among the items.
+        items: embeddings, ``[num_items, k]``.
+        left_out: of the items, predicted as if they were cold, ``[num_items, k]``.
+        user_prior: ``[num_users, k]``.
+        common: what users have in common, ``[k]``.
+        precision: rho of the users' prior.
+        exposure: omega of the users, ``[num_users]``.
+        rng: draws who judges, and the folds.
+    """
+    judges = np.flatnonzero(links.degrees > 0)
+    if len(judges) > MAX_JUDGES:
+        judges = np.sort(rng.choice(judges, MAX_JUDGES, replace=False))
+    links = links.take(judges)
+    at = torch.from_numpy(judges).to(items.device)
+    user_prior, exposure = user_prior[at], exposure[at]
+    found: list[torch.Tensor] = []
+    best, gains = 0, torch.zeros(len(SCALES), 0)
+    for _ in range(DRAWS):
+        fold = rng.integers(0, NUM_FOLDS, links.num_targets)
+        for number in range(NUM_FOLDS):
+            cold = fold == number
+            wanted = links.only(cold)
+            if not len(some := np.flatnonzero(wanted.degrees)):
+                continue
+            rows = torch.from_numpy(some).to(items.device)
+            seen = links.only(~cold).take(some)
+            prior, omega = user_prior[rows], exposure[rows]
+            users = warm_half_step(seen, items, prior, precision, exposure=omega)
+            found.append(_gains(users, left_out, common, wanted.take(some), np.flatnonzero(cold)))
+        gains = torch.cat(found, dim=1)
+        best = int(gains.mean(dim=1).argmax())
+        less = gains[best] - gains[np.arange(len(SCALES)) != best]
+        if (less.mean(dim=1) > 2 * less.std(dim=1, correction=0) / less.shape[1] ** 0.5).all():
+            break
+    log.debug("scales of predicted popularity %s: NDCG %s", SCALES, gains.mean(dim=1).tolist())
+    return SCALES[best]
+
+
+def _gains(
+    users: torch.Tensor,
+    left_out: torch.Tensor,
+    common: torch.Tensor,
+    wanted: Adjacency,
+    cold: np.ndarray,
+) -> torch.Tensor:
+    """NDCG of every user's list of the cold items under every scale, ``[num_scales, n]``."""
+    sources, place, rows = (
+        torch.from_numpy(x).to(users.device)
+        for x in (wanted.sources, np.searchsorted(cold, wanted.indices), cold)
+    )
+    predicted = left_out[rows]
+    scores = users @ predicted.T
+    told = torch.outer(users @ _along(common), predicted @ common)
+    truth = torch.zeros_like(scores)
+    truth[sources, place] = 1.0
+    return torch.stack([list_gains(scores - (1 - scale) * told, truth) for scale in SCALES])
+
+
+def with_popularity(
+    tables: Sequence[torch.Tensor], mean: torch.Tensor, common: torch.Tensor, scale: float
+) -> list[torch.Tensor]:
+    """Tables whose predictions lie nearer to the mean along what users have in common.
+
+    Args:
+        tables: raw features to predictions, of which the first feature is a constant 1.
+        mean: of the embeddings, ``[k]``.
+        common: ``[k]``.
+        scale: of the distance from the mean in that direction.
+    """
+    along = (1 - scale) * _along(common)
+    constant, *others = (table - torch.outer(table @ common, along) for table in tables)
+    return [constant + (mean @ common) * along, *others]
+
+
+def _along(common: torch.Tensor) -> torch.Tensor:
+    """Parallel to it, with an inner product of 1 with it."""
+    return common / (common @ common).clamp(min=1e-12)
