@@ -13,6 +13,7 @@ from coldstart.splits import Task
 from gnn.data import Adjacency
 from gnn.heads import Spectrum, half_step
 from gnn.infer import warm_positions
+from gnn.popularity import without_own
 from gnn.train import Trained, TrainedSide, warm_precision
 from kg.graph import KnowledgeGraph
 
@@ -97,8 +98,14 @@ def _simulated(
     spectrum = Spectrum.of(items.reference)
     u = _embedded(users, links, items.reference, u_prior, spectrum)
     v = _embedded(items, links.transpose(), u, v_prior, Spectrum.of(u))
-    h = items.leverage[:, None]
-    left_out = (v_prior - h * trained.item_embeddings) / (1 - h).clamp(min=1e-4)
+    left_out = without_own(
+        v_prior,
+        trained.item_embeddings,
+        items.leverage,
+        items.reference.mean(dim=0),
+        users.reference.mean(dim=0),
+        items.popularity_scale,
+    )
     v[torch.from_numpy(cold).to(v.device)] = left_out[torch.from_numpy(cold).to(v.device)]
     bare = np.setdiff1d(np.arange(len(item_priors)), items.warm)
     number = min(len(bare), round(unwanted(np.bincount(item))))

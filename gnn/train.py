@@ -274,7 +274,7 @@ def train(
             u.mean(dim=0) @ leading,
             user_precision,
             user_exposure,
-            rng,
+            rng.spawn(1)[0],
         )
     log.info("the popularity that is foretold of items is scaled by %.3g", popularity_scale)
 
