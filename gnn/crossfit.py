@@ -20,6 +20,7 @@ from gnn.network_data import build_network
 from gnn.network_infer import all_states
 from gnn.network_train import train_network
 from gnn.networked import FrozenNetwork, Networked, output
+from gnn.typed import TypedGraph
 from kg.graph import KnowledgeGraph
 
 ALIGNMENT_RIDGE = 1e-3
@@ -60,32 +61,43 @@ def cross_fitted(
     data = content.data
     config = replace(config, interactions=False, cold_share=0.0)
 
-    def trained(pairs: np.ndarray, settings: NetworkConfig, what: str) -> tuple[TypedNetwork, int]:
+    def trained(
+        passed: TypedGraph, pairs: np.ndarray, settings: NetworkConfig, what: str
+    ) -> tuple[TypedNetwork, int]:
         def tell(kind: str, numbers: dict[str, float]) -> None:
             if kind == "epoch":
                 progress(f"{config.model} {what}, epoch {numbers['epoch'] + 1}")
 
         found = train_network(
-            replace(data, positives=pairs), settings, seed=seed, device=device, progress=tell
+            replace(data, graph=passed, positives=pairs),
+            settings,
+            seed=seed,
+            device=device,
+            progress=tell,
         )
         return found.network, found.best_epoch + 1
 
-    _, epochs = trained(positives, config, "search for the number of epochs")
+    _, epochs = trained(data.graph, positives, config, "search for the number of epochs")
     settings = replace(config, epochs=epochs, held_out=0.0)
     rng = np.random.default_rng([seed, 3])
     fold_of = {t: np.zeros(len(inputs), np.int8) for t, inputs in content.sides.items()}
     for t, rows in content.warm.items():
         fold_of[t][rows] = rng.permutation(len(rows)) % folds + 1
-    networks = [trained(positives, settings, "on all")[0]]
+    networks = [trained(data.graph, positives, settings, "on all")[0]]
+    graphs = [data.graph]
     for fold in range(1, folds + 1):
-        away = (fold_of[data.user][positives[0]] == fold) | (
-            fold_of[data.item][positives[1]] == fold
-        )
+        cold = {t: np.flatnonzero(of == fold) for t, of in fold_of.items()}
+        graphs.append(data.graph.without_sources(cold))
+        away = np.isin(positives[0], cold[data.user]) | np.isin(positives[1], cold[data.item])
         if away.all():  # nothing is left to learn from, and nothing may be learnt from the rest
             networks.append(build_network(data, settings, seed).to(device).eval())
             continue
-        networks.append(trained(positives[:, ~away], settings, f"without fold {fold}")[0])
-    states = [all_states(network, data.graph, data.features, device) for network in networks]
+        what = f"without fold {fold}"
+        networks.append(trained(graphs[-1], positives[:, ~away], settings, what)[0])
+    states = [
+        all_states(network, passed, data.features, device)
+        for network, passed in zip(networks, graphs, strict=True)
+    ]
     user, item = (
         _group(t, content, fold_of[t], networks, states, settings) for t in (data.user, data.item)
     )

@@ -10,6 +10,7 @@ from coldstart.engine import ColdStartEngine, EngineConfig
 from coldstart.networks import network_data, network_family, network_scorer, train_scorer
 from coldstart.training_data import TrainingData
 from gnn.network import NetworkConfig
+from gnn.network_infer import all_states
 from gnn.network_train import train_network
 from gnn.networked import Networked
 from kg.delta import GraphDelta
@@ -171,6 +172,32 @@ def test_a_fold_that_takes_every_interaction_learns_from_none():
     at = own.names.index("gain_heads.0.bias")
     assert own.values[at].tolist() == [2.5]
     assert users.networks[0].values[at].tolist() != [2.5]
+
+
+def test_nodes_of_a_fold_give_no_messages_to_what_its_network_sees(graph, monkeypatch):
+    from gnn import crossfit
+
+    seen = []
+
+    def spy(network, passed, *rest):
+        seen.append(passed)
+        return all_states(network, passed, *rest)
+
+    monkeypatch.setattr(crossfit, "all_states", spy)
+    data = TrainingData(graph, {})
+    inputs, positives = (data.inputs("User"), data.inputs("Movie")), graph.positives()
+    config, device = replace(SMALL, epochs=1), torch.device("cpu")
+    groups = crossfit.cross_fitted(graph, *inputs, positives, config, folds=2, device=device)
+    everything, *without = seen
+    assert len(without) == 2
+    for group in groups:
+        leaving = [e for e in everything.edges if e[0] == group.node_type]
+        for fold, passed in enumerate(without, start=1):
+            for edge_type in leaving:
+                before, after = (g.edges[edge_type].indices.numpy() for g in (everything, passed))
+                expected = before[group.folds[before] != fold]
+                assert sorted(after) == sorted(expected)
+                assert len(expected) < len(before)
 
 
 @pytest.mark.parametrize("encoder", ["gcn", "sage+hgt", "sage+sage", ""])
