@@ -100,7 +100,7 @@ def _simulated(
     v = _embedded(items, links.transpose(), u, v_prior, Spectrum.of(u))
     left_out = without_own(
         v_prior,
-        trained.item_embeddings,
+        items.reference,
         items.leverage,
         items.reference.mean(dim=0),
         users.reference.mean(dim=0),

@@ -23,9 +23,11 @@ from coldstart.estimating_networks import network_cost
 from coldstart.probing import Machine, fastest
 from gnn.encoding import NetworkEncoder
 from gnn.groups import NUM_FREQUENCIES
+from gnn.popularity import MAX_ITEMS, MAX_JUDGES
 from gnn.precision import MAX_DIM
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
+from gnn.weighting import NUM_FOLDS
 from gnn.words import MAX_WORDS, words_of
 from kg.files import write_folder
 from kg.outlining import Outline, resident_bytes
@@ -373,6 +375,12 @@ def _training(outline: Outline, sides: list[_Side], machine: Machine, config: Tr
     # Four folds of items play cold, each with the users as they are without it.
     contexts = min(users.warm, config.weight_contexts)
     seconds += 4 * machine.half_step_seconds(users.degrees, contexts, items.warm, few)
+    if config.item_popularity_scale is None:
+        # They do so again to judge foretold popularity, once where it is clear and at most four
+        # times. Four lists of everybody take as long as copying 300 bytes a score.
+        judges, shown = min(users.warm, MAX_JUDGES), min(items.warm, NUM_FOLDS * MAX_ITEMS)
+        once = NUM_FOLDS * machine.half_step_seconds(users.degrees, judges, items.warm, few)
+        seconds += 2 * (once + 300 * judges * shown / machine.bytes_copied)
     return Stage("train", seconds, memory, 0)
 
 

@@ -42,7 +42,8 @@ def cross_fitted(
     """The feature groups of users and of items, from ``folds + 2`` trainings.
 
     The first training holds nodes out to learn how many epochs are right, the second uses all
-    interactions, and each of the others leaves out those of a fold of the users and of the items.
+    interactions, and each of the others leaves out those of a fold of the users and of the items,
+    whose messages it does not hear either.
 
     Args:
         graph: the typed graph.
@@ -84,20 +85,18 @@ def cross_fitted(
     for t, rows in content.warm.items():
         fold_of[t][rows] = rng.permutation(len(rows)) % folds + 1
     networks = [trained(data.graph, positives, settings, "on all")[0]]
-    graphs = [data.graph]
+    states = [all_states(networks[0], data.graph, data.features, device)]
     for fold in range(1, folds + 1):
         cold = {t: np.flatnonzero(of == fold) for t, of in fold_of.items()}
-        graphs.append(data.graph.without_sources(cold))
+        passed = data.graph.without_sources(cold)
         away = np.isin(positives[0], cold[data.user]) | np.isin(positives[1], cold[data.item])
         if away.all():  # nothing is left to learn from, and nothing may be learnt from the rest
-            networks.append(build_network(data, settings, seed).to(device).eval())
-            continue
-        what = f"without fold {fold}"
-        networks.append(trained(graphs[-1], positives[:, ~away], settings, what)[0])
-    states = [
-        all_states(network, passed, data.features, device)
-        for network, passed in zip(networks, graphs, strict=True)
-    ]
+            network = build_network(data, settings, seed).to(device).eval()
+        else:
+            what = f"without fold {fold}"
+            network = trained(passed, positives[:, ~away], settings, what)[0]
+        networks.append(network)
+        states.append(all_states(network, passed, data.features, device))
     user, item = (
         _group(t, content, fold_of[t], networks, states, settings) for t in (data.user, data.item)
     )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency
+from gnn.exposure import FEW, exposure_by_count
 from gnn.heads import warm_half_step
 from gnn.weighting import NUM_FOLDS, list_gains
 
@@ -24,12 +25,14 @@ log = logging.getLogger(__name__)
 SCALES = (1.0, 0.5, 0.25, 0.0)
 """Tried, the first of the best wins."""
 
-MAX_JUDGES = 4000
-"""At most so many random users judge."""
-
 DRAWS = 4
 """Items are dealt into folds so often, or until one scale is better than the others by two standard
 errors."""
+
+MAX_JUDGES, MAX_ITEMS = 4000, 5000
+"""At most so many random users judge, and about so many items play cold at a time."""
+
+_BLOCK_FLOATS = 2**23
 
 
 def learn_popularity_scale(
@@ -39,51 +42,54 @@ def learn_popularity_scale(
     user_prior: torch.Tensor,
     common: torch.Tensor,
     precision: float,
-    exposure: torch.Tensor,
     rng: np.random.Generator,
 ) -> float:
-    """The share of predicted popularity with which left-out items are found best.
+    """The share of foretold popularity with which left-out items are found best.
 
-    A quarter of the items plays cold at a time, looked at by users as they would be had they never
-    seen them.
+    A quarter of the items plays cold at a time, or fewer where they are many, looked at by users as
+    they would be had they never seen them.
 
     Args:
-        links: each user's positives among the items.
+        links: each user's positives among the items, at least one in all.
         items: embeddings, ``[num_items, k]``.
         left_out: of the items, predicted as if they were cold, ``[num_items, k]``.
         user_prior: ``[num_users, k]``.
         common: what users have in common, ``[k]``.
         precision: rho of the users' prior.
-        exposure: omega of the users, ``[num_users]``.
         rng: draws who judges, and the folds.
     """
-    judges = np.flatnonzero(links.degrees > 0)
-    if len(judges) > MAX_JUDGES:
-        judges = np.sort(rng.choice(judges, MAX_JUDGES, replace=False))
-    links = links.take(judges)
-    at = torch.from_numpy(judges).to(items.device)
-    user_prior, exposure = user_prior[at], exposure[at]
-    found: list[torch.Tensor] = []
-    best, gains = 0, torch.zeros(len(SCALES), 0)
+    if len(links) > MAX_JUDGES:
+        judges = np.sort(rng.choice(len(links), MAX_JUDGES, replace=False))
+        links, user_prior = (
+            links.take(judges),
+            user_prior[torch.from_numpy(judges).to(items.device)],
+        )
+    num_folds = max(NUM_FOLDS, -(-links.num_targets // MAX_ITEMS))
+    total = items.new_zeros(len(SCALES), len(links), dtype=torch.float64)
+    count = total.new_zeros(len(links))
+    gains = total
     for _ in range(DRAWS):
-        fold = rng.integers(0, NUM_FOLDS, links.num_targets)
+        fold = rng.integers(0, num_folds, links.num_targets)
         for number in range(NUM_FOLDS):
             cold = fold == number
             wanted = links.only(cold)
-            if not len(some := np.flatnonzero(wanted.degrees)):
-                continue
-            rows = torch.from_numpy(some).to(items.device)
+            some = np.flatnonzero(wanted.degrees)
+            at = torch.from_numpy(some).to(items.device)
             seen = links.only(~cold).take(some)
-            prior, omega = user_prior[rows], exposure[rows]
-            users = warm_half_step(seen, items, prior, precision, exposure=omega)
-            found.append(_gains(users, left_out, common, wanted.take(some), np.flatnonzero(cold)))
-        gains = torch.cat(found, dim=1)
+            shown = items * torch.from_numpy(~cold).to(items)[:, None]
+            omega = exposure_by_count(torch.from_numpy(seen.degrees).to(items), FEW)
+            users = warm_half_step(seen, shown, user_prior[at], precision, exposure=omega)
+            found = _gains(users, left_out, common, wanted.take(some), np.flatnonzero(cold))
+            total[:, at] += found
+            count[at] += 1
+        asked = count > 0
+        gains = total[:, asked] / count[asked]
         best = int(gains.mean(dim=1).argmax())
-        less = gains[best] - gains[np.arange(len(SCALES)) != best]
+        less = gains[best] - gains[torch.arange(len(SCALES), device=gains.device) != best]
         if (less.mean(dim=1) > 2 * less.std(dim=1, correction=0) / less.shape[1] ** 0.5).all():
             break
-    log.debug("scales of predicted popularity %s: NDCG %s", SCALES, gains.mean(dim=1).tolist())
-    return SCALES[best]
+    log.debug("scales of foretold popularity %s: NDCG %s", SCALES, gains.mean(dim=1).tolist())
+    return SCALES[int(gains.mean(dim=1).argmax())]
 
 
 def _gains(
@@ -94,16 +100,21 @@ def _gains(
     cold: np.ndarray,
 ) -> torch.Tensor:
     """NDCG of every user's list of the cold items under every scale, ``[num_scales, n]``."""
-    sources, place, rows = (
-        torch.from_numpy(x).to(users.device)
-        for x in (wanted.sources, np.searchsorted(cold, wanted.indices), cold)
-    )
-    predicted = left_out[rows]
-    scores = users @ predicted.T
-    told = torch.outer(users @ _along(common), predicted @ common)
-    truth = torch.zeros_like(scores)
-    truth[sources, place] = 1.0
-    return torch.stack([list_gains(scores - (1 - scale) * told, truth) for scale in SCALES])
+    predicted = left_out[torch.from_numpy(cold).to(users.device)]
+    popularity, share = predicted @ common, users @ _along(common)
+    out = [users.new_zeros(len(SCALES), 0)]
+    rows = max(1, _BLOCK_FLOATS // max(1, len(cold)))
+    for start in range(0, len(users), rows):
+        block = slice(start, start + rows)
+        some = wanted.take(np.arange(len(wanted))[block])
+        scores = users[block] @ predicted.T
+        truth = torch.zeros_like(scores)
+        places = some.sources, np.searchsorted(cold, some.indices)
+        truth[tuple(torch.from_numpy(x).to(users.device) for x in places)] = 1.0
+        told = torch.outer(share[block], popularity)
+        found = [list_gains(scores - (1 - scale) * told, truth) for scale in SCALES]
+        out.append(torch.stack(found))
+    return torch.cat(out, dim=1)
 
 
 def with_popularity(
@@ -133,11 +144,11 @@ def without_own(
     """What tables with such a popularity predict of nodes that had not been there, ``[n, k]``.
 
     A node's own share of its prediction is its leverage h across what users have in common, and
-    s h along it.
+    s h along it. The mean stays as it is.
 
     Args:
         predictions: of :func:`with_popularity`, ``[n, k]``.
-        embeddings: of the same nodes, ``[n, k]``.
+        embeddings: that the tables were made from, of the same nodes, ``[n, k]``.
         leverage: h, ``[n]``.
         mean: as the tables were made with, ``[k]``.
         common: likewise, ``[k]``.

@@ -42,8 +42,9 @@ class TrainConfig:
             warm item, or 30 where they are more.
         item_prior_scale: how far the items' prior is from its mean, as a share of what their
             features predict, 0 to 1; ``None``: likewise, from 1.
-        item_popularity_scale: how far items are given the popularity that their features foretell,
-            0 to 1; ``None``: found by :mod:`gnn.popularity`.
+        item_popularity_scale: how far the popularity that features foretell of items is believed,
+            as a share, 0 to 1, in the prior of all items; ``None``: found by
+            :mod:`gnn.popularity`.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.
@@ -261,7 +262,7 @@ def train(
         u = warm_half_step(links, v, left_out, user_precision, exposure=user_exposure)
 
     popularity_scale = config.item_popularity_scale
-    if len(item_raws) == 1:  # a constant: nothing is told of items
+    if popularity_scale is None and len(item_raws) == 1:  # a constant: nothing is told of items
         popularity_scale = 1.0
     if popularity_scale is None:
         progress("popularity of new items")
@@ -273,8 +274,7 @@ def train(
             user_ridge.left_out(u) @ leading,
             u.mean(dim=0) @ leading,
             user_precision,
-            user_exposure,
-            rng.spawn(1)[0],
+            rng,
         )
     log.info("the popularity that is foretold of items is scaled by %.3g", popularity_scale)
 
@@ -338,7 +338,9 @@ def embed_warm(
 
     The leave-one-out prior of a node with leverage h is (phi W - h x) / (1 - h), which contains its
     own embedding x. Put into the half step and solved for x, this is a half step with the plain
-    prior phi W and precision rho / (1 - h): no trace of the node itself has to be kept.
+    prior phi W and precision rho / (1 - h): no trace of the node itself has to be kept. (Where
+    popularity is believed by a share s only, the own embedding has s h along it, and the prior is
+    held to a little harder in that direction than rho.)
     """
     precisions = warm_precision(precision, leverage)
     return half_step(links, other, Spectrum.of(other), apply(raws, tables), precisions, exposure)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from gnn import popularity as module
 from gnn.data import Adjacency
 from gnn.popularity import SCALES, learn_popularity_scale, with_popularity, without_own
 from gnn.ridge import DualRidge
@@ -30,9 +31,8 @@ def world(*, foretold: bool, seed=0):
 def learn(links, items, left_out, seed=0):
     common = torch.eye(DIM + 1)[0]
     prior = common.expand(NUM_USERS, -1)
-    ones = torch.ones(NUM_USERS)
     rng = np.random.default_rng(seed)
-    return learn_popularity_scale(links, items, left_out, prior, common, 5.0, ones, rng)
+    return learn_popularity_scale(links, items, left_out, prior, common, 5.0, rng)
 
 
 def test_popularity_that_is_foretold_is_believed_and_a_mere_guess_is_not():
@@ -50,7 +50,38 @@ def test_a_single_user_of_one_item_is_enough():
     links = Adjacency.from_pairs(np.zeros(1, int), np.zeros(1, int), 1, 1)
     ones = torch.ones(1, 2)
     rng = np.random.default_rng(0)
-    assert learn_popularity_scale(links, ones, ones, ones, ones[0], 1.0, ones[0, :1], rng) in SCALES
+    assert learn_popularity_scale(links, ones, ones, ones, ones[0], 1.0, rng) in SCALES
+
+
+def test_users_judge_as_if_they_had_not_seen_what_plays_cold(monkeypatch):
+    judging = {}
+
+    def spy(users, left_out, common, wanted, cold):
+        judging.setdefault(tuple(cold), []).append(users)
+        return module_gains(users, left_out, common, wanted, cold)
+
+    module_gains = module._gains
+    monkeypatch.setattr(module, "_gains", spy)
+    monkeypatch.setattr(module, "DRAWS", 1)
+    links, items, left_out = world(foretold=True)
+    learn(links, items, left_out)
+    assert sum(len(cold) for cold in judging) == NUM_ITEMS
+    for cold in list(judging):
+        changed = items.clone()
+        changed[list(cold)] *= 3
+        learn(links, changed, left_out)
+        before, after = judging[cold]
+        torch.testing.assert_close(after, before)
+        judging.update({other: found[:1] for other, found in judging.items()})
+
+
+def test_many_users_and_items_are_sampled_and_judged_in_blocks(monkeypatch):
+    every = [learn(*world(foretold=told)) for told in (True, False)]
+    monkeypatch.setattr(module, "_BLOCK_FLOATS", 400)
+    assert [learn(*world(foretold=told)) for told in (True, False)] == every
+    monkeypatch.setattr(module, "MAX_JUDGES", 150)
+    monkeypatch.setattr(module, "MAX_ITEMS", 25)
+    assert [learn(*world(foretold=told)) for told in (True, False)] == every
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.4, 1.0])
