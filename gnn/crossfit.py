@@ -1,7 +1,8 @@
 """Cross-fitted graph networks: the feature groups that :mod:`gnn.networked` offers.
 
 A first training finds how many epochs are right, a second uses all interactions, and each of the
-others leaves out those of a fold of the users and of the items.
+others leaves out those of a fold of the users and of the items. To these networks the fold's nodes
+are as cold ones are: they give no messages, or entities would look like what gave them theirs.
 """
 
 from __future__ import annotations
