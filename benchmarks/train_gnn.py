@@ -42,6 +42,7 @@ def main() -> None:
         batch_size=4096,
         epochs=arguments.epochs,
         patience=arguments.epochs,
+        refit=False,
     )
     found = train_network(data, config, device=torch.device(arguments.device))
     seconds = np.array([epoch["seconds"] for epoch in found.history[1:]])

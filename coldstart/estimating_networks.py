@@ -69,6 +69,7 @@ def network_cost(
     """
     began = time.perf_counter()
     import gnn.layers  # noqa: F401  # PyTorch Geometric takes seconds
+    from gnn.network_infer import all_vectors
     from gnn.network_train import train_network
 
     loading = time.perf_counter() - began
@@ -84,18 +85,20 @@ def network_cost(
     _forget_peak()
     two = replace(config, epochs=2, held_out=0.0)  # the first epoch warms up
     network = train_network(data, two, device=device, progress=tell).network
-    working = max(_peak_bytes() - before, 0)
     second = told[len(told) // 2 - 1 :]
-    spent = [(kind, end - start) for (_, start), (kind, end) in pairwise(second)]
-    steps = sum(s for kind, s in spent if kind == "step")
-    inference = scale * sum(s for kind, s in spent if kind == "epoch")
+    steps = sum(end - start for (_, start), (kind, end) in pairwise(second) if kind == "step")
     per_pair = steps / data.positives.shape[1]
+    start = time.perf_counter()
+    all_vectors(network, data.graph, data.features, device)
+    inference = scale * (time.perf_counter() - start)
+    working = max(_peak_bytes() - before, 0)
     usual = min(config.epochs, USUAL_EPOCHS) if config.held_out else config.epochs
     searched = min(config.epochs, usual + config.patience)
     # The search holds out a share of both sides, and so does every fold.
-    seconds = searched * ((1 - config.held_out) ** 2 * positives * per_pair + inference)
+    judging = inference if config.held_out else 0.0
+    seconds = searched * ((1 - config.held_out) ** 2 * positives * per_pair + judging)
     for share in (1.0, *[1 - 1 / encoder.folds] * encoder.folds):
-        seconds += usual * (share**2 * positives * per_pair + inference)
+        seconds += usual * share**2 * positives * per_pair
     seconds += (encoder.folds + 1 + _NEAR_ALL) * inference
     trained, layers = encoder.folds + 1, len(config.fanouts)
     states = 4 * sum(outline.nodes.values()) * config.hidden_channels * trained

@@ -122,7 +122,7 @@ def network_family(
             scorer, trained = train_scorer(data, config, seed=seed)
             found[name] = partial(_itself, scorer)
             progress(
-                f"{config.model} {name}: {len(trained.history)} epochs, "
+                f"{config.model} {name}: {len(trained.history) + len(trained.refit)} epochs, "
                 f"{time.perf_counter() - start:.0f} s"
             )
         return found

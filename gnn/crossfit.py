@@ -61,7 +61,7 @@ def cross_fitted(
         raise ValueError(f"cross-fitting needs 2 to 100 folds, got {folds}")
     content = Content.of(graph, user_inputs, item_inputs, positives)
     data = content.data
-    config = replace(config, interactions=False, cold_share=0.0)
+    config = replace(config, interactions=False, cold_share=0.0, refit=False)
 
     def trained(
         passed: TypedGraph, pairs: np.ndarray, settings: NetworkConfig, what: str

@@ -61,6 +61,7 @@ class NetworkConfig:
         held_out: share of the users and of the items that training holds out as cold to know when
             to stop; 0: all epochs are run.
         patience: epochs without a better NDCG@20 on those before training stops.
+        refit: whether a second training then has all nodes, and as many epochs as were best.
         triple_loss: ``None``, or ``transe``, ``distmult``, ``rotate``: links as a further task.
         triple_weight: its weight in the loss.
         num_triples: links of a step, at most a tenth of all.
@@ -88,6 +89,7 @@ class NetworkConfig:
     clip: float = 1.0
     held_out: float = 0.1
     patience: int = 5
+    refit: bool = True
     triple_loss: str | None = None
     triple_weight: float = 0.1
     num_triples: int = 512

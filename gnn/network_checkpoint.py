@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gnn.parallel import told_bytes
 from kg.errors import SavedFileError
 from kg.files import read_folder, write_folder
 
-KIND, VERSION = "training of a graph network", 2
+KIND, VERSION = "training of a graph network", 3
 
 
 @dataclass(eq=False)
@@ -27,6 +27,8 @@ class Progress:
         history: numbers of each.
         best_epoch: the best so far, -1 before the first.
         best: parameters after it, by name.
+        search: history and best epoch of the training with held-out nodes, where this is the one
+            on all nodes that follows it.
     """
 
     fingerprint: dict[str, Any]
@@ -34,6 +36,36 @@ class Progress:
     history: list[dict[str, float]]
     best_epoch: int
     best: dict[str, torch.Tensor]
+    search: tuple[list[dict[str, float]], int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What a checkpoint holds.
+
+    Args:
+        progress: how far the training had come.
+        now: parameters, by name.
+        optimizer: what it remembers, by what that is and name of the parameter.
+    """
+
+    progress: Progress
+    now: dict[str, torch.Tensor]
+    optimizer: dict[tuple[str, str], torch.Tensor]
+
+    def restore(
+        self, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> Progress:
+        """Put parameters and optimizer back to where they were; how far that was."""
+        with torch.no_grad():
+            for name, value in self.now.items():
+                parameters[name].copy_(value)
+        for (key, name), value in self.optimizer.items():
+            at = "cpu" if key == "step" else parameters[name].device
+            optimizer.state[parameters[name]][key] = value.to(at)
+        device = {name: p.device for name, p in parameters.items()}
+        best = {name: value.to(device[name]) for name, value in self.progress.best.items()}
+        return replace(self.progress, best=best)
 
 
 def write_progress(
@@ -56,6 +88,7 @@ def write_progress(
         "epoch": state.epoch,
         "history": state.history,
         "best_epoch": state.best_epoch,
+        "search": state.search,
     }
 
     def write(at: Path) -> None:
@@ -66,13 +99,9 @@ def write_progress(
 
 
 def read_progress(
-    folder: Path | None,
-    fingerprint: dict[str, Any],
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> Progress | None:
-    """Put the parameters and the optimizer back to where they were; ``None`` if there is no folder.
+    folder: Path | None, fingerprint: dict[str, Any], device: torch.device
+) -> Saved | None:
+    """What the folder holds; ``None`` if there is none.
 
     Of several processes the first one reads, compares and tells the others, so all go on from one
     epoch, or none does, wherever the folder lies; the others need not know it.
@@ -102,19 +131,21 @@ def read_progress(
     if found is None:
         return None
     described, _, packed = found.partition(b"\n")
-    meta, tensors = json.loads(described), load(packed)
-    best: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for name, value in tensors.items():
-            sort, _, rest = name.partition("/")
-            if sort == "now":
-                parameters[rest].copy_(value)
-            elif sort == "best":
-                best[rest] = value.to(parameters[rest].device)
-            else:
-                key, _, owner = rest.partition("/")
-                place = "cpu" if key == "step" else parameters[owner].device
-                optimizer.state[parameters[owner]][key] = value.to(place)
-    return Progress(
-        fingerprint, int(meta["epoch"]), list(meta["history"]), int(meta["best_epoch"]), best
+    meta, sorts = json.loads(described), {"now": {}, "best": {}, "optimizer": {}}
+    for name, value in load(packed).items():
+        sort, _, rest = name.partition("/")
+        sorts[sort][rest] = value
+    search = meta["search"] and (list(meta["search"][0]), int(meta["search"][1]))
+    progress = Progress(
+        fingerprint,
+        int(meta["epoch"]),
+        list(meta["history"]),
+        int(meta["best_epoch"]),
+        sorts["best"],
+        search,
     )
+    remembered = {}
+    for name, value in sorts["optimizer"].items():
+        key, _, owner = name.partition("/")
+        remembered[key, owner] = value
+    return Saved(progress, sorts["now"], remembered)

@@ -13,7 +13,7 @@ Told = Callable[[str, dict[str, float]], None]
 
 
 def progress_bar() -> Told:
-    """A live bar with the epoch, the loss of the last step and the NDCG@20 on held-out nodes."""
+    """A live bar: the epoch, the loss of the last step, the last NDCG@20 on held-out nodes."""
     from tqdm.auto import tqdm
 
     bar = tqdm(desc="graph network", unit="step")

@@ -48,8 +48,18 @@ class HeldOut:
             sides.append(chosen if count >= LEAST_HELD_OUT else np.empty(0, np.int64))
         cold = np.isin(positives[0], sides[0]) | np.isin(positives[1], sides[1])
         if cold.all():
-            return cls(np.empty(0, np.int64), np.empty(0, np.int64), positives)
+            return cls.none(positives)
         return cls(sides[0], sides[1], np.ascontiguousarray(positives[:, ~cold]))
+
+    @classmethod
+    def none(cls, positives: np.ndarray) -> HeldOut:
+        """Nobody: all positives are taught."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64), positives)
+
+    @property
+    def any(self) -> bool:
+        """Whether there are nodes to judge by."""
+        return bool(len(self.users) or len(self.items))
 
     def ndcg(self, vectors: Vectors, positives: np.ndarray) -> float:
         """Mean NDCG@20 of held-out items for known users and of known items for held-out users.

@@ -1,5 +1,8 @@
 """Training of a graph network: mini-batches of choices, nodes played cold, early stop.
 
+Nodes that are held out tell how many epochs are right. They are too many to do without, so a second
+training has all nodes and as many epochs.
+
 Everything drawn at random follows from the seed, the epoch and the step: a run that was stopped and
 resumed, and one in several processes (see :mod:`gnn.parallel`), goes the way of an unbroken one.
 """
@@ -12,14 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from gnn.network import NetworkConfig, TypedNetwork
 from gnn.network_batch import ChoiceTask
-from gnn.network_checkpoint import Progress, read_progress, write_progress
+from gnn.network_checkpoint import Progress, Saved, read_progress, write_progress
 from gnn.network_data import NetworkData, build_network
 from gnn.network_infer import Vectors, all_vectors
 from gnn.network_links import LinkTask
@@ -36,15 +38,17 @@ class TrainedNetwork:
     """A network after training.
 
     Args:
-        network: with the weights of the best epoch, in evaluation mode.
+        network: after the refit, or else with the weights of the best epoch; in evaluation mode.
         history: of every epoch the loss, the NDCG@20 on held-out cold nodes (NaN without any) and
             the seconds it took.
-        best_epoch: whose weights these are, from 0.
+        best_epoch: the epoch of the highest NDCG, from 0; the last one where there is none.
+        refit: of every epoch on all nodes the loss and the seconds; empty without a refit.
     """
 
     network: TypedNetwork
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    refit: list[dict[str, float]] = field(default_factory=list)
 
 
 def train_network(
@@ -69,7 +73,8 @@ def train_network(
         checkpoint: folder that gets the state after every epoch; where it holds one of the same
             data, settings and seed, training goes on from there. Of several processes the first
             one writes and reads it, the others need not have it.
-        progress: called with ``"step"`` or ``"epoch"`` and the numbers so far.
+        progress: called with ``"step"`` or ``"epoch"`` and the numbers so far; the epochs of a
+            refit are counted on, and have no NDCG.
 
     Raises:
         ValueError: there are no positives, or users or items have no features.
@@ -79,8 +84,29 @@ def train_network(
     """
     if not data.positives.shape[1]:
         raise ValueError("there are no positive interactions to train on; add some")
-    run = _Run(data, config, seed, device or torch.device("cpu"), progress or _silent)
-    return run.train(None if checkpoint is None else Path(checkpoint))
+    device, progress = device or torch.device("cpu"), progress or _silent
+    folder = None if checkpoint is None else Path(checkpoint)
+    settings = config.to_dict() | {"fanouts": list(config.fanouts)}
+    fingerprint = {"config": settings, "seed": seed, **data.checksums()}
+    saved = read_progress(folder, fingerprint, device)
+    if saved is not None:
+        log.info("training goes on after epoch %d, from %s", saved.progress.epoch, folder)
+    held_out = HeldOut.draw(data.positives, config.held_out, seed)
+    search = None if saved is None else saved.progress.search
+    if search is None:
+        run = _Run(data, config, seed, device, progress, held_out)
+        state = run.train(Progress(fingerprint, 0, [], -1, {}), saved, folder, config.epochs)
+        history, best_epoch = search = state.history, max(state.best_epoch, 0)
+        if not config.refit or not held_out.any:
+            return TrainedNetwork(run.network.eval(), history, best_epoch)
+        saved = None
+        del run  # its graph and its optimizer
+    history, best_epoch = search
+    run = _Run(data, config, seed, device, progress, HeldOut.none(data.positives), len(history))
+    begun = Progress(fingerprint, 0, [], -1, {}, search)
+    state = run.train(begun, saved, folder, best_epoch + 1)
+    refit = [{k: v for k, v in h.items() if k != "ndcg"} for h in state.history]
+    return TrainedNetwork(run.network.eval(), history, best_epoch, refit)
 
 
 class _Run:
@@ -93,11 +119,12 @@ class _Run:
         seed: int,
         device: torch.device,
         progress: Callable[[str, dict[str, float]], None],
+        held_out: HeldOut,
+        epochs_before: int = 0,
     ) -> None:
         self.data, self.config, self.seed, self.device = data, config, seed, device
-        self.progress = progress
-        self.held_out = HeldOut.draw(data.positives, config.held_out, seed)
-        self.pairs = self.held_out.taught
+        self.progress, self.held_out, self.epochs_before = progress, held_out, epochs_before
+        self.pairs = held_out.taught
         self.network = build_network(data, config, seed).to(device)
         links = LinkTask(data.graph, config, seed, device) if config.triple_loss else None
         self.task = ChoiceTask(data, self.pairs, self.network, links, device)
@@ -110,38 +137,43 @@ class _Run:
             self.parameters |= {f"triples.{name}": p for name, p in named}
         self.steps = max(1, math.ceil(self.pairs.shape[1] / config.batch_size))
 
-    def train(self, folder: Path | None) -> TrainedNetwork:
+    def train(
+        self, state: Progress, saved: Saved | None, folder: Path | None, epochs: int
+    ) -> Progress:
+        """Go on from where a training was, or from the start; the best parameters are in place.
+
+        Args:
+            state: at the start.
+            saved: what a checkpoint of this training holds.
+            folder: of the checkpoint.
+            epochs: to be run at most; the learning rate falls as over ``config.epochs``.
+        """
         config, parameters = self.config, self.parameters
         optimizer = torch.optim.AdamW(
             parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        state = Progress(self._fingerprint(), 0, [], -1, {})
-        found = read_progress(folder, state.fingerprint, parameters, optimizer, self.device)
-        if found is not None:
-            state = found
-            log.info("training goes on after epoch %d, from %s", state.epoch, folder)
+        if saved is not None:
+            state = saved.restore(parameters, optimizer)
         if state.epoch == 0:
             state.best = _copied(parameters)
-        while state.epoch < config.epochs and not self._enough(state):
+        while state.epoch < epochs and not self._enough(state):
             began = time.perf_counter()
             losses = self._epoch(state.epoch, optimizer, folder)
-            entry = {
-                "loss": float(np.mean(losses)),
-                "ndcg": self._ndcg(),
-                "seconds": time.perf_counter() - began,
-            }
+            entry = {"loss": float(np.mean(losses)), "ndcg": self._ndcg()}
+            entry["seconds"] = time.perf_counter() - began
             best = max((h["ndcg"] for h in state.history), default=-math.inf)
             state.history.append(entry)
             if not entry["ndcg"] <= best:  # a NaN is better, too: the last epoch counts then
                 state.best_epoch, state.best = state.epoch, _copied(parameters)
-            self.progress("epoch", {"epoch": state.epoch, **entry})
+            told = {k: v for k, v in entry.items() if k != "ndcg" or state.search is None}
+            self.progress("epoch", {"epoch": self.epochs_before + state.epoch, **told})
             state.epoch += 1
             if folder is not None and place()[0] == 0:
                 write_progress(folder, state, parameters, optimizer)
         with torch.no_grad():
             for name, value in state.best.items():
                 parameters[name].copy_(value)
-        return TrainedNetwork(self.network.eval(), state.history, max(state.best_epoch, 0))
+        return state
 
     def _epoch(
         self, epoch: int, optimizer: torch.optim.Optimizer, folder: Path | None
@@ -162,7 +194,8 @@ class _Run:
             self._check(loss, float(norm), pairs, epoch, step, folder)
             optimizer.step()
             losses.append(loss)
-            self.progress("step", {"epoch": epoch, "step": step, "loss": loss})
+            numbers = {"epoch": self.epochs_before + epoch, "step": step, "loss": loss}
+            self.progress("step", numbers)
         return losses
 
     def _batches(self, epoch: int) -> Iterator[np.ndarray]:
@@ -172,8 +205,7 @@ class _Run:
             yield self.pairs[:, order[step * size : (step + 1) * size]]
 
     def _enough(self, state: Progress) -> bool:
-        has_check = len(self.held_out.users) or len(self.held_out.items)
-        return bool(has_check) and state.epoch - 1 - state.best_epoch >= self.config.patience
+        return self.held_out.any and state.epoch - 1 - state.best_epoch >= self.config.patience
 
     def _rate(self, step: int) -> float:
         """Along a cosine from the highest to zero, after a short rise."""
@@ -192,6 +224,7 @@ class _Run:
     ) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
+        epoch += self.epochs_before
         kept = (
             f"; the checkpoint of epoch {epoch - 1} stays in {folder}" if folder and epoch else ""
         )
@@ -202,10 +235,6 @@ class _Run:
             f"or lower learning_rate (it is {self.config.learning_rate}){kept}"
         )
 
-    def _fingerprint(self) -> dict[str, Any]:
-        config = self.config.to_dict() | {"fanouts": list(self.config.fanouts)}
-        return {"config": config, "seed": self.seed, **self.data.checksums()}
-
     def _hard_items(self, epoch: int) -> np.ndarray | None:
         if not self.config.num_hard or epoch == 0:
             return None
@@ -213,6 +242,8 @@ class _Run:
         return told(found.to(self.device)).cpu().numpy()
 
     def _ndcg(self) -> float:
+        if not self.held_out.any:
+            return math.nan
         found = self.held_out.ndcg(self._vectors(self.judged), self.data.positives)
         return float(told(torch.tensor(found, dtype=torch.float64, device=self.device)))
 

@@ -116,6 +116,40 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data, tmp_pat
         train_network(replace(data, features=turned), SMALL, checkpoint=tmp_path / "c")
 
 
+@pytest.mark.parametrize("at", [(3, "epoch"), (4, "step"), (5, "step")])
+def test_the_refit_has_all_nodes_and_goes_on_after_a_stop(at, data, tmp_path):
+    config = replace(SMALL, held_out=0.2, epochs=4, patience=9)
+    searched = train_network(data, replace(config, refit=False))
+    told: list[tuple[str, dict[str, float]]] = []
+    whole = train_network(data, config, progress=lambda *what: told.append(what))
+    losses = [[h["loss"] for h in found.history] for found in (searched, whole)]
+    assert losses[0] == losses[1]
+    assert (searched.best_epoch, searched.refit) == (whole.best_epoch, [])
+    assert len(whole.refit) == whole.best_epoch + 1 >= 2
+    epochs = [numbers for kind, numbers in told if kind == "epoch"]
+    assert [n["epoch"] for n in epochs] == list(range(4 + len(whole.refit)))
+    assert ["ndcg" in n for n in epochs] == [True] * 4 + [False] * len(whole.refit)
+    steps = [sum(n["epoch"] == e for kind, n in told if kind == "step") for e in (0, 4)]
+    taught = HeldOut.draw(data.positives, 0.2, 0).taught.shape[1]
+    assert steps == [-(-taught // 128), -(-data.positives.shape[1] // 128)]
+
+    class Stop(Exception):
+        pass
+
+    def stop(kind: str, numbers: dict[str, float]) -> None:
+        if (numbers["epoch"], kind) == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_network(data, config, checkpoint=tmp_path / "c", progress=stop)
+    for _ in range(2):  # the second has nothing left to do
+        rest = train_network(data, config, checkpoint=tmp_path / "c")
+        assert [h["loss"] for h in rest.history] == losses[1]
+        assert [h["loss"] for h in rest.refit] == [h["loss"] for h in whole.refit]
+        state, expected = rest.network.state_dict(), whole.network.state_dict()
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
 def test_a_loss_that_is_no_number_stops_with_the_batch_and_the_checkpoint_stays(data, tmp_path):
     features = {t: f.copy() for t, f in data.features.items()}
     broken = replace(data, features=features)
@@ -147,14 +181,17 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, data = dist.get_rank(), with_rare_relation()
 own = Path(sys.argv[1]) / f"rank {rank}"
-def stop(kind, numbers):
-    if kind == "step" and numbers["epoch"] == 2:
-        raise InterruptedError
-try:
-    train_network(data, SHARED, checkpoint=own, progress=stop)
-except InterruptedError:
-    pass
+def stop_at(epoch):
+    def stop(kind, numbers):
+        if kind == "step" and numbers["epoch"] == epoch:
+            raise InterruptedError
+    try:
+        train_network(data, SHARED, checkpoint=own, progress=stop)
+    except InterruptedError:
+        pass
+stop_at(2)
 there = own.exists()
+stop_at(4)
 found = train_network(data, SHARED, checkpoint=own)
 try:
     train_network(data, SHARED, seed=1, checkpoint=own)
@@ -169,7 +206,8 @@ except FirstProcessError as error:
 one = train_network(data, SHARED, seed=0 if rank == 0 else 7, checkpoint=own)
 alone = train_network(data, SHARED, checkpoint=own if rank == 0 else None)
 dist.destroy_process_group()
-told = {"there": there, "history": found.history, "refused": refused, "failed": failed}
+told = {"there": there, "history": found.history, "refit": found.refit}
+told["refused"], told["failed"] = refused, failed
 told["together"], told["alone"] = len(one.history), len(alone.history)
 own.with_suffix(".json").write_text(json.dumps(told))
 """
@@ -194,11 +232,16 @@ def ranks(tmp_path_factory) -> list[dict]:
 
 
 def test_two_processes_come_to_what_one_does_also_when_they_were_stopped(ranks):
-    one = train_network(with_rare_relation(), SHARED).history
+    one = train_network(with_rare_relation(), SHARED)
+    assert len(one.refit) == 3  # stopped in its second epoch, the fifth of all
     for told in ranks:
-        for name, error in (("loss", 1e-5), ("ndcg", 1e-3)):
+        for where, name, error in (
+            ("history", "loss", 1e-5),
+            ("history", "ndcg", 1e-3),
+            ("refit", "loss", 1e-5),
+        ):
             np.testing.assert_allclose(
-                [h[name] for h in told["history"]], [h[name] for h in one], atol=error
+                [h[name] for h in told[where]], [h[name] for h in getattr(one, where)], atol=error
             )
 
 
