@@ -5,8 +5,13 @@ Names load lazily, so that ``import coldstart`` and ``coldstart --help`` are che
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Read when torch is loaded. Threads that wait for each other would spin: beside other work, which
+# needs their core meanwhile, a fit then takes several times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine, EngineConfig

@@ -6,7 +6,6 @@ import argparse
 import csv
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +31,6 @@ _ROLES = ("schema", "user", "item", "interaction", "positive_weight")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 on success, 1 after an error that is told in one line, 130 on Ctrl-C."""
     arguments = parser().parse_args(argv)
-    # Read when torch is loaded. Threads that wait for each other would spin: beside other work,
-    # which needs their core meanwhile, a fit then takes several times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
