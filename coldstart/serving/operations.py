@@ -211,27 +211,25 @@ def edges_of(schema: Schema, edges: Iterable[Mapping[str, Any]]) -> dict[EdgeTyp
 
 
 def redacted(operation: Operation, node_type: str, key: Key, schema: Schema) -> Operation:
-    """An operation without anything of one node."""
+    """An operation without anything of one node; one that has nothing of it comes back equal."""
     out = dict(operation)
     if out["op"] == "upsert":
         name = schema.key_of(node_type)
-        nodes = {
-            t: [r for r in rows if not (t == node_type and r.get(name) == key)]
-            for t, rows in out.get("nodes", {}).items()
-        }
-        out["nodes"] = {t: rows for t, rows in nodes.items() if rows}
-        for kind in ("edges", "remove_edges"):
+        if rows := out.get("nodes", {}).get(node_type):
+            left = [row for row in rows if row.get(name) != key]
+            others = {t: rows for t, rows in out["nodes"].items() if t != node_type}
+            out["nodes"] = others | ({node_type: left} if left else {})
+        for kind in {"edges", "remove_edges"} & set(out):
             out[kind] = [
                 e
-                for e in out.get(kind, ())
+                for e in out[kind]
                 if (node_type, key)
                 not in ((e["type"][0], e["source"]), (e["type"][2], e["target"]))
             ]
-        texts = {
-            t: _vectors_without(v, key) if t == node_type else v
-            for t, v in out.get("vectors", {}).items()
-        }
-        out["vectors"] = {t: v for t, v in texts.items() if v["keys"]}
+        if vectors := out.get("vectors", {}).get(node_type):
+            kept = _vectors_without(vectors, key)
+            others = {t: v for t, v in out["vectors"].items() if t != node_type}
+            out["vectors"] = others | ({node_type: kept} if kept["keys"] else {})
         if (named := out.get("ready_vectors", {}).get(node_type)) is not None:
             left = {name: _vectors_without(v, key) for name, v in named.items()}
             left = {name: v for name, v in left.items() if v["keys"]}

@@ -203,6 +203,8 @@ def test_who_is_erased_is_in_no_file_any_more(durable, model, tmp_path, monkeypa
     durable.submit({"op": "feedback", "events": [event, event | {"user": "u1"}]})
     durable.snapshot()
     assert any(b"someone-special" in f.read_bytes() for f in durable.folder.rglob("*.log"))
+    with pytest.raises(UnknownNodeError):  # records of others are no trace of someone unheard of
+        durable.erase("User", "someone else")
     durable.erase("User", "someone-special")
     for file in (*durable.folder.rglob("*"), *model.rglob("*")):
         assert file.is_dir() or b"someone-special" not in file.read_bytes(), file
