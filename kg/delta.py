@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kg.errors import GraphError
 from kg.graph import (
@@ -35,6 +36,7 @@ class GraphDelta:
     A node is identified by its key, an edge by its two ends. Removals come first. A node that is
     there gets the properties given and keeps the others; an edge that is there gets the new weight
     and time. So adding the same twice is the same graph; removing what is not there is an error.
+    Numbers of the schema that were whole so far are fractions as soon as one comes.
 
     Args:
         nodes: a table per node type, as in :meth:`KnowledgeGraph.from_tables`.
@@ -108,7 +110,12 @@ def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
             vocabularies[node_type], attributes[node_type] = nodes, properties
             continue
         vocabularies[node_type], attributes[node_type] = _upsert_nodes(
-            vocabularies[node_type], attributes[node_type], nodes, properties
+            vocabularies[node_type],
+            _wide_enough(
+                attributes[node_type], properties, graph.schema.numeric.get(node_type, ())
+            ),
+            nodes,
+            properties,
         )
     for edge_type, table in delta.edges.items():
         require_ends(table, f"{edge_type} edges")
@@ -162,6 +169,21 @@ def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
     if (first := first_of_run(rows)) is not None:
         return table.slice(first, len(rows))
     return pa.table({name: taken(table[name], rows) for name in table.column_names})
+
+
+def _wide_enough(properties: pa.Table, given: pa.Table, numeric: Collection[str]) -> pa.Table:
+    """The properties, numbers that were all whole as floats where fractions come to them."""
+    for name in {*numeric} & {*properties.column_names} & {*given.column_names}:
+        whole, comes = properties.schema.field(name).type, given.schema.field(name).type
+        if not pa.types.is_integer(whole) or not pa.types.is_floating(comes):
+            continue
+        fractions = pc.not_equal(given[name], pc.round(given[name]))  # pyright: ignore
+        if pc.any(fractions).as_py():  # pyright: ignore
+            at = properties.column_names.index(name)
+            properties = properties.set_column(
+                at, name, properties[name].cast(pa.float64(), safe=False)
+            )
+    return properties
 
 
 def _upsert_nodes(

@@ -1,7 +1,6 @@
 """The command: cheap to ask for help, clear when something is wrong."""
 
 import json
-import os
 import re
 import subprocess
 import sys

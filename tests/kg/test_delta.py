@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -98,6 +100,17 @@ def test_another_width_of_a_property_is_converted(graph):
     change = pa.table({"id": ["a"], "year": pa.array([1], pa.int8()), "title": ["Z"]})
     after = graph.apply(GraphDelta(nodes={"Movie": change}))
     assert after.attributes["Movie"].schema == graph.attributes["Movie"].schema
+
+
+def test_numbers_that_were_all_whole_may_become_fractions_but_codes_may_not(graph):
+    half = GraphDelta(nodes={"Movie": {"id": ["a", "d"], "year": [1990.5, None]}})
+    with pytest.raises(GraphError, match=r"Movie\.year holds int64, the change has double"):
+        graph.apply(half)
+    schema = replace(SCHEMA, numeric={"Movie": ("year",)})
+    numeric = KnowledgeGraph(schema, graph.vocabularies, graph.attributes, graph.edges)
+    assert [row["year"] for row in nodes(numeric.apply(half))] == [1990.5, None, 2000.0, None]
+    whole = GraphDelta(nodes={"Movie": {"id": ["a"], "year": [1991.0]}})
+    assert numeric.apply(whole).attributes["Movie"].schema.field("year").type == pa.int64()
 
 
 def test_a_polars_frame_changes_a_graph(graph):
