@@ -64,7 +64,11 @@ def cross_fitted(
     config = replace(config, interactions=False, cold_share=0.0, refit=False)
 
     def trained(
-        passed: TypedGraph, pairs: np.ndarray, settings: NetworkConfig, what: str
+        passed: TypedGraph,
+        pairs: np.ndarray,
+        settings: NetworkConfig,
+        what: str,
+        epochs: int | None = None,
     ) -> tuple[TypedNetwork, int]:
         def tell(kind: str, numbers: dict[str, float]) -> None:
             if kind == "epoch":
@@ -74,18 +78,19 @@ def cross_fitted(
             replace(data, graph=passed, positives=pairs),
             settings,
             seed=seed,
+            stop_after=epochs,
             device=device,
             progress=tell,
         )
         return found.network, found.best_epoch + 1
 
     _, epochs = trained(data.graph, positives, config, "search for the number of epochs")
-    settings = replace(config, epochs=epochs, held_out=0.0)
+    settings = replace(config, held_out=0.0)
     rng = np.random.default_rng([seed, 3])
     fold_of = {t: np.zeros(len(inputs), np.int8) for t, inputs in content.sides.items()}
     for t, rows in content.warm.items():
         fold_of[t][rows] = rng.permutation(len(rows)) % folds + 1
-    networks = [trained(data.graph, positives, settings, "on all")[0]]
+    networks = [trained(data.graph, positives, settings, "on all", epochs)[0]]
     states = [all_states(networks[0], data.graph, data.features, device)]
     for fold in range(1, folds + 1):
         cold = {t: np.flatnonzero(of == fold) for t, of in fold_of.items()}
@@ -95,7 +100,7 @@ def cross_fitted(
             network = build_network(data, settings, seed).to(device).eval()
         else:
             what = f"without fold {fold}"
-            network = trained(passed, positives[:, ~away], settings, what)[0]
+            network = trained(passed, positives[:, ~away], settings, what, epochs)[0]
         networks.append(network)
         states.append(all_states(network, passed, data.features, device))
     user, item = (

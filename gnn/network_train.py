@@ -56,6 +56,7 @@ def train_network(
     config: NetworkConfig,
     *,
     seed: int = 0,
+    stop_after: int | None = None,
     device: torch.device | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[str, dict[str, float]], None] | None = None,
@@ -69,6 +70,9 @@ def train_network(
         data: what to train on.
         config: settings.
         seed: of weights, batches, neighbours, dropout and held-out nodes.
+        stop_after: so many of ``config.epochs`` at most, over which the learning rate would fall to
+            zero; ``None``: all. As in the refit: the rate at an epoch that was the best is the one
+            at which it was.
         device: where the arithmetic happens; the CPU by default.
         checkpoint: folder that gets the state after every epoch; where it holds one of the same
             data, settings and seed, training goes on from there. Of several processes the first
@@ -95,7 +99,9 @@ def train_network(
     search = None if saved is None else saved.progress.search
     if search is None:
         run = _Run(data, config, seed, device, progress, held_out)
-        state = run.train(Progress(fingerprint, 0, [], -1, {}), saved, folder, config.epochs)
+        begun = Progress(fingerprint, 0, [], -1, {})
+        most = config.epochs if stop_after is None else min(stop_after, config.epochs)
+        state = run.train(begun, saved, folder, most)
         history, best_epoch = search = state.history, max(state.best_epoch, 0)
         if not config.refit or not held_out.any:
             return TrainedNetwork(run.network.eval(), history, best_epoch)

@@ -124,6 +124,8 @@ def test_the_refit_has_all_nodes_and_goes_on_after_a_stop(at, data, tmp_path):
     whole = train_network(data, config, progress=lambda *what: told.append(what))
     losses = [[h["loss"] for h in found.history] for found in (searched, whole)]
     assert losses[0] == losses[1]
+    fewer = train_network(data, replace(config, held_out=0.0), stop_after=len(whole.refit))
+    assert [h["loss"] for h in fewer.history] == [h["loss"] for h in whole.refit]
     assert (searched.best_epoch, searched.refit) == (whole.best_epoch, [])
     assert len(whole.refit) == whole.best_epoch + 1 >= 2
     epochs = [numbers for kind, numbers in told if kind == "epoch"]
