@@ -14,9 +14,6 @@ ENOUGH = 0.5
 FEW = 3.0
 """A user with so many interactions is half exposed."""
 
-FEW_SHARE = 0.4
-"""And an item with this share of what an item has on average."""
-
 
 def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np.ndarray:
     """Exposure omega of every node, float64 ``[num_nodes]`` between 0 and 1.
@@ -46,7 +43,8 @@ def exposure_by_count(counts: torch.Tensor, few: float) -> torch.Tensor:
     """Exposure omega of nodes by their number of interactions n, n^3 / (n^3 + few^3).
 
     Who chose one thing has not turned down all others, but just come; and what was chosen once may
-    be new, or little known here. From 3.2 times ``few`` on the value is above .97: what an active
+    be new, or little known here. (While training, items are charged in full, or cold ones would be
+    taken for such with few.) From 3.2 times ``few`` on the value is above .97: what an active
     user lacks does say something, and costs quality to forget.
 
     Args:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency
+from gnn.exposure import exposure_by_count
 from gnn.heads import implicit_als, warm_half_step
 from gnn.ridge import Ridge, Shrunk
 from gnn.weighting import list_gains
@@ -40,6 +41,9 @@ FURTHEST = 4
 
 SCALE_STEP = 0.5
 """Scales of the items' prior are tried this factor apart, from 1 down in :data:`FURTHEST` steps."""
+
+FEW_SHARES = 0.4, 0.2
+"""Tried for known items: with this share of the mean interactions they are half exposed."""
 
 MAX_DIM = 128
 """Embedding size of the search; larger ones come to the same precisions and take longer."""
@@ -84,11 +88,13 @@ class Worth(NamedTuple):
         users: rho of the users' prior.
         items: rho of the items' prior.
         item_scale: how far the items' prior is from its mean, as a share of what ridge predicts.
+        few_share: with this share of the mean interactions of an item a known one is half exposed.
     """
 
     users: float
     items: float
     item_scale: float
+    few_share: float = FEW_SHARES[0]
 
 
 def learn_worth(
@@ -99,14 +105,17 @@ def learn_worth(
     als: float,
     rng: np.random.Generator,
     item_scale: float | None = None,
+    few_share: float | None = None,
 ) -> Worth:
-    """The precisions and the scale with which hidden interactions are found best.
+    """The precisions, the scale and the exposure with which hidden interactions are found best.
 
     A tenth of the interactions is hidden. From factors that plain ALS makes of the others, two
     sweeps of half steps with priors make embeddings; the NDCG of the lists that users then have of
     what they have not chosen is what counts. From the start the search goes to the best neighbour,
     one step up or down of either precision or of the scale, as long as users find more there by
-    more than a standard error of the paired difference.
+    more than a standard error of the paired difference. Then the exposure of known items is tried.
+    An item with few interactions has the benefit of the doubt that it may be new, as far as that
+    costs no more than two standard errors: where many items stay at few, it costs much.
 
     Args:
         links: each user's positives among the items.
@@ -116,12 +125,14 @@ def learn_worth(
         als: precision of plain ALS.
         rng: draws what is hidden, who judges, and the start of ALS.
         item_scale: of the items' prior; ``None``: searched from 1.
+        few_share: of the exposure; ``None``: one of :data:`FEW_SHARES`.
     """
     scale = 1.0 if item_scale is None else item_scale
-    start = Worth(users.precision, items.precision, scale)
+    share = FEW_SHARES[0] if few_share is None else few_share
+    start = Worth(users.precision, items.precision, scale, share)
     free = not users.fixed, not items.fixed, item_scale is None
     search = None
-    if any(free):
+    if any(free) or few_share is None:
         search = _Search.prepare(links, users, items, min(k, MAX_DIM), als, rng)
     if search is None:
         return start
@@ -129,22 +140,36 @@ def learn_worth(
     def worth(at: tuple[int, ...]) -> Worth:
         up_users, up_items, down = at
         return Worth(
-            start.users * STEP**up_users, start.items * STEP**up_items, scale * SCALE_STEP**down
+            start.users * STEP**up_users,
+            start.items * STEP**up_items,
+            scale * SCALE_STEP**down,
+            share,
         )
 
     here: tuple[int, ...] = (0, 0, 0)
     found: dict[tuple[int, ...], torch.Tensor] = {here: search.gains(start)}
-    while True:
-        near = list(_neighbours(here, free))
+    while near := list(_neighbours(here, free)):
         for at in near:
             if at not in found:
                 found[at] = search.gains(worth(at))
                 log.debug("%s: NDCG %.4f", worth(at), found[at].mean())
         best = max(near, key=lambda at: found[at].mean())
-        more = found[best] - found[here]
-        if more.mean() <= more.std() / len(more) ** 0.5:
-            return worth(here)
+        if not _clear(found[best] - found[here]):
+            break
         here = best
+    chosen = worth(here)
+    if few_share is not None:
+        return chosen
+    tried = search.exposed_gains(chosen, FEW_SHARES)
+    log.debug("exposures: NDCG %s", [f"{gains.mean():.4f}" for gains in tried])
+    best = max(tried, key=lambda gains: float(gains.mean()))
+    fine = (s for s, gains in zip(FEW_SHARES, tried, strict=True) if not _clear(best - gains, 2))
+    return chosen._replace(few_share=next(fine))
+
+
+def _clear(more: torch.Tensor, errors: float = 1) -> bool:
+    """Whether judges gain by more than so many standard errors."""
+    return bool(more.mean() > errors * more.std() / len(more) ** 0.5)
 
 
 def _neighbours(here: tuple[int, ...], free: Sequence[bool]) -> Iterator[tuple[int, ...]]:
@@ -202,6 +227,25 @@ class _Search:
 
     def gains(self, worth: Worth) -> torch.Tensor:
         """NDCG of every judge's list, ``[num_judges]``."""
+        users, items, _ = self._embedded(worth, self.judges)
+        return self._judged(users, items)
+
+    def exposed_gains(self, worth: Worth, few_shares: Sequence[float]) -> list[torch.Tensor]:
+        """The same for some exposures, which count in a last half step as they do in training."""
+        users, items, prior = self._embedded(worth)
+        judges = users[torch.from_numpy(self.judges).to(users.device)]
+        counts = torch.from_numpy(self.back.degrees).to(items)
+        out = []
+        for share in few_shares:
+            omega = self.items.exposure * exposure_by_count(counts, share * float(counts.mean()))
+            items = warm_half_step(self.back, users, prior, worth.items, exposure=omega)
+            out.append(self._judged(judges, items))
+        return out
+
+    def _embedded(
+        self, worth: Worth, rows: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Some users or all, the items, and the items' prior."""
         shrunk = Shrunk(self.items.ridge, worth.item_scale)
         users, items = self.user_factors, self.item_factors
         user_prior, item_prior = self.user_prior, self.item_prior
@@ -216,14 +260,19 @@ class _Search:
             user_prior = self.users.ridge.left_out(users)
         drawn = shrunk.drawn(item_prior, items)
         items = warm_half_step(self.back, users, drawn, worth.items, exposure=exposure)
-        at = torch.from_numpy(self.judges).to(items.device)
+        rows = np.arange(len(users)) if rows is None else rows
+        at = torch.from_numpy(rows).to(items.device)
         users = warm_half_step(
-            self.visible.take(self.judges),
+            self.visible.take(rows),
             items,
             user_prior[at],
             worth.users,
             exposure=self.users.exposure[at],
         )
+        return users, items, drawn
+
+    def _judged(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """NDCG of the lists of the judges, whose embeddings these are."""
         out, rows = [], max(1, _BLOCK_FLOATS // len(items))
         for start in range(0, len(users), rows):
             some = self.judges[start : start + rows]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gnn.data import Adjacency, NodeInputs
-from gnn.exposure import FEW, FEW_SHARE, exposure_by_count
+from gnn.exposure import FEW, exposure_by_count
 from gnn.groups import FeatureGroup, Raw
 from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.popularity import learn_popularity_scale, with_popularity
@@ -45,6 +45,8 @@ class TrainConfig:
         item_popularity_scale: how far the popularity that features foretell of items is believed,
             as a share, 0 to 1, in the prior of all items; ``None``: found by
             :mod:`gnn.popularity`.
+        item_few_share: with so many interactions, as a share of what an item has on average, a
+            known item is half exposed; ``None``: found likewise.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.
@@ -63,6 +65,7 @@ class TrainConfig:
     user_precision: float | None = None
     item_prior_scale: float | None = None
     item_popularity_scale: float | None = None
+    item_few_share: float | None = None
     item_weight_steps: int = 24
     user_weight_steps: int = 24
     weight_rate: float = 0.3
@@ -79,6 +82,7 @@ class TrainConfig:
             0,
             item_precision=self.item_precision,
             user_precision=self.user_precision,
+            item_few_share=self.item_few_share,
             weight_rate=self.weight_rate,
         )
         check_share(
@@ -216,8 +220,6 @@ def train(
         torch.from_numpy(adjacency.degrees).to(exposure) for adjacency in (links, back)
     )
     user_exposure = exposure_by_count(user_counts, FEW)
-    # What trains others is charged in full, or cold items would be taken for such with few.
-    few = FEW_SHARE * mean_degree
 
     progress("features")
     user_groups, item_groups = (None, None) if groups is None else groups
@@ -237,7 +239,7 @@ def train(
     item_ridge = ridge(item_raws, item_propagation.scales, item_w)
     user_ridge = ridge(user_raws, user_propagation.scales, user_w)
     progress("precisions")
-    user_precision, item_precision, item_scale = learn_worth(
+    user_precision, item_precision, item_scale, few_share = learn_worth(
         links,
         _side(user_ridge, user_exposure, config.user_precision, als_precision),
         _side(item_ridge, exposure, config.item_precision, START_PRECISION),
@@ -245,10 +247,12 @@ def train(
         als_precision,
         rng,
         config.item_prior_scale,
+        config.item_few_share,
     )
     log.info(
-        "precisions: %.3g of users, %.3g of items, whose prior is scaled by %.3g",
-        *(user_precision, item_precision, item_scale),
+        "precisions: %.3g of users, %.3g of items, whose prior is scaled by %.3g, and who are half "
+        "exposed with %.3g of the mean interactions",
+        *(user_precision, item_precision, item_scale, few_share),
     )
     item_ridge = Shrunk(item_ridge, item_scale)
     # Of factors that no feature has touched yet: later ones are drawn to what features predict.
@@ -305,7 +309,7 @@ def train(
         v,
         item_reliability,
         exposure,
-        few,
+        few_share * mean_degree,
         item_scale,
         popularity_scale,
     )

@@ -107,3 +107,21 @@ def test_with_nobody_to_judge_the_start_is_kept():
     side = Side(NOTHING, torch.ones(3), 7.0, fixed=False)
     found = learn_worth(links, side, side, 2, 1.0, np.random.default_rng(0))
     assert found == Worth(7.0, 7.0, 1.0)
+
+
+def test_items_that_stay_at_few_have_the_benefit_of_the_doubt_only_where_it_costs_nothing(tastes):
+    _, users, items = tastes
+    fixed = [replace(side, precision=10.0, fixed=True) for side in sides(NOTHING, NOTHING)]
+    assert search(tastes, *fixed).few_share == 0.4  # all are chosen about equally often
+
+    def skewed(seed, few_share=None):
+        rng = np.random.default_rng(seed)
+        popularity = 1.5 * np.log(1 + np.arange(NUM_ITEMS))  # half of the items: five times at most
+        noise = rng.gumbel(size=(NUM_USERS, NUM_ITEMS))
+        chosen = np.argsort(popularity - 0.7 * (users @ items.T).numpy() - noise)[:, :12]
+        source = np.repeat(np.arange(NUM_USERS), 12)
+        links = Adjacency.from_pairs(source, chosen.ravel(), NUM_USERS, NUM_ITEMS)
+        return learn_worth(links, *fixed, 16, 10.0, rng, 1.0, few_share).few_share
+
+    assert np.median([skewed(seed) for seed in range(5)]) < 0.4
+    assert skewed(0, few_share=0.3) == 0.3

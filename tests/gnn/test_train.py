@@ -179,6 +179,7 @@ def test_one_who_looks_and_one_who_plays_cold_are_enough():
         ({"item_weight_steps": -1}, "item_weight_steps must be at least 0, got -1"),
         ({"item_precision": 0.0}, "item_precision must be above 0, got 0.0"),
         ({"weight_rate": float("nan")}, "weight_rate must be above 0, got nan"),
+        ({"item_few_share": 0.0}, "item_few_share must be above 0, got 0.0"),
         ({"item_prior_scale": 1.5}, "item_prior_scale must be between 0 and 1, got 1.5"),
         ({"item_popularity_scale": -1}, "item_popularity_scale must be between 0 and 1, got -1"),
         ({"item_prior_scale": float("nan")}, "item_prior_scale must be between 0 and 1, got nan"),
