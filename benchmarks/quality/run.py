@@ -5,7 +5,7 @@
     python -m benchmarks.quality.run ml100k_thin
     python -m benchmarks.quality.run lastfm
     python -m benchmarks.quality.run lastfm --kind study
-    python -m benchmarks.quality.run articles --kind random --seeds 0,1    # books and shop, too
+    python -m benchmarks.quality.run articles --kind random --seeds 0,1   # books, shop, debian
     python -m benchmarks.quality.run ml100k --kind nine --seeds 100,101
     python -m benchmarks.quality.run ml100k --kind temporal
 
@@ -51,8 +51,9 @@ SETS = {
     "books": packages.books,
     "articles": packages.articles,
     "shop": packages.shop,
+    "debian": packages.debian,
 }
-"""By name; the last three have no splits of their own: --kind random, nine or temporal."""
+"""By name; the last four have no splits of their own: --kind random, nine or temporal."""
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),

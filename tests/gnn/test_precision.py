@@ -111,8 +111,10 @@ def test_with_nobody_to_judge_the_start_is_kept():
 
 def test_items_that_stay_at_few_have_the_benefit_of_the_doubt_only_where_it_costs_nothing(tastes):
     _, users, items = tastes
-    fixed = [replace(side, precision=10.0, fixed=True) for side in sides(NOTHING, NOTHING)]
-    assert search(tastes, *fixed).few_share == 0.4  # all are chosen about equally often
+    of_users, of_items = (
+        replace(side, precision=10.0, fixed=True) for side in sides(NOTHING, NOTHING)
+    )
+    assert search(tastes, of_users, of_items).few_share == 0.4  # all are chosen about equally often
 
     def skewed(seed, few_share=None):
         rng = np.random.default_rng(seed)
@@ -121,7 +123,7 @@ def test_items_that_stay_at_few_have_the_benefit_of_the_doubt_only_where_it_cost
         chosen = np.argsort(popularity - 0.7 * (users @ items.T).numpy() - noise)[:, :12]
         source = np.repeat(np.arange(NUM_USERS), 12)
         links = Adjacency.from_pairs(source, chosen.ravel(), NUM_USERS, NUM_ITEMS)
-        return learn_worth(links, *fixed, 16, 10.0, rng, 1.0, few_share).few_share
+        return learn_worth(links, of_users, of_items, 16, 10.0, rng, 1.0, few_share).few_share
 
     assert np.median([skewed(seed) for seed in range(5)]) < 0.4
     assert skewed(0, few_share=0.3) == 0.3
