@@ -111,7 +111,7 @@ def debian() -> KnowledgeGraph:
             ("Maintainer", "MAINTAINED_BY", chosen),
             ("Tag", "TAGGED", tags[tags["Tag"] != ""]),
         ):
-            ends = rows[["Package", column]].set_axis(["source", "target"], axis=1)
+            ends = pd.DataFrame({"source": rows["Package"], "target": rows[column]})
             edges[node_type, relation, column] = ends.drop_duplicates()
     schema = Schema(
         user="Program",

@@ -27,7 +27,7 @@ from coldstart.refitting import Refit
 from coldstart.refitting import refit as refitted
 from coldstart.serving import messages as m
 from coldstart.serving.batching import Batcher
-from coldstart.serving.durable import DurableEngine, Version
+from coldstart.serving.durable import DurableEngine
 from coldstart.serving.guard import Guard, noted
 from coldstart.serving.looking import (
     found_nodes,
@@ -36,7 +36,7 @@ from coldstart.serving.looking import (
     page,
     title_property,
 )
-from coldstart.serving.operations import Operation, check_upsert, check_vectors
+from coldstart.serving.operations import Operation, applied, check_upsert, check_vectors
 from coldstart.serving.quick import QuickLists, plain_lists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
@@ -124,7 +124,7 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
         engine, number = durable.current
         users = list(dict.fromkeys(asked.users))
         found = await heavy(
-            lambda: engine.recommend(
+            lambda: supposed(engine, asked.given).recommend(
                 users,
                 asked.k,
                 candidates=asked.candidates,
@@ -142,7 +142,7 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
         engine, number = durable.current
         items = list(dict.fromkeys(asked.items))
         found = await heavy(
-            lambda: engine.audience(
+            lambda: supposed(engine, asked.given).audience(
                 items,
                 asked.k,
                 candidates=asked.candidates,
@@ -153,29 +153,31 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
         )
         return JSONResponse({"version": number, "lists": listed(found, items, "item")})
 
-    async def matrix(asked: m.PairsRequest, of: Callable[[Version], Any]) -> Response:
+    async def matrix(asked: m.PairsRequest, of: Callable[[ColdStartEngine], Any]) -> Response:
         if len(asked.users) * len(asked.items) > _MOST_PAIRS:
             raise ValueError(f"at most {_MOST_PAIRS} pairs at once, got more; ask in parts")
-        version = durable.current
-        values = await heavy(lambda: of(version).tolist())
-        return JSONResponse({"version": version.number, "values": values})
+        engine, number = durable.current
+        values = await heavy(lambda: of(supposed(engine, asked.given)).tolist())
+        return JSONResponse({"version": number, "values": values})
 
     @app.post("/score", response_model=m.Matrix)
     async def score(asked: m.PairsRequest) -> Response:
         """r_ui of all pairs; higher is better."""
-        return await matrix(asked, lambda now: now.engine.score(asked.users, asked.items))
+        return await matrix(asked, lambda engine: engine.score(asked.users, asked.items))
 
     @app.post("/rate", response_model=m.Matrix)
     async def rate(asked: m.PairsRequest) -> Response:
         """Expected ratings of all pairs, in the scale of the interactions' weights."""
-        return await matrix(asked, lambda now: now.engine.rate(asked.users, asked.items))
+        return await matrix(asked, lambda engine: engine.rate(asked.users, asked.items))
 
     @app.post("/explain", response_model=m.Explained)
     async def explain(asked: m.ExplainRequest) -> Response:
         """Why the score of a pair is what it is."""
         engine, number = durable.current
         options = {"paths": asked.paths, "removal": asked.removal}
-        found = await heavy(lambda: engine.explain(asked.user, asked.item, **options))
+        found = await heavy(
+            lambda: supposed(engine, asked.given).explain(asked.user, asked.item, **options)
+        )
         told = found.to_dict() | {"sentence": found.sentence()}
         return JSONResponse({"version": number, "explanation": told})
 
@@ -184,10 +186,7 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
     @app.post("/upsert", response_model=m.Changed)
     async def upsert(asked: m.UpsertRequest) -> Response:
         """Add or change nodes and edges. Without training; the next request sees it."""
-        operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
-        engine = durable.current.engine
-        check_upsert(engine.graph, operation)
-        check_vectors(engine, operation)
+        operation = checked_upsert(durable.current.engine, asked)
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
 
@@ -309,6 +308,23 @@ def _looking(
         engine, number = durable.current
         found = await heavy(lambda: names_of(engine.graph, asked.type, asked.keys))
         return JSONResponse({"version": number, "nodes": found})
+
+
+def checked_upsert(engine: ColdStartEngine, asked: m.UpsertRequest) -> Operation:
+    """The operation of a request that fits the engine.
+
+    Raises:
+        GraphError: it does not, see :func:`coldstart.serving.operations.check_upsert`.
+    """
+    operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
+    check_upsert(engine.graph, operation)
+    check_vectors(engine, operation)
+    return operation
+
+
+def supposed(engine: ColdStartEngine, given: m.UpsertRequest | None) -> ColdStartEngine:
+    """The engine as it would be with what a request gives for its answer alone."""
+    return engine if given is None else applied(engine, checked_upsert(engine, given))[0]
 
 
 def listed(found: Recommendations, asked: list[Any], of: str) -> list[dict[str, Any]]:

@@ -38,51 +38,6 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Ranking(Message):
-    k: K = 10
-    candidates: Annotated[list[KeyValue], Field(max_length=MOST_CANDIDATES)] | None = None
-    where: dict[Name, Value] | None = Field(
-        None, description="Properties and the value, or list of values, they may have."
-    )
-    exclude_seen: StrictBool = True
-    evidence: StrictBool = Field(False, description="What stands behind each, too.")
-
-
-class RecommendRequest(_Ranking):
-    """Items for users."""
-
-    users: Keys
-    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    @property
-    def plain(self) -> bool:
-        """Whether lists of the best are asked for and nothing else, which is quick."""
-        whole = self.candidates is None and self.where is None
-        return whole and not self.evidence and not self.diversity
-
-
-class AudienceRequest(_Ranking):
-    """Users for items."""
-
-    items: Keys
-
-
-class PairsRequest(Message):
-    """All pairs of some users and some items."""
-
-    users: Keys
-    items: Keys
-
-
-class ExplainRequest(Message):
-    """Why a user gets an item."""
-
-    user: KeyValue
-    item: KeyValue
-    paths: Annotated[int, Field(ge=0, le=50, strict=True)] = 8
-    removal: StrictBool = Field(False, description="Take edges away and recompute; slow.")
-
-
 class EdgeRow(Message):
     """An edge; weight and time go by these names, whatever the graph calls them."""
 
@@ -138,6 +93,61 @@ class UpsertRequest(Message):
         'fitted: `{"Movie": {"poster": {"keys": ["m1"], "matrix": [[0.3, 0.4]]}}}`. A new node '
         "without one has none; a known one keeps what it had.",
     )
+
+
+class _Supposing(Message):
+    """What may be supposed of the graph."""
+
+    given: UpsertRequest | None = Field(
+        None,
+        description="Nodes and edges, as for `/upsert`, that count for this answer alone: a "
+        "visitor with three likes, a draft of an item. They are not kept.",
+    )
+
+
+class _Ranking(_Supposing):
+    k: K = 10
+    candidates: Annotated[list[KeyValue], Field(max_length=MOST_CANDIDATES)] | None = None
+    where: dict[Name, Value] | None = Field(
+        None, description="Properties and the value, or list of values, they may have."
+    )
+    exclude_seen: StrictBool = True
+    evidence: StrictBool = Field(False, description="What stands behind each, too.")
+
+
+class RecommendRequest(_Ranking):
+    """Items for users."""
+
+    users: Keys
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether lists of the best are asked for and nothing else, which is quick."""
+        whole = self.candidates is None and self.where is None and self.given is None
+        return whole and not self.evidence and not self.diversity
+
+
+class AudienceRequest(_Ranking):
+    """Users for items."""
+
+    items: Keys
+
+
+class PairsRequest(_Supposing):
+    """All pairs of some users and some items."""
+
+    users: Keys
+    items: Keys
+
+
+class ExplainRequest(_Supposing):
+    """Why a user gets an item."""
+
+    user: KeyValue
+    item: KeyValue
+    paths: Annotated[int, Field(ge=0, le=50, strict=True)] = 8
+    removal: StrictBool = Field(False, description="Take edges away and recompute; slow.")
 
 
 class Event(Message):

@@ -155,6 +155,33 @@ def test_the_next_request_sees_a_new_film_and_what_people_did(client):
     assert client.post("/score", json={"users": ["u1"], "items": ["new"]}).status_code == 404
 
 
+def test_what_is_given_with_a_question_counts_for_its_answer_alone(client, engine):
+    liked = list(engine.graph.schema.interaction)
+    likes = [{"type": liked, "source": "visitor", "target": f"m{at}"} for at in (1, 5, 9)]
+    likes = [like | {"weight": 5, "time": 990} for like in likes]
+    given = {"nodes": {"User": [{"id": "visitor", "age": 30}]}, "edges": likes}
+    found = ask(client, "/recommend", users=["visitor"], k=5, given=given)
+    delta, texts, _ = upsert_of(engine.graph.schema, {"op": "upsert", **given})
+    expected = engine.update(delta, texts=texts).recommend(["visitor"], 5).to_pylist()
+    assert found["version"] == 0
+    assert found["lists"][0]["keys"] == [row["item"] for row in expected]
+    item = expected[0]["item"]
+    pair = {"users": ["visitor"], "items": [item]}
+    score = ask(client, "/score", **pair, given=given)["values"][0][0]
+    assert score == pytest.approx(expected[0]["score"])
+    told = ask(client, "/explain", user="visitor", item=item, given=given)["explanation"]
+    assert told["score"] == pytest.approx(score)
+    draft = ask(client, "/audience", items=["new"], k=3, given=FILM)
+    assert len(draft["lists"][0]["keys"]) == 3
+    for unknown in ({"users": ["visitor"], "items": ["m1"]}, {"users": ["u1"], "items": ["new"]}):
+        assert client.post("/score", json=unknown).status_code == 404
+    wrong = {"nodes": {"User": [{"id": "visitor", "agee": 30}]}}
+    refused = client.post("/recommend", json={"users": ["visitor"], "given": wrong})
+    assert refused.status_code == 422
+    assert "agee" in refused.text
+    assert ask(client, "/upsert", **FILM)["version"] == 1  # nothing was written before
+
+
 def test_an_engine_with_a_network_beside_propagation_is_served(tmp_path):
     network = NetworkConfig(hidden_channels=8, dim=4, epochs=1, batch_size=256)
     config = EngineConfig(graph_encoder="propagation+sage", network=network, network_folds=2)
