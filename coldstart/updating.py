@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,8 @@ from coldstart.index import ExactIndex, grown_tensor
 from coldstart.known_names import require_edge_type
 from coldstart.ready_texts import check_length, rows_of_new
 from coldstart.ready_vectors import Ready, after_change, of_one
-from gnn.data import Adjacency, NodeInputs, feature_edge_types, number_of
+from gnn.data import Adjacency, NodeInputs, category_values, feature_edge_types, number_of
+from gnn.groups import Category
 from gnn.infer import posteriors, priors, rotated_rows
 from gnn.single import embed_single, single_prior
 from gnn.train import TrainedSide
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
     from encoders.base import TextEncoder
 
+
+log = logging.getLogger(__name__)
 
 _MAKING = threading.Lock()
 
@@ -92,6 +96,9 @@ def updated(
         uses_history=item in engine.texts and _uses_history(engine),
         followed=_followed(engine, delta),
     )
+    for node_type, side in ((user, moved.users), (item, moved.items)):
+        if node_type in delta.nodes:
+            _tell_unlearnt(side, delta.nodes[node_type], node_type)
     fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
     before = {user: moved.user_vectors, item: moved.item_vectors}
     prior: dict[str, torch.Tensor] = {}
@@ -523,6 +530,24 @@ def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> Kn
     return KnowledgeGraph(graph.schema, vocabularies, attributes, {})
 
 
+def _tell_unlearnt(side: TrainedSide, changed: pa.Table, node_type: str) -> None:
+    """Say in the log which categories nothing was learnt of: they count like none."""
+    for group in side.propagation.groups:
+        if not isinstance(group, Category) or group.categorical not in changed.column_names:
+            continue
+        every = category_values(changed, group.categorical, node_type)
+        if unlearnt := sorted({v for values in every for v in values}.difference(group.values)):
+            log.warning(
+                "%s.%s: nobody had %s at training, so that counts like no value; known are %s",
+                *(node_type, group.categorical, _some(unlearnt), _some(list(group.values))),
+            )
+
+
+def _some(values: list[str], most: int = 5) -> str:
+    more = len(values) - most
+    return ", ".join(map(repr, values[:most])) + (f" and {more} more" if more > 0 else "")
+
+
 def new_node(
     engine: ColdStartEngine,
     node_type: str,
@@ -596,6 +621,12 @@ def _inputs_of_new(
     known = engine.texts.get(node_type)
     if known is None and text is not None:
         raise ValueError(f"the engine was trained without texts of {node_type}; leave text= out")
+    if isinstance(text, str):
+        raise ValueError(
+            f"text= of a {node_type} is the vector of its text, got a string; give the string in "
+            "properties=, whose words count, and as text= what the encoder makes of it: "
+            "encoders.embed.embed_texts([text])[0], by the encoder you fitted with"
+        )
     if known is not None:
         text = np.zeros(known.dim, np.float32) if text is None else np.asarray(text, np.float32)
         if text.shape != (known.dim,):

@@ -157,7 +157,11 @@ class Schema:
         nodes = _mapping(values.pop("nodes", {}), "nodes")
         known = {"user", "item", "interaction", "weight", "time", "positive_weight", "edge_types"}
         if unknown := set(values) - known:
-            raise SchemaError(f"unknown schema entry {min(unknown)!r}; known: {sorted(known)}")
+            told = sorted({*known, "nodes"})
+            raise SchemaError(
+                f"unknown schema entry {min(unknown)!r}; known: {told}, and where it says what to "
+                "import, edges"
+            )
         if absent := {"user", "item", "interaction"} - set(values):
             raise SchemaError(f"the schema lacks {sorted(absent)}")
         by_field: dict[str, dict[str, Any]] = {name: {} for name in (*PROPERTY_ROLES, "key")}

@@ -138,7 +138,10 @@ class TableFile:
             else:
                 read = _parquet(path) if kind == "parquet" else _lines_of_json(path)
         except (pa.ArrowException, LookupError, OSError, ValueError) as error:
-            raise GraphError(f"{self.place}: {path} cannot be read ({error})") from error
+            advice = ""
+            if kind in ("csv", "tsv") and not _is_in(path, self.encoding):
+                advice = f'; it is no {self.encoding}: say encoding = "latin-1", or what it is in'
+            raise GraphError(f"{self.place}: {path} cannot be read ({error}){advice}") from error
         return to_table(read, f"{self.place} {path.name}")
 
     def _cells(self, path: Path, delimiter: str, texts: set[str]) -> pa.Table:
@@ -153,6 +156,19 @@ class TableFile:
                 quoted_strings_can_be_null=False,
             ),
         )
+
+
+def _is_in(path: Path, encoding: str) -> bool:
+    """Whether all bytes of a file can be read in an encoding, which may be none that there is."""
+    try:
+        with path.open(encoding=encoding) as file:
+            while file.read(2**20):
+                pass
+    except (LookupError, OSError):
+        return True  # that is another error
+    except UnicodeError:
+        return False
+    return True
 
 
 def _parquet(path: Path) -> pa.Table:

@@ -37,7 +37,11 @@ def to_table(value: Any, what: str) -> pa.Table:
         try:
             table = pa.table(value)
         except _NO_SINGLE_TYPE as error:
-            raise GraphError(f"{what}: a column has no single type ({error})") from error
+            told = " ".join(str(part) for part in error.args)  # its last names the column
+            raise GraphError(
+                f"{what}: a column has no single type ({told}); convert its values to one, all "
+                "numbers or all strings"
+            ) from error
     elif isinstance(value, Mapping):
         columns = {str(k): _named_column(v, what, k) for k, v in value.items()}
         if len(set(map(len, columns.values()))) > 1:

@@ -3,6 +3,7 @@ from dataclasses import replace
 from weakref import WeakSet
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -198,6 +199,8 @@ def test_random_drafts_of_films_and_people_of_movielens_are_too():
 
 
 def test_a_draft_that_does_not_fit_is_an_error(engine):
+    with pytest.raises(ValueError, match=r"text= of a Movie is the vector .*, got a string"):
+        engine.embed_new("Movie", text="a film")  # pyright: ignore
     with pytest.raises(ValueError, match=r"text= of a Movie: expected \[24\] floats.* got \[7\]"):
         engine.embed_new("Movie", text=np.zeros(7))
     with pytest.raises(ValueError, match=r"links .*LIVES_IN.* do not touch a Movie"):
@@ -570,6 +573,24 @@ def test_embed_new_refuses_what_it_cannot_use():
     np.testing.assert_array_equal(skipped, engine.embed_new(item))
     with pytest.raises(GraphError, match="there are no Movie-ABUOT-Genre edges, only"):
         engine.embed_new(item, links={(item, "ABUOT", edge_type[2]): ["drama"]})
+
+
+def test_a_category_that_nothing_was_learnt_of_is_told(caplog):
+    graph = toy_graph(num_users=40, num_items=40)
+    kinds = ["short" if at % 2 else "long" for at in range(40)]
+    films = graph.node_table("Movie").append_column("kind", pa.array(kinds))
+    schema = replace(graph.schema, categorical={"Movie": ("kind",)})
+    nodes = {t: graph.node_table(t) for t in graph.node_types} | {"Movie": films}
+    edges = {e: graph.edge_table(e) for e in graph.edge_types}
+    engine = ColdStartEngine.fit(KnowledgeGraph.from_tables(nodes, edges, schema), texts={})
+    engine.update(GraphDelta(nodes={"Movie": {"id": ["a", "b"], "kind": ["long", None]}}))
+    assert not caplog.records
+    engine.update(GraphDelta(nodes={"Movie": {"id": ["a", "b"], "kind": ["Long", "long"]}}))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Movie.kind: nobody had 'Long' at training, so that counts like no value; known are "
+        "'long', 'short'"
+    )
 
 
 def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):
