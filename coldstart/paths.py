@@ -397,9 +397,13 @@ class _Finder:
 
 
 def name_of(graph: KnowledgeGraph, node_type: str, row: int) -> str:
-    """What a node is called: its title or name, or its first text, or else its key."""
+    """What a node is called: its title or name, or its first text, or else its key.
+
+    What people write of themselves is no name of theirs, and nothing to be shown to others.
+    """
     table = graph.attributes[node_type]
-    for name in ("title", "name", *graph.schema.text.get(node_type, ())):
+    texts = graph.schema.text.get(node_type, ()) if node_type != graph.schema.user else ()
+    for name in ("title", "name", *texts):
         if name in table.column_names and (text := text_column(table[name].slice(row, 1))[0]):
             return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
     return str(graph.vocabularies[node_type][row])

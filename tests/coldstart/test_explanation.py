@@ -6,8 +6,8 @@ import pytest
 
 from coldstart.cli import main
 from coldstart.explanation import Edge, Part, taken_apart
-from coldstart.paths import Hop, _named
-from kg import GraphDelta, NodeEmbeddings, Vocabulary
+from coldstart.paths import Hop, _named, name_of
+from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.errors import GraphError, UnknownNodeError
 from kg.stores import LadybugStore
 from tests.coldstart.toys import FRIEND, GENRE, LIVES, RATED, SIMILAR, ratings, words_of
@@ -182,3 +182,20 @@ def test_the_command_explains(engine, tmp_path, capsys):
 def test_an_unknown_user_is_an_error_that_names_it(engine):
     with pytest.raises(UnknownNodeError, match="nobody"):
         engine.explain("nobody", "m1")
+
+
+def test_what_people_write_of_themselves_is_not_their_name():
+    bought = ("Person", "BOUGHT", "Thing")
+    schema = Schema(
+        user="Person",
+        item="Thing",
+        interaction=bought,
+        text={"Person": ("bio",), "Thing": ("about",)},
+    )
+    people = {"id": ["p1", "p2"], "bio": ["I like tents", "I like boots"]}
+    things = {"id": ["t1"], "about": ["A light tent"]}
+    edges = {bought: {"source": ["p1"], "target": ["t1"]}}
+    graph = KnowledgeGraph.from_tables({"Person": people, "Thing": things}, edges, schema)
+    assert [name_of(graph, "Person", 0), name_of(graph, "Thing", 0)] == ["p1", "A light tent"]
+    named = graph.apply(GraphDelta(nodes={"Person": {"id": ["p2"], "name": ["Ann"]}}))
+    assert [name_of(named, "Person", row) for row in (0, 1)] == ["p1", "Ann"]
