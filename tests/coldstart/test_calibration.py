@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from coldstart import calibration
-from coldstart.calibration import newness, newness_since_training, simulated_cold_boost, unwanted
+from coldstart.calibration import (
+    _some_of_all_popularities,
+    newness,
+    newness_since_training,
+    simulated_cold_boost,
+    unwanted,
+)
 from coldstart.judging import (
     calibrate_cold_boost,
     calibrate_on_several,
@@ -42,14 +48,14 @@ def test_the_simulated_lift_repeats_and_is_finite(engine):
 
 def test_too_many_users_and_items_are_sampled(engine, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_USERS", 5)
-    monkeypatch.setattr(calibration, "MAX_ITEMS", 40)
+    monkeypatch.setattr(calibration, "MAX_ITEMS", 50)
     seen = []
     monkeypatch.setattr(
         calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
     )
     boost(engine)
     _, task = seen[0]
-    assert (len(task.users), len(task.candidates), task.cold.sum() > 0) == (5, 40, True)
+    assert (len(task.users), len(task.candidates), task.cold.sum() > 0) == (5, 50, True)
     assert len(task.relevant) == 5
 
 
@@ -80,6 +86,17 @@ def test_the_lift_for_several_tasks_is_the_best_over_all_their_users():
     assert low < 2
     with pytest.raises(ValueError, match="expected at least one scorer"):
         calibrate_on_several([])
+
+
+def test_items_of_all_popularities_play_cold():
+    rng = np.random.default_rng(0)
+    counts = rng.permutation(np.arange(200) // 2)
+    masks = np.array([_some_of_all_popularities(counts, rng) for _ in range(200)])
+    by_popularity = np.argsort(counts, kind="stable")
+    assert (masks.sum(axis=1) == 20).all()
+    assert (masks[:, by_popularity[-10:]].sum(axis=1) == 1).all()
+    assert 2 < masks.sum(axis=0).min() < masks.sum(axis=0).max() < 60  # every item now and then
+    assert _some_of_all_popularities(np.array([3]), rng).tolist() == [True]
 
 
 def test_old_items_that_nobody_wanted_are_counted_from_those_that_few_wanted():
