@@ -141,6 +141,11 @@ def is_date(time: int) -> bool:
     return _DATES[0] <= time < _DATES[1]
 
 
+def are_dates(times: np.ndarray) -> bool:
+    """Whether times are taken for dates, by a look at some, the same in a graph of any size."""
+    return len(times) > 0 and is_date(int(times[:_LOOKED_AT].max()))
+
+
 def require_dates(edge_type: EdgeType, known: np.ndarray | None, times: Iterable[float]) -> None:
     """Raise where edges of a type are dated in microseconds and a new time cannot be such a date.
 
@@ -154,8 +159,7 @@ def require_dates(edge_type: EdgeType, known: np.ndarray | None, times: Iterable
     Raises:
         GraphError: a time is outside of what :func:`is_date` takes.
     """
-    # A look at some is enough, and the same in a graph of any size.
-    if known is None or not len(known) or not is_date(int(known[:_LOOKED_AT].max())):
+    if known is None or not are_dates(known):
         return
     if wrong := [time for time in times if not is_date(int(time))]:
         raise GraphError(

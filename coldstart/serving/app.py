@@ -36,7 +36,13 @@ from coldstart.serving.looking import (
     page,
     title_property,
 )
-from coldstart.serving.operations import Operation, applied, check_upsert, check_vectors
+from coldstart.serving.operations import (
+    Operation,
+    applied,
+    check_upsert,
+    check_vectors,
+    with_times,
+)
 from coldstart.serving.quick import QuickLists, plain_lists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
 
@@ -317,6 +323,7 @@ def checked_upsert(engine: ColdStartEngine, asked: m.UpsertRequest) -> Operation
         GraphError: it does not, see :func:`coldstart.serving.operations.check_upsert`.
     """
     operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
+    operation = with_times(engine.graph, operation)
     check_upsert(engine.graph, operation)
     check_vectors(engine, operation)
     return operation

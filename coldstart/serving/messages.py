@@ -45,10 +45,11 @@ class EdgeRow(Message):
     source: KeyValue
     target: KeyValue
     weight: Number | None = Field(None, description="Of an interaction, a rating say.")
-    time: _Whole | None = Field(
+    time: _Whole | Annotated[StrictStr, Field(max_length=100)] | None = Field(
         None,
-        description="In the unit of the graph's times: as the tables had it, or microseconds since "
-        "1970 where they had dates.",
+        description="In the unit of the graph's times: as the tables had it, or, where they had "
+        'dates, a date as in ISO 8601 ("2024-12-01", "2024-12-01T18:30:00+01:00"; UTC if it does '
+        "not say) or microseconds since 1970.",
     )
 
 

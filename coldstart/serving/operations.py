@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +11,19 @@ import numpy as np
 from coldstart.feedback import FeedbackEvent
 from coldstart.known_names import require_edge_type, require_node_type, require_properties
 from coldstart.ready_vectors import Ready
-from coldstart.temporal import require_dates
+from coldstart.temporal import are_dates, require_dates
 from coldstart.updating import updated
 from kg.delta import GraphDelta
 from kg.errors import GraphError
+from kg.graph import as_edge_type
 from kg.schema import EdgeType, Schema
 from kg.vectors import Key, NodeEmbeddings, Vocabulary
 
 if TYPE_CHECKING:
     from coldstart.engine import ColdStartEngine
     from kg.graph import KnowledgeGraph
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Operation = dict[str, Any]
 """``op`` is ``upsert``, ``feedback`` or ``erase``; the rest are its arguments, and ``once``: see
@@ -144,6 +148,40 @@ def check_upsert(graph: KnowledgeGraph, operation: Operation) -> None:
     for edge_type, some in times.items():
         if (known := graph.edges.get(edge_type)) is not None:
             require_dates(edge_type, known.time, some)
+
+
+def with_times(graph: KnowledgeGraph, operation: Operation) -> Operation:
+    """An ``upsert`` whose edges have numbers for dates, microseconds since 1970.
+
+    Raises:
+        GraphError: one is no date as in ISO 8601, or the times of such edges are no dates.
+    """
+    edges = operation.get("edges", [])
+    if not any(isinstance(edge.get("time"), str) for edge in edges):
+        return operation
+    return operation | {"edges": [_with_time(graph, at, edge) for at, edge in enumerate(edges)]}
+
+
+def _with_time(graph: KnowledgeGraph, at: int, edge: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(given := edge.get("time"), str):
+        return edge
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError as error:
+        raise GraphError(
+            f"edges[{at}]: the time {given!r} is no date as in ISO 8601, like 2024-12-01 or "
+            "2024-12-01T18:30:00+01:00"
+        ) from error
+    edge_type = as_edge_type(edge["type"])
+    known = graph.edges.get(edge_type)
+    times = None if known is None else known.time
+    if times is not None and len(times) and not are_dates(times):
+        raise GraphError(
+            f"edges[{at}]: the times of {'-'.join(edge_type)} are numbers, such as "
+            f"{int(times[0])}, got the date {given!r}; give it in that unit"
+        )
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return edge | {"time": since // timedelta(microseconds=1)}
 
 
 def check_vectors(engine: ColdStartEngine, operation: Operation) -> None:
