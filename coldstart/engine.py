@@ -508,7 +508,7 @@ class ColdStartEngine:
             UnknownNodeError: a text vector is of a node that is not in the graph.
         """
         from coldstart.known_names import check_names, check_times
-        from coldstart.updating import updated
+        from coldstart.updating import tell_unlearnt, updated
 
         if not isinstance(delta, GraphDelta):
             raise TypeError(
@@ -517,7 +517,9 @@ class ColdStartEngine:
             )
         check_names(self.graph, delta)
         check_times(self.graph, delta)
-        return updated(self, delta, texts, vectors or {}, progress)
+        after = updated(self, delta, texts, vectors or {}, progress)
+        tell_unlearnt(self, delta)
+        return after
 
     def feedback(
         self, events: Iterable[FeedbackEvent], *, now: float | None = None

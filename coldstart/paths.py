@@ -396,15 +396,21 @@ class _Finder:
         return float(weights.min()), float(weights.max())
 
 
-def name_of(graph: KnowledgeGraph, node_type: str, row: int) -> str:
-    """What a node is called: its title or name, or its first text, or else its key.
+def naming_properties(graph: KnowledgeGraph, node_type: str) -> list[str]:
+    """Properties that nodes are called by, the first one that a node has: titles, names, texts.
 
     What people write of themselves is no name of theirs, and nothing to be shown to others.
     """
-    table = graph.attributes[node_type]
     texts = graph.schema.text.get(node_type, ()) if node_type != graph.schema.user else ()
-    for name in ("title", "name", *texts):
-        if name in table.column_names and (text := text_column(table[name].slice(row, 1))[0]):
+    known = graph.attributes[node_type].column_names
+    return [name for name in ("title", "name", *texts) if name in known]
+
+
+def name_of(graph: KnowledgeGraph, node_type: str, row: int) -> str:
+    """What a node is called: its title or name, or its first text, or else its key."""
+    table = graph.attributes[node_type]
+    for name in naming_properties(graph, node_type):
+        if text := text_column(table[name].slice(row, 1))[0]:
             return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
     return str(graph.vocabularies[node_type][row])
 

@@ -96,9 +96,6 @@ def updated(
         uses_history=item in engine.texts and _uses_history(engine),
         followed=_followed(engine, delta),
     )
-    for node_type, side in ((user, moved.users), (item, moved.items)):
-        if node_type in delta.nodes:
-            _tell_unlearnt(side, delta.nodes[node_type], node_type)
     fresh = {t: len(kept.get(t, old.vocabularies[t])) for t in (user, item)}
     before = {user: moved.user_vectors, item: moved.item_vectors}
     prior: dict[str, torch.Tensor] = {}
@@ -530,17 +527,26 @@ def graph_of_rows(graph: KnowledgeGraph, node_type: str, rows: np.ndarray) -> Kn
     return KnowledgeGraph(graph.schema, vocabularies, attributes, {})
 
 
-def _tell_unlearnt(side: TrainedSide, changed: pa.Table, node_type: str) -> None:
-    """Say in the log which categories nothing was learnt of: they count like none."""
-    for group in side.propagation.groups:
-        if not isinstance(group, Category) or group.categorical not in changed.column_names:
+def tell_unlearnt(engine: ColdStartEngine, delta: GraphDelta) -> None:
+    """Say in the log which categories nothing was learnt of: they count like none.
+
+    Of people it says the property alone.
+    """
+    schema = engine.graph.schema
+    for node_type, side in ((schema.user, engine.users), (schema.item, engine.items)):
+        if (changed := delta.nodes.get(node_type)) is None:
             continue
-        every = category_values(changed, group.categorical, node_type)
-        if unlearnt := sorted({v for values in every for v in values}.difference(group.values)):
-            log.warning(
-                "%s.%s: nobody had %s at training, so that counts like no value; known are %s",
-                *(node_type, group.categorical, _some(unlearnt), _some(list(group.values))),
-            )
+        for group in side.propagation.groups:
+            if not isinstance(group, Category) or group.categorical not in changed.column_names:
+                continue
+            every = category_values(changed, group.categorical, node_type)
+            if unlearnt := sorted({v for values in every for v in values}.difference(group.values)):
+                log.warning(
+                    "%s.%s: nobody had %s at training, so that counts like no value; known are %s",
+                    *(node_type, group.categorical),
+                    "some of its values" if node_type == schema.user else _some(unlearnt),
+                    _some(list(group.values)),
+                )
 
 
 def _some(values: list[str], most: int = 5) -> str:

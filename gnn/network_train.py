@@ -29,6 +29,7 @@ from gnn.network_ranking import HeldOut, hard_items
 from gnn.parallel import place, summed, summed_gradients, told
 from gnn.typed import TypedGraph
 from kg.errors import TrainingError
+from kg.settings import check_at_least
 
 log = logging.getLogger(__name__)
 
@@ -81,26 +82,31 @@ def train_network(
             refit are counted on, and have no NDCG.
 
     Raises:
-        ValueError: there are no positives, or users or items have no features.
+        ValueError: there are no positives, users or items have no features, or ``stop_after`` is
+            below 1.
         TrainingError: the loss is no number; the message names the batch, and the checkpoint of the
             last epoch stays.
         SavedFileError: the checkpoint is of other data or settings.
     """
+    most = config.epochs if stop_after is None else min(stop_after, config.epochs)
+    check_at_least(1, stop_after=most)
     if not data.positives.shape[1]:
         raise ValueError("there are no positive interactions to train on; add some")
     device, progress = device or torch.device("cpu"), progress or _silent
     folder = None if checkpoint is None else Path(checkpoint)
     settings = config.to_dict() | {"fanouts": list(config.fanouts)}
-    fingerprint = {"config": settings, "seed": seed, **data.checksums()}
+    fingerprint = {"config": settings, "seed": seed, "epochs": most, **data.checksums()}
     saved = read_progress(folder, fingerprint, device)
     if saved is not None:
-        log.info("training goes on after epoch %d, from %s", saved.progress.epoch, folder)
+        searched = 0 if saved.progress.search is None else len(saved.progress.search[0])
+        log.info(
+            "training goes on after %d epochs, from %s", searched + saved.progress.epoch, folder
+        )
     held_out = HeldOut.draw(data.positives, config.held_out, seed)
     search = None if saved is None else saved.progress.search
     if search is None:
         run = _Run(data, config, seed, device, progress, held_out)
         begun = Progress(fingerprint, 0, [], -1, {})
-        most = config.epochs if stop_after is None else min(stop_after, config.epochs)
         state = run.train(begun, saved, folder, most)
         history, best_epoch = search = state.history, max(state.best_epoch, 0)
         if not config.refit or not held_out.any:

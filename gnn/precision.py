@@ -147,7 +147,9 @@ def learn_worth(
         )
 
     here: tuple[int, ...] = (0, 0, 0)
-    found: dict[tuple[int, ...], torch.Tensor] = {here: search.gains(start)}
+    found: dict[tuple[int, ...], torch.Tensor] = {}
+    if any(free):
+        found[here] = search.gains(start)
     while near := list(_neighbours(here, free)):
         for at in near:
             if at not in found:

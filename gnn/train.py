@@ -46,7 +46,7 @@ class TrainConfig:
             as a share, 0 to 1, in the prior of all items; ``None``: found by
             :mod:`gnn.popularity`.
         item_few_share: with so many interactions, as a share of what an item has on average, a
-            known item is half exposed; ``None``: found likewise.
+            known item is half exposed; ``None``: found by :mod:`gnn.precision`.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.

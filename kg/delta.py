@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kg.errors import GraphError
 from kg.graph import (
@@ -23,7 +22,7 @@ from kg.graph import (
     tell_unused,
 )
 from kg.growing import first_of_run, followed_by, taken
-from kg.schema import EdgeType
+from kg.schema import EdgeType, Schema
 from kg.tables import key_array, require_list, require_mapping, to_table
 from kg.vectors import Key, Vocabulary
 from kg.wording import counted
@@ -111,9 +110,7 @@ def apply_delta(graph: KnowledgeGraph, delta: GraphDelta) -> KnowledgeGraph:
             continue
         vocabularies[node_type], attributes[node_type] = _upsert_nodes(
             vocabularies[node_type],
-            _wide_enough(
-                attributes[node_type], properties, graph.schema.numeric.get(node_type, ())
-            ),
+            _wide_enough(attributes[node_type], properties, node_type, graph.schema),
             nodes,
             properties,
         )
@@ -171,18 +168,24 @@ def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
     return pa.table({name: taken(table[name], rows) for name in table.column_names})
 
 
-def _wide_enough(properties: pa.Table, given: pa.Table, numeric: Collection[str]) -> pa.Table:
+def _wide_enough(properties: pa.Table, given: pa.Table, node_type: str, schema: Schema) -> pa.Table:
     """The properties, numbers that were all whole as floats where fractions come to them."""
-    for name in {*numeric} & {*properties.column_names} & {*given.column_names}:
+    numeric = set(schema.numeric.get(node_type, ())) - set(schema.text.get(node_type, ()))
+    for name in numeric & {*properties.column_names} & {*given.column_names}:
         whole, comes = properties.schema.field(name).type, given.schema.field(name).type
         if not pa.types.is_integer(whole) or not pa.types.is_floating(comes):
             continue
-        fractions = pc.not_equal(given[name], pc.round(given[name]))  # pyright: ignore
-        if pc.any(fractions).as_py():  # pyright: ignore
-            at = properties.column_names.index(name)
-            properties = properties.set_column(
-                at, name, properties[name].cast(pa.float64(), safe=False)
-            )
+        values = given[name].drop_null().to_numpy()
+        if not np.any(np.isfinite(values) & (values != np.round(values))):
+            continue
+        try:
+            wide = properties[name].cast(pa.float64())
+        except pa.ArrowInvalid as error:
+            raise GraphError(
+                f"{node_type}.{name} holds whole numbers that are too large to stand beside "
+                f"fractions ({error}); give whole ones, or build the graph anew with smaller ones"
+            ) from error
+        properties = properties.set_column(properties.column_names.index(name), name, wide)
     return properties
 
 

@@ -57,6 +57,8 @@ from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType, Schema, to_edge_type
 from kg.tables import MAX_ROWS_SHOWN, is_string, one_row_each, require_columns, to_table
 
+_COMPRESSED = {".br", ".bz2", ".gz", ".lz4", ".zst"}
+
 OF_CELLS = {"csv": ",", "csv.gz": ",", "tsv": "\t", "tsv.gz": "\t"}
 """How the names of files with cells of text end; and what separates these."""
 
@@ -139,7 +141,7 @@ class TableFile:
                 read = _parquet(path) if kind == "parquet" else _lines_of_json(path)
         except (pa.ArrowException, LookupError, OSError, ValueError) as error:
             advice = ""
-            if kind in ("csv", "tsv") and not _is_in(path, self.encoding):
+            if kind in OF_CELLS and not _is_in(path, self.encoding):
                 advice = f'; it is no {self.encoding}: say encoding = "latin-1", or what it is in'
             raise GraphError(f"{self.place}: {path} cannot be read ({error}){advice}") from error
         return to_table(read, f"{self.place} {path.name}")
@@ -159,13 +161,15 @@ class TableFile:
 
 
 def _is_in(path: Path, encoding: str) -> bool:
-    """Whether all bytes of a file can be read in an encoding, which may be none that there is."""
+    """Whether a file can be read in an encoding; ``True`` where that is not what is asked."""
+    if path.suffix in _COMPRESSED:
+        return True
     try:
         with path.open(encoding=encoding) as file:
             while file.read(2**20):
                 pass
-    except (LookupError, OSError):
-        return True  # that is another error
+    except (LookupError, OSError):  # there is no such encoding, or no such file
+        return True
     except UnicodeError:
         return False
     return True

@@ -8,6 +8,7 @@ import queue
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import Any, TypeVar
 
 import anyio
@@ -27,7 +28,7 @@ from coldstart.refitting import Refit
 from coldstart.refitting import refit as refitted
 from coldstart.serving import messages as m
 from coldstart.serving.batching import Batcher
-from coldstart.serving.durable import DurableEngine
+from coldstart.serving.durable import DurableEngine, searching_on
 from coldstart.serving.guard import Guard, noted
 from coldstart.serving.looking import (
     found_nodes,
@@ -119,6 +120,15 @@ def create_app(
 
 
 def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Heavy) -> None:
+    copying = _Heavy(1)  # or several copies of the graph were in memory
+
+    async def answered(
+        given: m.UpsertRequest | None, of: Callable[[ColdStartEngine], T]
+    ) -> tuple[T, int]:
+        engine, number = durable.current
+        run = heavy if given is None else copying
+        return await run(lambda: of(supposed(engine, given))), number
+
     @app.post("/recommend", response_model=m.RankedLists)
     async def recommend(asked: m.RecommendRequest) -> Response:
         """The best items for users, best first; what a user has seen is left out."""
@@ -127,10 +137,10 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
                 return JSONResponse(await plain_lists(batcher, asked))
             except queue.Full as full:
                 raise Busy from full
-        engine, number = durable.current
         users = list(dict.fromkeys(asked.users))
-        found = await heavy(
-            lambda: supposed(engine, asked.given).recommend(
+        found, number = await answered(
+            asked.given,
+            lambda engine: engine.recommend(
                 users,
                 asked.k,
                 candidates=asked.candidates,
@@ -138,32 +148,31 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
                 where=asked.where,
                 evidence=asked.evidence,
                 diversity=asked.diversity,
-            )
+            ),
         )
         return JSONResponse({"version": number, "lists": listed(found, users, "user")})
 
     @app.post("/audience", response_model=m.RankedLists)
     async def audience(asked: m.AudienceRequest) -> Response:
         """The users with the highest scores for items, best first."""
-        engine, number = durable.current
         items = list(dict.fromkeys(asked.items))
-        found = await heavy(
-            lambda: supposed(engine, asked.given).audience(
+        found, number = await answered(
+            asked.given,
+            lambda engine: engine.audience(
                 items,
                 asked.k,
                 candidates=asked.candidates,
                 exclude_seen=asked.exclude_seen,
                 where=asked.where,
                 evidence=asked.evidence,
-            )
+            ),
         )
         return JSONResponse({"version": number, "lists": listed(found, items, "item")})
 
     async def matrix(asked: m.PairsRequest, of: Callable[[ColdStartEngine], Any]) -> Response:
         if len(asked.users) * len(asked.items) > _MOST_PAIRS:
             raise ValueError(f"at most {_MOST_PAIRS} pairs at once, got more; ask in parts")
-        engine, number = durable.current
-        values = await heavy(lambda: of(supposed(engine, asked.given)).tolist())
+        values, number = await answered(asked.given, lambda engine: of(engine).tolist())
         return JSONResponse({"version": number, "values": values})
 
     @app.post("/score", response_model=m.Matrix)
@@ -179,10 +188,9 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
     @app.post("/explain", response_model=m.Explained)
     async def explain(asked: m.ExplainRequest) -> Response:
         """Why the score of a pair is what it is."""
-        engine, number = durable.current
         options = {"paths": asked.paths, "removal": asked.removal}
-        found = await heavy(
-            lambda: supposed(engine, asked.given).explain(asked.user, asked.item, **options)
+        found, number = await answered(
+            asked.given, lambda engine: engine.explain(asked.user, asked.item, **options)
         )
         told = found.to_dict() | {"sentence": found.sentence()}
         return JSONResponse({"version": number, "explanation": told})
@@ -331,7 +339,13 @@ def checked_upsert(engine: ColdStartEngine, asked: m.UpsertRequest) -> Operation
 
 def supposed(engine: ColdStartEngine, given: m.UpsertRequest | None) -> ColdStartEngine:
     """The engine as it would be with what a request gives for its answer alone."""
-    return engine if given is None else applied(engine, checked_upsert(engine, given))[0]
+    if given is None:
+        return engine
+    forgetful = copy(engine)  # with its indexes, which are continued
+    object.__setattr__(forgetful, "cache", None)
+    out = applied(forgetful, checked_upsert(engine, given))[0]
+    searching_on(out)  # clusters take too long for a request
+    return out
 
 
 def listed(found: Recommendations, asked: list[Any], of: str) -> list[dict[str, Any]]:
@@ -351,14 +365,19 @@ def listed(found: Recommendations, asked: list[Any], of: str) -> list[dict[str, 
 
 
 class _Heavy:
-    """Runs what takes long in threads, a few at a time, so that quick requests are not kept."""
+    """Runs what takes long in threads, a few at a time, so that quick requests are not kept.
 
-    def __init__(self) -> None:
+    Args:
+        most: so many at a time.
+    """
+
+    def __init__(self, most: int = _MOST_HEAVY) -> None:
+        self.most = most
         self.limiter: anyio.CapacityLimiter | None = None
 
     async def __call__(self, work: Callable[[], T]) -> T:
         if self.limiter is None:
-            self.limiter = anyio.CapacityLimiter(_MOST_HEAVY)
+            self.limiter = anyio.CapacityLimiter(self.most)
         if self.limiter.statistics().tasks_waiting > 100 * _MOST_HEAVY:
             raise Busy
         return await anyio.to_thread.run_sync(work, limiter=self.limiter)

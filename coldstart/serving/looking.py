@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from coldstart.paths import name_of
+from coldstart.paths import name_of, naming_properties
 from coldstart.segments import CLASSES
 from kg.graph import KnowledgeGraph
 from kg.tables import text_column
@@ -82,9 +82,7 @@ def next_key(graph: KnowledgeGraph, node_type: str) -> int | None:
 
 def title_property(graph: KnowledgeGraph, node_type: str) -> str | None:
     """The property that a name goes into, if there is one."""
-    table = graph.attributes[node_type]
-    texts = ("title", "name", *graph.schema.text.get(node_type, ()))
-    return next((name for name in texts if name in table.column_names), None)
+    return next(iter(naming_properties(graph, node_type)), None)
 
 
 def nine_of(report: Mapping[str, Any], scorer: str = "engine") -> dict[str, Any] | None:

@@ -102,7 +102,8 @@ class _Supposing(Message):
     given: UpsertRequest | None = Field(
         None,
         description="Nodes and edges, as for `/upsert`, that count for this answer alone: a "
-        "visitor with three likes, a draft of an item. They are not kept.",
+        "visitor with three likes, a draft of an item. They are not kept. It takes a copy of what "
+        "they are added to: milliseconds in a small graph, half a second beside a million users.",
     )
 
 

@@ -264,13 +264,13 @@ def redacted(operation: Operation, node_type: str, key: Key, schema: Schema) -> 
                 if (node_type, key)
                 not in ((e["type"][0], e["source"]), (e["type"][2], e["target"]))
             ]
-        if vectors := out.get("vectors", {}).get(node_type):
+        if key in (vectors := out.get("vectors", {}).get(node_type, {})).get("keys", ()):
             kept = _vectors_without(vectors, key)
             others = {t: v for t, v in out["vectors"].items() if t != node_type}
             out["vectors"] = others | ({node_type: kept} if kept["keys"] else {})
         if (named := out.get("ready_vectors", {}).get(node_type)) is not None:
             left = {name: _vectors_without(v, key) for name, v in named.items()}
-            left = {name: v for name, v in left.items() if v["keys"]}
+            left = {name: v for name, v in left.items() if v["keys"] or v == named[name]}
             out["ready_vectors"] = out["ready_vectors"] | {node_type: left}
     elif out["op"] == "feedback":
         role = "user" if node_type == schema.user else "item"

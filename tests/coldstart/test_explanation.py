@@ -7,6 +7,7 @@ import pytest
 from coldstart.cli import main
 from coldstart.explanation import Edge, Part, taken_apart
 from coldstart.paths import Hop, _named, name_of
+from coldstart.serving.looking import found_nodes, title_property
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.errors import GraphError, UnknownNodeError
 from kg.stores import LadybugStore
@@ -197,5 +198,8 @@ def test_what_people_write_of_themselves_is_not_their_name():
     edges = {bought: {"source": ["p1"], "target": ["t1"]}}
     graph = KnowledgeGraph.from_tables({"Person": people, "Thing": things}, edges, schema)
     assert [name_of(graph, "Person", 0), name_of(graph, "Thing", 0)] == ["p1", "A light tent"]
+    assert (title_property(graph, "Person"), title_property(graph, "Thing")) == (None, "about")
+    assert found_nodes(graph, "Person", "tents", 9) == []
+    assert [node["key"] for node in found_nodes(graph, "Thing", "tent", 9)] == ["t1"]
     named = graph.apply(GraphDelta(nodes={"Person": {"id": ["p2"], "name": ["Ann"]}}))
     assert [name_of(named, "Person", row) for row in (0, 1)] == ["p1", "Ann"]

@@ -591,6 +591,10 @@ def test_a_category_that_nothing_was_learnt_of_is_told(caplog):
         "Movie.kind: nobody had 'Long' at training, so that counts like no value; known are "
         "'long', 'short'"
     )
+    updating.updated(
+        engine, GraphDelta(nodes={"Movie": {"id": ["a"], "kind": ["?"]}}), None, {}, False
+    )
+    assert len(caplog.records) == 1  # what a journal replays was told once
 
 
 def test_an_index_is_continued_and_finds_what_one_made_anew_finds(engine):

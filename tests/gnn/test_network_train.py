@@ -111,6 +111,8 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data, tmp_pat
     assert all(torch.equal(state[name], expected[name]) for name in expected)
     with pytest.raises(SavedFileError, match=r"holds a training that differs in \['seed'\]"):
         train_network(data, SMALL, seed=5, checkpoint=tmp_path / "c")
+    with pytest.raises(SavedFileError, match=r"differs in \['epochs'\]"):
+        train_network(data, SMALL, stop_after=2, checkpoint=tmp_path / "c")
     turned = {t: f[::-1].copy() for t, f in data.features.items()}
     with pytest.raises(SavedFileError, match=r"differs in \['features'\]"):
         train_network(replace(data, features=turned), SMALL, checkpoint=tmp_path / "c")
@@ -301,6 +303,8 @@ def test_one_user_and_one_item_are_enough():
     empty = replace(data, positives=np.empty((2, 0), np.int64))
     with pytest.raises(ValueError, match="there are no positive interactions to train on"):
         train_network(empty, SMALL)
+    with pytest.raises(ValueError, match="stop_after must be at least 1, got 0"):
+        train_network(data, SMALL, stop_after=0)
 
 
 def test_supervised_links_are_never_passed_along():

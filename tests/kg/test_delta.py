@@ -109,6 +109,8 @@ def test_numbers_that_were_all_whole_may_become_fractions_but_codes_may_not(grap
     schema = replace(SCHEMA, numeric={"Movie": ("year",)})
     numeric = KnowledgeGraph(schema, graph.vocabularies, graph.attributes, graph.edges)
     assert [row["year"] for row in nodes(numeric.apply(half))] == [1990.5, None, 2000.0, None]
+    with pytest.raises(GraphError, match=r"Movie\.year holds whole numbers that are too large"):
+        numeric.apply(GraphDelta(nodes={"Movie": {"id": ["b"], "year": [2**53 + 1]}})).apply(half)
     whole = GraphDelta(nodes={"Movie": {"id": ["a"], "year": [1991.0]}})
     assert numeric.apply(whole).attributes["Movie"].schema.field("year").type == pa.int64()
 

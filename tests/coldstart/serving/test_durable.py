@@ -14,8 +14,10 @@ import torch
 from benchmarks.kill import film, rounds_survived
 from coldstart.approximate import ApproximateIndex
 from coldstart.journal import JournalError, journal_content, read_journal
+from coldstart.serving.app import supposed
 from coldstart.serving.batching import Batcher
 from coldstart.serving.durable import DurableEngine
+from coldstart.serving.messages import UpsertRequest
 from kg import GraphDelta
 from kg.errors import GraphError, SavedFileError, UnknownNodeError
 from tests.memory import resident_bytes
@@ -201,6 +203,8 @@ def test_who_is_erased_is_in_no_file_any_more(durable, model, tmp_path, monkeypa
     durable.submit({"op": "upsert", "nodes": {"User": [{"id": "someone-special", "age": 33}]}})
     event = {"user": "someone-special", "item": "m1", "kind": "like", "time": 2e9}
     durable.submit({"op": "feedback", "events": [event, event | {"user": "u1"}]})
+    empty = {"vectors": {"User": {"keys": [], "matrix": []}}}
+    durable.submit({"op": "upsert", "nodes": {"User": [{"id": "u1", "age": 40}]}, **empty})
     durable.snapshot()
     assert any(b"someone-special" in f.read_bytes() for f in durable.folder.rglob("*.log"))
     with pytest.raises(UnknownNodeError):  # records of others are no trace of someone unheard of
@@ -209,7 +213,8 @@ def test_who_is_erased_is_in_no_file_any_more(durable, model, tmp_path, monkeypa
     for file in (*durable.folder.rglob("*"), *model.rglob("*")):
         assert file.is_dir() or b"someone-special" not in file.read_bytes(), file
     records = [record for path in durable._segments() for record in read_journal(path)]
-    assert [record["op"] for record in records] == ["upsert", "feedback", "redacted"]
+    told = ["upsert", "feedback", "upsert", "redacted"]
+    assert [record["op"] for record in records] == told
     assert records[1]["events"][0]["user"] == "u1"
     with pytest.raises(UnknownNodeError):
         durable.erase("User", "someone-special")
@@ -392,6 +397,20 @@ def test_clusters_of_a_model_that_was_replaced_meanwhile_are_dropped(engine, tmp
     await_search()
     assert durable.current is version
     assert version.engine._item_search is search
+    durable.close()
+
+
+def test_a_draft_that_counts_for_one_answer_does_not_have_clusters_made_in_the_request(
+    engine, tmp_path, monkeypatch
+):
+    durable = in_clusters(engine, tmp_path, monkeypatch, approximate_from=81)
+    monkeypatch.setattr(ApproximateIndex, "of", None)
+    vectors = {"Movie": {"keys": ["draft"], "matrix": [[1.0] + [0.0] * 23]}}
+    draft = {"nodes": {"Movie": [{"id": "draft", "year": 1990}]}, "vectors": vectors}
+    found = supposed(durable.current.engine, UpsertRequest.model_validate(draft))
+    assert len(found.graph.items) == 81
+    keys = found.recommend(["u58"], 81, exclude_seen=False, evidence=False).to_table()["item"]
+    assert "draft" in keys.to_pylist()
     durable.close()
 
 
