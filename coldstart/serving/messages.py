@@ -103,7 +103,7 @@ class _Supposing(Message):
         None,
         description="Nodes and edges, as for `/upsert`, that count for this answer alone: a "
         "visitor with three likes, a draft of an item. They are not kept. It takes a copy of what "
-        "they are added to: milliseconds in a small graph, half a second beside a million users.",
+        "they are added to, and the longer the larger the graph is; one is answered at a time.",
     )
 
 
