@@ -42,6 +42,7 @@ def main() -> None:
         batch_size=4096,
         epochs=arguments.epochs,
         patience=arguments.epochs,
+        held_out=0.1,
         refit=False,
     )
     found = train_network(data, config, device=torch.device(arguments.device))

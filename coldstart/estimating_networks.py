@@ -95,8 +95,9 @@ def network_cost(
     usual = min(config.epochs, USUAL_EPOCHS) if config.held_out else config.epochs
     searched = min(config.epochs, usual + config.patience)
     # The search holds out a share of both sides, and so does every fold.
-    judging = inference if config.held_out else 0.0
-    seconds = searched * ((1 - config.held_out) ** 2 * positives * per_pair + judging)
+    seconds = 0.0
+    if config.held_out:
+        seconds = searched * ((1 - config.held_out) ** 2 * positives * per_pair + inference)
     for share in (1.0, *[1 - 1 / encoder.folds] * encoder.folds):
         seconds += usual * share**2 * positives * per_pair
     seconds += (encoder.folds + 1 + _NEAR_ALL) * inference

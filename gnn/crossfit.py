@@ -1,8 +1,9 @@
 """Cross-fitted graph networks: the feature groups that :mod:`gnn.networked` offers.
 
-A first training finds how many epochs are right, a second uses all interactions, and each of the
-others leaves out those of a fold of the users and of the items. To these networks the fold's nodes
-are as cold ones are: they give no messages, or entities would look like what gave them theirs.
+Where nodes are held out for that, a first training finds how many epochs are right. Then one uses
+all interactions, and each of the others leaves out those of a fold of the users and of the items.
+To these networks the fold's nodes are as cold ones are: they give no messages, or entities would
+look like what gave them theirs.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ def cross_fitted(
     device: torch.device,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Networked, Networked]:
-    """The feature groups of users and of items, from ``folds + 2`` trainings.
+    """The feature groups of users and of items, from ``folds + 1`` trainings, or one more.
 
-    The first training holds nodes out to learn how many epochs are right, the second uses all
-    interactions, and each of the others leaves out those of a fold of the users and of the items,
-    whose messages it does not hear either.
+    Where ``held_out`` of the configuration is not 0, a training before the others holds nodes out
+    to learn how many epochs are right. The first of the others uses all interactions, and each
+    further one leaves out those of a fold of the users and of the items, whose messages it does not
+    hear either.
 
     Args:
         graph: the typed graph.
@@ -84,7 +86,9 @@ def cross_fitted(
         )
         return found.network, found.best_epoch + 1
 
-    _, epochs = trained(data.graph, positives, config, "search for the number of epochs")
+    epochs = None
+    if config.held_out:
+        _, epochs = trained(data.graph, positives, config, "search for the number of epochs")
     settings = replace(config, held_out=0.0)
     rng = np.random.default_rng([seed, 3])
     fold_of = {t: np.zeros(len(inputs), np.int8) for t, inputs in content.sides.items()}

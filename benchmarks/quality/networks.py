@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="a model's, on every split")
     parser.add_argument("--epochs", type=int, default=NetworkConfig().epochs)
     parser.add_argument("--batch-size", type=int, default=NetworkConfig().batch_size)
+    parser.add_argument("--held-out", type=float, default=NetworkConfig().held_out)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out")
     arguments = parser.parse_args()
@@ -89,7 +90,11 @@ def main() -> None:
     seeds = {f"seed {s}" for s in arguments.seeds.split(",")}
     path = sets.DATA / folder / "splits" / "cold_item.parquet"
     splits = [split for split in read_splits(path, graph) if split.name in seeds]
-    network = NetworkConfig(epochs=arguments.epochs, batch_size=arguments.batch_size)
+    network = NetworkConfig(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        held_out=arguments.held_out,
+    )
     makers: dict[str, Maker] = {"engine": engine_maker()}
     for encoder in filter(None, arguments.engines.split(",")):
         config = EngineConfig(graph_encoder=encoder, network=network)

@@ -17,7 +17,7 @@ from kg.delta import GraphDelta
 from kg.toy import toy_graph
 
 SMALL = NetworkConfig(
-    hidden_channels=16, dim=8, heads=2, epochs=6, learning_rate=0.02, batch_size=128
+    hidden_channels=16, dim=8, heads=2, epochs=6, learning_rate=0.02, batch_size=128, held_out=0.1
 )
 
 
@@ -172,6 +172,20 @@ def test_a_fold_that_takes_every_interaction_learns_from_none():
     at = own.names.index("gain_heads.0.bias")
     assert own.values[at].tolist() == [2.5]
     assert users.networks[0].values[at].tolist() != [2.5]
+
+
+@pytest.mark.parametrize(("held_out", "trainings"), [(0.0, 3), (0.3, 4)])
+def test_epochs_are_searched_for_only_where_nodes_are_held_out(graph, held_out, trainings):
+    from gnn.crossfit import cross_fitted
+
+    data, told = TrainingData(graph, {}), []
+    config = replace(SMALL, epochs=1, held_out=held_out)
+    inputs, cpu = (data.inputs("User"), data.inputs("Movie")), torch.device("cpu")
+    cross_fitted(
+        graph, *inputs, graph.positives(), config, folds=2, device=cpu, progress=told.append
+    )
+    assert len(told) == trainings  # a sentence for each epoch
+    assert ("search" in told[0]) == (held_out > 0)
 
 
 def test_nodes_of_a_fold_give_no_messages_to_what_its_network_sees(graph, monkeypatch):

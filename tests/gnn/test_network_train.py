@@ -24,7 +24,14 @@ from tests.gnn.tastes import tastes, with_rare_relation
 
 CPU = torch.device("cpu")
 SMALL = NetworkConfig(
-    hidden_channels=16, dim=8, heads=2, epochs=4, batch_size=128, num_negatives=16, fanouts=(4, 4)
+    hidden_channels=16,
+    dim=8,
+    heads=2,
+    epochs=4,
+    batch_size=128,
+    num_negatives=16,
+    fanouts=(4, 4),
+    held_out=0.1,
 )
 
 LONGER = replace(SMALL, epochs=12, learning_rate=0.02, num_negatives=4, batch_size=64)
