@@ -93,10 +93,10 @@ def network_cost(
     inference = scale * (time.perf_counter() - start)
     working = max(_peak_bytes() - before, 0)
     usual = min(config.epochs, USUAL_EPOCHS) if config.held_out else config.epochs
-    searched = min(config.epochs, usual + config.patience)
     # The search holds out a share of both sides, and so does every fold.
     seconds = 0.0
     if config.held_out:
+        searched = min(config.epochs, usual + config.patience)
         seconds = searched * ((1 - config.held_out) ** 2 * positives * per_pair + inference)
     for share in (1.0, *[1 - 1 / encoder.folds] * encoder.folds):
         seconds += usual * share**2 * positives * per_pair

@@ -1,7 +1,7 @@
 """Training of a graph network: mini-batches of choices, nodes played cold, early stop.
 
-Nodes that are held out tell how many epochs are right. They are too many to do without, so a second
-training has all nodes and as many epochs.
+Where nodes are held out to tell how many epochs are right, they are too many to do without, so a
+second training has all nodes and as many epochs.
 
 Everything drawn at random follows from the seed, the epoch and the step: a run that was stopped and
 resumed, and one in several processes (see :mod:`gnn.parallel`), goes the way of an unbroken one.
