@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from coldstart import (
     cli_encoders,
     cli_evaluate,
+    cli_given,
     cli_graph,
     cli_loading,
     cli_serve,
+    cli_update,
     cli_vectors,
 )
 
@@ -143,10 +145,12 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--plot", help="also draw paths and parts, to this PNG file")
     explain.add_argument("--cypher", action="store_true", help="print queries that show the paths")
     explain.add_argument("--json", action="store_true", help="print JSON instead")
+    cli_given.add_option(explain)
     cli_loading.add_option(explain)
     explain.set_defaults(run=_explain)
 
     cli_evaluate.add_command(commands)
+    cli_update.add_commands(commands)
     cli_serve.add_commands(commands)
     cli_graph.add_commands(commands)
     cli_encoders.add_commands(commands)
@@ -160,6 +164,7 @@ def _add_lists(command: argparse.ArgumentParser, whose: str) -> None:
     command.add_argument(
         "--json", action="store_true", help="one JSON object a line, with what stands behind it"
     )
+    cli_given.add_option(command)
     cli_loading.add_option(command)
 
 
@@ -242,7 +247,7 @@ def _graph_to_fit(arguments: argparse.Namespace) -> KnowledgeGraph:
 
 def _recommend(arguments: argparse.Namespace) -> None:
     _require_length(arguments)
-    engine = cli_loading.loader(arguments)(arguments.model)
+    engine = cli_given.engine_of(arguments)
     keys = _keys(engine.graph.users, arguments.users)
     found = engine.recommend(keys, arguments.k, evidence=arguments.json)
     _print_lists(found, engine.graph, of="user", to="item", as_json=arguments.json)
@@ -250,7 +255,7 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 def _audience(arguments: argparse.Namespace) -> None:
     _require_length(arguments)
-    engine = cli_loading.loader(arguments)(arguments.model)
+    engine = cli_given.engine_of(arguments)
     keys = _keys(engine.graph.items, arguments.items)
     found = engine.audience(keys, arguments.k, evidence=arguments.json)
     _print_lists(found, engine.graph, of="item", to="user", as_json=arguments.json)
@@ -279,7 +284,7 @@ def _print_lists(
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    engine = cli_loading.loader(arguments)(arguments.model)
+    engine = cli_given.engine_of(arguments)
     graph = engine.graph
     try:
         (user,), (item,) = (

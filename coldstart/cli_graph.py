@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PASSWORD_VARIABLE = "NEO4J_PASSWORD"
 _ROLES = ("schema", "user_type", "item_type", "interaction", "positive_weight")
-_OF_SERVER = ("login", "database", "timeout", "query_timeout")
-_NO_SERVER = "this is for a server, and the graph is in a file or folder"
+OF_SERVER = ("login", "database", "timeout", "query_timeout")
+NO_SERVER = "this is for a server, and the graph is in a file or folder"
 IN_FOLDER = "a graph folder has its schema in it"
 IN_SCHEMA = "the schema file says this"
 _AS_OPTIONS = {
@@ -195,7 +195,7 @@ def open_store(arguments: argparse.Namespace, *, read_only: bool = True) -> Cyph
     from kg.stores import LadybugStore, Neo4jStore
 
     if arguments.store:
-        refuse(arguments, _OF_SERVER, _NO_SERVER)
+        refuse(arguments, OF_SERVER, NO_SERVER)
         if not Path(arguments.store).exists():
             raise ValueError(f"there is no store at {arguments.store}; check the path")
         return LadybugStore(arguments.store, read_only=read_only)
@@ -271,7 +271,7 @@ def graph_from(arguments: argparse.Namespace) -> KnowledgeGraph:
         from kg.files import read_graph
 
         refuse(arguments, _ROLES, IN_FOLDER)
-        refuse(arguments, _OF_SERVER, _NO_SERVER)
+        refuse(arguments, OF_SERVER, NO_SERVER)
         return read_graph(arguments.graph)
     with open_store(arguments) as store:
         return store.read(schema_for(arguments, store), progress=sys.stderr.isatty())
@@ -284,7 +284,7 @@ def _import(arguments: argparse.Namespace) -> None:
     on_dangling = "skip" if arguments.skip_dangling else "error"
     if arguments.tables:
         refuse(arguments, _ROLES, "the file of --tables says this")
-        refuse(arguments, _OF_SERVER, _NO_SERVER)
+        refuse(arguments, OF_SERVER, NO_SERVER)
         refuse(arguments, ("infer", "updated_at"), "this is for stores, and tables are in files")
         if not Path(arguments.tables).is_file():
             raise ValueError(f"there is no file at {arguments.tables}; check the path")
@@ -360,7 +360,7 @@ def _estimate(arguments: argparse.Namespace) -> None:
 
     if arguments.graph:
         refuse(arguments, _ROLES, IN_FOLDER)
-        refuse(arguments, _OF_SERVER, _NO_SERVER)
+        refuse(arguments, OF_SERVER, NO_SERVER)
         outline = outline_folder(arguments.graph)
     else:
         with open_store(arguments) as store:

@@ -8,7 +8,6 @@ import queue
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from copy import copy
 from typing import Any, TypeVar
 
 import anyio
@@ -39,10 +38,8 @@ from coldstart.serving.looking import (
 )
 from coldstart.serving.operations import (
     Operation,
-    applied,
-    check_upsert,
-    check_vectors,
-    with_times,
+    checked_upsert,
+    supposed,
 )
 from coldstart.serving.quick import QuickLists, plain_lists
 from kg.errors import DependencyError, SavedFileError, UnknownNodeError
@@ -127,7 +124,7 @@ def _reading(app: FastAPI, durable: DurableEngine, batcher: Batcher, heavy: _Hea
     ) -> tuple[T, int]:
         engine, number = durable.current
         run = heavy if given is None else copying
-        return await run(lambda: of(supposed(engine, given))), number
+        return await run(lambda: of(given_to(engine, given))), number
 
     @app.post("/recommend", response_model=m.RankedLists)
     async def recommend(asked: m.RecommendRequest) -> Response:
@@ -200,7 +197,7 @@ def _changing(app: FastAPI, durable: DurableEngine, heavy: _Heavy) -> None:
     @app.post("/upsert", response_model=m.Changed)
     async def upsert(asked: m.UpsertRequest) -> Response:
         """Add or change nodes and edges. Without training; the next request sees it."""
-        operation = checked_upsert(durable.current.engine, asked)
+        operation = checked_upsert(durable.current.engine, as_operation(asked))
         result, number = await heavy(lambda: durable.submit(operation))
         return JSONResponse({"version": number, "result": result})
 
@@ -324,26 +321,16 @@ def _looking(
         return JSONResponse({"version": number, "nodes": found})
 
 
-def checked_upsert(engine: ColdStartEngine, asked: m.UpsertRequest) -> Operation:
-    """The operation of a request that fits the engine.
-
-    Raises:
-        GraphError: it does not, see :func:`coldstart.serving.operations.check_upsert`.
-    """
-    operation = {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
-    operation = with_times(engine.graph, operation)
-    check_upsert(engine.graph, operation)
-    check_vectors(engine, operation)
-    return operation
+def as_operation(asked: m.UpsertRequest) -> Operation:
+    """What a request asks for."""
+    return {"op": "upsert", **asked.model_dump(exclude_defaults=True)}
 
 
-def supposed(engine: ColdStartEngine, given: m.UpsertRequest | None) -> ColdStartEngine:
+def given_to(engine: ColdStartEngine, given: m.UpsertRequest | None) -> ColdStartEngine:
     """The engine as it would be with what a request gives for its answer alone."""
     if given is None:
         return engine
-    forgetful = copy(engine)  # with its indexes, which are continued
-    object.__setattr__(forgetful, "cache", None)
-    out = applied(forgetful, checked_upsert(engine, given))[0]
+    out = supposed(engine, as_operation(given))
     searching_on(out)  # clusters take too long for a request
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,30 @@ def applied(engine: ColdStartEngine, operation: Operation) -> tuple[ColdStartEng
         case "redacted":
             return engine, {}
     raise ValueError(f"unknown operation {operation['op']!r}; this program is older than the log")
+
+
+def checked_upsert(engine: ColdStartEngine, asked: Operation) -> Operation:
+    """An ``upsert`` that fits the engine, with numbers for dates.
+
+    Raises:
+        GraphError: it does not, see :func:`with_times`, :func:`check_upsert` and
+            :func:`check_vectors`.
+    """
+    operation = with_times(engine.graph, asked)
+    check_upsert(engine.graph, operation)
+    check_vectors(engine, operation)
+    return operation
+
+
+def supposed(engine: ColdStartEngine, operation: Operation) -> ColdStartEngine:
+    """The engine as it would be after an ``upsert``, of which nothing is kept on disk.
+
+    Raises:
+        GraphError: see :func:`checked_upsert`.
+    """
+    forgetful = copy(engine)  # with its indexes, which are continued
+    object.__setattr__(forgetful, "cache", None)
+    return applied(forgetful, checked_upsert(engine, operation))[0]
 
 
 def places(events: list[FeedbackEvent], event: FeedbackEvent) -> int:

@@ -41,6 +41,8 @@ def test_every_command_that_loads_the_engine_takes_the_encoder(model, store, tmp
         ["recommend", model, "u1"],
         ["explain", model, "u1", "m1"],
         ["refit", model],
+        ["update", model, "--store", store],
+        ["vectors", model, "Movie", str(tmp_path / "films.parquet")],
         ["write-back", model, "--store", store, "--dry-run"],
         ["erase", "--user", "u3", "--store", store, "--model", model, "--cache", str(tmp_path)],
     )

@@ -38,7 +38,7 @@ def _blocks(mark: str = "", language: str = "python") -> list[str]:
 
 
 def _run(block: Block, names: dict) -> None:
-    """Python in the names, or the commands of the shell one by one, in this process; or a file."""
+    """Python in the names, or commands of the shell one by one, ours in this process; or a file."""
     if block.language == "toml":
         name, _, text = block.code.removeprefix("# ").partition("\n")
         Path(name).write_text(text, encoding="utf-8")
@@ -46,8 +46,11 @@ def _run(block: Block, names: dict) -> None:
     if block.language == "python":
         exec(compile(block.code, "README.md", "exec"), names)
         return
-    for line in block.code.splitlines():
-        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if line.startswith("coldstart "):
+            assert main(shlex.split(line, comments=True)[1:]) == 0, line
+        else:
+            subprocess.run(["sh", "-ec", line], check=True)
 
 
 class Ran(NamedTuple):

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from coldstart.engine import ColdStartEngine, EngineConfig
 from coldstart.journal import read_journal
-from coldstart.serving.app import create_app, supposed
+from coldstart.serving.app import create_app, given_to
 from coldstart.serving.durable import DurableEngine
 from coldstart.serving.messages import UpsertRequest
 from coldstart.serving.operations import upsert_of
@@ -180,7 +180,7 @@ def test_what_is_given_with_a_question_counts_for_its_answer_alone(client, engin
     refused = client.post("/recommend", json={"users": ["visitor"], "given": wrong})
     assert refused.status_code == 422
     assert "agee" in refused.text
-    forgetful = supposed(engine, UpsertRequest.model_validate(FILM))
+    forgetful = given_to(engine, UpsertRequest.model_validate(FILM))
     assert (forgetful.cache, len(forgetful.graph.items)) == (None, len(engine.graph.items) + 1)
     assert engine.cache is not None
     assert ask(client, "/upsert", **FILM)["version"] == 1  # nothing was written before

@@ -14,7 +14,7 @@ import torch
 from benchmarks.kill import film, rounds_survived
 from coldstart.approximate import ApproximateIndex
 from coldstart.journal import JournalError, journal_content, read_journal
-from coldstart.serving.app import supposed
+from coldstart.serving.app import given_to
 from coldstart.serving.batching import Batcher
 from coldstart.serving.durable import DurableEngine
 from coldstart.serving.messages import UpsertRequest
@@ -407,7 +407,7 @@ def test_a_draft_that_counts_for_one_answer_does_not_have_clusters_made_in_the_r
     monkeypatch.setattr(ApproximateIndex, "of", None)
     vectors = {"Movie": {"keys": ["draft"], "matrix": [[1.0] + [0.0] * 23]}}
     draft = {"nodes": {"Movie": [{"id": "draft", "year": 1990}]}, "vectors": vectors}
-    found = supposed(durable.current.engine, UpsertRequest.model_validate(draft))
+    found = given_to(durable.current.engine, UpsertRequest.model_validate(draft))
     assert len(found.graph.items) == 81
     keys = found.recommend(["u58"], 81, exclude_seen=False, evidence=False).to_table()["item"]
     assert "draft" in keys.to_pylist()
