@@ -250,7 +250,7 @@ class ColdStartEngine:
         item_vectors = priors(trained.items, item_inputs, item_inputs.rows, where)
         boost = config.cold_boost
         if isinstance(boost, str):
-            boost = simulated_cold_boost(trained, user_vectors, item_vectors, positives, rng)
+            boost = simulated_cold_boost(trained, item_inputs, rng)
         user_vectors[torch.from_numpy(trained.users.warm).to(where)] = trained.user_embeddings
         item_vectors[torch.from_numpy(trained.items.warm).to(where)] = trained.item_embeddings
         return cls(

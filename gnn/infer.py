@@ -8,7 +8,8 @@ import torch
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Raw
 from gnn.heads import ALPHA, Spectrum, rotated_half_step, spd_solve
-from gnn.train import TrainedSide, apply, warm_precision
+from gnn.ridge import apply
+from gnn.train import TrainedSide, warm_precision
 
 _BLOCK_ROWS = 16_384
 """So many nodes at once get their features on a GPU."""

@@ -134,34 +134,6 @@ def with_popularity(
     return [constant + (mean @ common) * along, *others]
 
 
-def without_own(
-    predictions: torch.Tensor,
-    embeddings: torch.Tensor,
-    leverage: torch.Tensor,
-    mean: torch.Tensor,
-    common: torch.Tensor,
-    scale: float,
-) -> torch.Tensor:
-    """What tables with such a popularity predict of nodes that had not been there, ``[n, k]``.
-
-    A node's own share of its prediction is its leverage h across what users have in common, and
-    s h along it. The mean stays as it is.
-
-    Args:
-        predictions: of :func:`with_popularity`, ``[n, k]``.
-        embeddings: that the tables were made from, of the same nodes, ``[n, k]``.
-        leverage: h, ``[n]``.
-        mean: as the tables were made with, ``[k]``.
-        common: likewise, ``[k]``.
-        scale: s.
-    """
-    h = leverage[:, None]
-    kept = (1 - h).clamp(min=1e-4)
-    left_out = (predictions - h * embeddings) / kept
-    too_much = (1 - scale) * h / kept * ((embeddings - mean) @ common)[:, None]
-    return left_out + too_much * _along(common)
-
-
 def _along(common: torch.Tensor) -> torch.Tensor:
     """Parallel to it, with an inner product of 1 with it."""
     return common / (common @ common).clamp(min=1e-12)

@@ -8,6 +8,7 @@ beyond, in the features, wide groups being projected on their leading singular v
 from __future__ import annotations
 
 import logging
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +43,10 @@ class Ridge(Protocol):
 
     def tables(self, targets: torch.Tensor) -> list[torch.Tensor]:
         """Raw features to predictions of the targets ``[n, k]``, a ``[width_g, k]`` per group."""
+        ...
+
+    def without(self, rows: np.ndarray) -> Ridge:
+        """Of the other rows alone, as if some distinct ones, ``[m]``, had never been there."""
         ...
 
 
@@ -86,6 +91,10 @@ class Shrunk:
         constant, *others = (self.scale * table for table in self.ridge.tables(targets))
         return [constant + (1 - self.scale) * targets.mean(dim=0), *others]
 
+    def without(self, rows: np.ndarray) -> Shrunk:
+        """Of the other rows alone, as if some distinct ones, ``[m]``, had never been there."""
+        return Shrunk(self.ridge.without(rows), self.scale)
+
 
 class DualRidge:
     """Ridge solved in the rows, float64.
@@ -121,6 +130,21 @@ class DualRidge:
             f * (raw.rmatmul(dual) if isinstance(raw, SparseRows) else raw.T @ dual)
             for f, raw in zip(self.factors, self.raws, strict=True)
         ]
+
+    def without(self, rows: np.ndarray) -> DualRidge:
+        """Of the other rows alone, as if some distinct ones, ``[m]``, had never been there.
+
+        With g for the rows and r for the others, (K_rr + I)^-1 = H_rr - H_rg H_gg^-1 H_gr.
+        """
+        others = np.setdiff1d(np.arange(len(self.inverse)), rows)
+        at, kept = (torch.from_numpy(x).to(self.inverse.device) for x in (rows, others))
+        across = self.inverse[kept][:, at]
+        own = torch.linalg.cholesky(self.inverse[at][:, at])
+        out = copy(self)
+        out.raws = [select_rows(raw, others) for raw in self.raws]
+        out.inverse = self.inverse[kept][:, kept] - across @ torch.cholesky_solve(across.T, own)
+        out.leverage = (1 - out.inverse.diagonal()).clamp(0, 1)
+        return out
 
 
 class PrimalRidge:
@@ -184,6 +208,33 @@ class PrimalRidge:
             start = stop
         return tables
 
+    def without(self, rows: np.ndarray) -> PrimalRidge:
+        """Of the other rows alone, as if some distinct ones, ``[m]``, had never been there.
+
+        With A^-1 for the inverse and F for the features of the rows, it becomes
+        A^-1 + A^-1 F' (I - F A^-1 F')^-1 F A^-1 (Sherman, Morrison and Woodbury), and the leverage
+        grows by as much as that says.
+        """
+        if not len(rows):
+            return self
+        others = np.setdiff1d(np.arange(len(self.leverage)), rows)
+        some = copy(self)
+        some.raws = [select_rows(raw, rows) for raw in self.raws]
+        gone = torch.cat([some._features(block) for block in some._blocks()]).double()
+        carried = gone @ self.inverse  # [m, width]
+        inner = torch.eye(len(rows), dtype=torch.float64, device=gone.device) - carried @ gone.T
+        factor = torch.linalg.cholesky(inner)
+        half = torch.linalg.solve_triangular(factor, carried, upper=False)
+        out = copy(self)
+        out.raws = [select_rows(raw, others) for raw in self.raws]
+        out.inverse = self.inverse + half.T @ half
+        kept = torch.from_numpy(others).to(gone.device)
+        more = [
+            (out._features(block).double() @ half.T).square().sum(dim=1) for block in out._blocks()
+        ]
+        out.leverage = (self.leverage[kept] + torch.cat(more)).clamp(0, 1)
+        return out
+
     def _weights(self, targets: torch.Tensor) -> torch.Tensor:
         """Features to predictions, ``[width, k]``."""
         width = len(self.inverse), targets.shape[1]
@@ -218,6 +269,18 @@ def ridge(
 ) -> DualRidge | PrimalRidge:
     """The cheaper of the two ways for this number of rows."""
     return (DualRidge if len(raws[0]) <= MAX_DUAL else PrimalRidge)(raws, scales, weights)
+
+
+def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
+    """Priors from raw features, ``[n, k]``."""
+    n = len(raws[0])
+    out = tables[0].new_zeros(n, tables[0].shape[1])
+    for raw, table in zip(raws, tables, strict=True):
+        if isinstance(raw, torch.Tensor):
+            out.addmm_(raw, table)
+        elif len(raw.columns):
+            out += raw.matmul(table)
+    return out
 
 
 def gram(raw: Raw) -> torch.Tensor:

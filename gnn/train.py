@@ -17,7 +17,8 @@ from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.popularity import learn_popularity_scale, with_popularity
 from gnn.precision import Side, learn_worth
 from gnn.propagate import Propagation, fit_propagation
-from gnn.ridge import Ridge, Shrunk, gram, ridge, select_rows
+from gnn.rehearsal import Rehearsal
+from gnn.ridge import Ridge, Shrunk, apply, gram, ridge, select_rows
 from gnn.weighting import cold_folds, learn_weights
 from kg.settings import check_above, check_at_least, check_share
 
@@ -162,12 +163,21 @@ class TrainedSide:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """Both sides after training, and the embeddings of their warm nodes, float32 ``[n, k]``."""
+    """Both sides after training.
+
+    Args:
+        users: for embedding users.
+        items: for embedding items.
+        user_embeddings: of the warm users, float32 ``[num_users, k]``.
+        item_embeddings: of the warm items, float32 ``[num_items, k]``.
+        rehearsal: for doing it again with something left out.
+    """
 
     users: TrainedSide
     items: TrainedSide
     user_embeddings: torch.Tensor
     item_embeddings: torch.Tensor
+    rehearsal: Rehearsal
 
 
 def train(
@@ -315,7 +325,20 @@ def train(
     )
     omega = item_side.exposed(item_counts)
     v = embed_warm(item_raws, item_side.tables, item_side.leverage, item_precision, omega, back, u)
-    return Trained(user_side, item_side, u, v)
+    rehearsal = Rehearsal(
+        links,
+        user_ridge,
+        item_ridge,
+        item_raws,
+        k,
+        als_precision,
+        user_precision,
+        item_precision,
+        exposure,
+        few_share,
+        popularity_scale,
+    )
+    return Trained(user_side, item_side, u, v, rehearsal)
 
 
 def _side(fitted: Ridge, exposure: torch.Tensor, given: float | None, start: float) -> Side:
@@ -353,18 +376,6 @@ def embed_warm(
 def warm_precision(precision: float, leverage: torch.Tensor) -> torch.Tensor:
     """Precision rho / (1 - h) of every warm node."""
     return precision / (1 - leverage).clamp(min=1e-4)
-
-
-def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
-    """Priors from raw features, ``[n, k]``."""
-    n = len(raws[0])
-    out = tables[0].new_zeros(n, tables[0].shape[1])
-    for raw, table in zip(raws, tables, strict=True):
-        if isinstance(raw, torch.Tensor):
-            out.addmm_(raw, table)
-        elif len(raw.columns):
-            out += raw.matmul(table)
-    return out
 
 
 def item_weights(

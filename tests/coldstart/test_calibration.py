@@ -12,6 +12,7 @@ from coldstart.calibration import (
     simulated_cold_boost,
     unwanted,
 )
+from coldstart.engine import inputs_of_graph
 from coldstart.judging import (
     calibrate_cold_boost,
     calibrate_on_several,
@@ -21,56 +22,75 @@ from coldstart.judging import (
 from coldstart.scorer import CosineBiasScorer, MatrixScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency
-from gnn.infer import priors
+from gnn.train import TrainConfig, train
 from kg import GraphDelta, KnowledgeGraph
 from kg.toy import toy_graph
-from tests.coldstart.toys import RATED, ratings
+from tests.coldstart.toys import RATED, ratings, word_vectors
 
 
-def boost(engine, rng=0):
-    class Trained:
-        users, items = engine.users, engine.items
-        user_embeddings = engine.user_vectors[torch.from_numpy(engine.users.warm)]
-        item_embeddings = engine.item_vectors[torch.from_numpy(engine.items.warm)]
-
-    every = []
-    for node_type, side in (("User", engine.users), ("Movie", engine.items)):
-        inputs = engine._inputs_of(node_type, np.arange(engine.graph.num_nodes(node_type)))
-        every.append(priors(side, inputs, inputs.rows, torch.device("cpu")))
-    pairs = engine.graph.positives()
-    return simulated_cold_boost(Trained, *every, pairs, np.random.default_rng(rng))
+@pytest.fixture(scope="module")
+def trained(graph):
+    """A training of that graph, and the inputs of its items."""
+    inputs = inputs_of_graph(graph, word_vectors(graph), graph.edge_types)
+    rng, cpu = np.random.default_rng(0), torch.device("cpu")
+    return train(*inputs, graph.positives(), TrainConfig(), rng=rng, device=cpu), inputs[1]
 
 
-def test_the_simulated_lift_repeats_and_is_finite(engine):
-    assert boost(engine) == boost(engine)
-    assert np.isfinite(boost(engine, rng=1))
+def boost(trained, rng=0):
+    return simulated_cold_boost(*trained, np.random.default_rng(rng))
 
 
-def test_too_many_users_and_items_are_sampled(engine, monkeypatch):
+def test_the_simulated_lift_repeats_and_is_finite(trained):
+    assert boost(trained) == boost(trained)
+    assert np.isfinite(boost(trained, rng=1))
+
+
+def test_where_nobody_can_be_asked_there_is_no_lift(trained):
+    (training, inputs), one = trained, np.zeros(1, np.int64)
+    links = Adjacency.from_pairs(one, one, 1, 1)
+    alone = replace(training, rehearsal=replace(training.rehearsal, links=links))
+    assert boost((alone, inputs)) == 0
+
+
+def test_a_simulation_asks_for_what_was_hidden_and_for_nothing_known(trained, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
+    )
+    boost(trained)
+    _, task = seen[0]
+    asked = trained[0].rehearsal.links.take(task.users)
+    assert task.relevant.degrees.min() >= 2  # of both kinds
+    np.testing.assert_array_equal(task.relevant.degrees + task.excluded.degrees, asked.degrees)
+    assert not np.isin(task.excluded.indices, np.flatnonzero(task.cold)).any()
+    assert np.isin(np.flatnonzero(task.cold), task.relevant.indices).any()
+
+
+def test_too_many_users_and_items_are_sampled(trained, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_USERS", 5)
     monkeypatch.setattr(calibration, "MAX_ITEMS", 50)
     seen = []
     monkeypatch.setattr(
         calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
     )
-    boost(engine)
+    boost(trained)
     _, task = seen[0]
     assert (len(task.users), len(task.candidates), task.cold.sum() > 0) == (5, 50, True)
     assert len(task.relevant) == 5
 
 
-def test_a_simulation_is_repeated_until_enough_users_were_asked(engine, monkeypatch):
+def test_a_simulation_is_repeated_until_enough_users_were_asked(trained, monkeypatch):
     seen = []
     monkeypatch.setattr(
         calibration, "calibrate_on_several", lambda found, gain: seen.append(found) or 0
     )
-    boost(engine)
+    boost(trained)
     asked = [len(task.users) for _, task in seen[0]]
     assert len(asked) == calibration.MAX_TIMES
     cold = [tuple(np.flatnonzero(task.cold)) for _, task in seen[0]]
     assert len(set(cold)) == len(cold)
     monkeypatch.setattr(calibration, "ENOUGH_USERS", asked[0] + 1)
-    boost(engine)
+    boost(trained)
     assert [len(task.users) for _, task in seen[1]] == asked[:2]
 
 
@@ -100,23 +120,24 @@ def test_items_of_all_popularities_play_cold():
 
 
 def test_old_items_that_nobody_wanted_are_counted_from_those_that_few_wanted():
-    assert unwanted(np.array([1, 1, 1, 1, 2, 7])) == 4 * 3 / (2 * 2)
-    assert unwanted(np.array([0, 1, 5])) == 0
+    assert unwanted(np.array([1, 1, 1, 1, 2, 30])) == 4 * 3 / (2 * 2) - 4 / 6
+    assert unwanted(np.array([1, 2, 5])) == 0
+    assert unwanted(np.array([1] * 10 + [2] * 10)) == 0  # those without are wanted like others
 
 
-def test_items_that_nobody_wanted_stand_between_those_that_play_cold(engine, monkeypatch):
+def test_items_that_nobody_wanted_stand_between_those_that_play_cold(trained, monkeypatch):
     monkeypatch.setattr(calibration, "unwanted", lambda counts: 5.3)
     seen = []
     monkeypatch.setattr(
         calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
     )
-    boost(engine)
+    boost(trained)
     scorer, task = seen[0]
     assert len(task.candidates) == len(scorer.items) == 72 + 5
     assert task.cold[-5:].all()
     assert task.relevant.indices.max() < 72  # nobody wanted them
-    bare = engine.item_vectors[72:].numpy()
-    assert all((np.abs(bare - row).max(axis=1) < 1e-6).any() for row in scorer.items[-5:])
+    assert len({tuple(row) for row in scorer.items[-5:].tolist()}) == 5
+    assert np.abs(scorer.items[-5:]).max() > 0.01
 
 
 def mixed_task(cold, relevant):

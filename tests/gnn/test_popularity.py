@@ -4,8 +4,7 @@ import torch
 
 from gnn import popularity as module
 from gnn.data import Adjacency
-from gnn.popularity import SCALES, learn_popularity_scale, with_popularity, without_own
-from gnn.ridge import DualRidge
+from gnn.popularity import SCALES, learn_popularity_scale, with_popularity
 
 NUM_USERS, NUM_ITEMS, DIM = 300, 200, 5
 
@@ -99,21 +98,3 @@ def test_predictions_are_drawn_to_the_mean_in_one_direction_only(scale):
     torch.testing.assert_close(after @ across, before @ across, atol=1e-5, rtol=1e-5)
     if scale == 1:
         torch.testing.assert_close(after, before)
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.4, 1.0])
-def test_the_own_share_of_a_prediction_is_taken_out_in_every_direction(scale):
-    generator = torch.Generator().manual_seed(0)
-    features, targets, common = (
-        torch.randn(size, generator=generator) for size in ((12, 3), (12, 6), (6,))
-    )
-    raws, scales, weights = [torch.ones(12, 1), features], (1.0, 1.0), np.array([0.5, 0.8])
-    ridge, mean = DualRidge(raws, scales, weights), targets.mean(dim=0)
-    tables = with_popularity(ridge.tables(targets), mean, common, scale)
-    found = without_own(
-        raws[0] @ tables[0] + features @ tables[1], targets, ridge.leverage, mean, common, scale
-    )
-    expected = ridge.left_out(targets)
-    distance = (expected - mean) @ common
-    expected = expected - (1 - scale) * torch.outer(distance, common / (common @ common))
-    torch.testing.assert_close(found.float(), expected, atol=1e-5, rtol=1e-4)

@@ -60,6 +60,26 @@ def test_leverage_is_the_diagonal_of_the_hat_matrix(kind):
     np.testing.assert_allclose(kind(raws, SCALES, WEIGHTS).leverage, np.diag(hat), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [DualRidge, PrimalRidge])
+def test_without_some_rows_it_is_as_if_they_had_never_been_there(kind, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
+    raws, _, targets = made()
+    gone = np.array([28, 3, 4, 11])
+    kept = np.setdiff1d(np.arange(30), gone)
+    again = kind([select_rows(raw, kept) for raw in raws], SCALES, WEIGHTS)
+    found, rest = kind(raws, SCALES, WEIGHTS).without(gone), targets[torch.from_numpy(kept)]
+    np.testing.assert_allclose(found.leverage, again.leverage, atol=1e-6)
+    np.testing.assert_allclose(found.left_out(rest), again.left_out(rest), atol=1e-4)
+    for x, y in zip(found.tables(rest), again.tables(rest), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+    scaled = Shrunk(kind(raws, SCALES, WEIGHTS), 0.5).without(gone)
+    torch.testing.assert_close(scaled.left_out(rest), Shrunk(again, 0.5).left_out(rest))
+    nobody = kind(raws, SCALES, WEIGHTS).without(np.empty(0, np.int64))
+    torch.testing.assert_close(
+        nobody.left_out(targets), kind(raws, SCALES, WEIGHTS).left_out(targets)
+    )
+
+
 def test_both_ways_agree_also_in_small_blocks(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
     raws, _, targets = made()

@@ -4,10 +4,9 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.heads import Spectrum, half_step
-from gnn.ridge import DualRidge
+from gnn.ridge import DualRidge, apply
 from gnn.train import (
     TrainConfig,
-    apply,
     embed_warm,
     explained,
     train,
