@@ -28,6 +28,9 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="keep what only the engine has: nodes, edges, and what it heard",
     )
+    updating.add_argument(
+        "--yes", action="store_true", help="also where more than half of the users or items go"
+    )
     updating.add_argument("--dry-run", action="store_true", help="say what would change")
     cli_loading.add_option(updating)
     updating.set_defaults(run=_update)
@@ -59,6 +62,8 @@ def _update(arguments: argparse.Namespace) -> None:
     print(replace(changes, delta=delta))
     if arguments.dry_run or not delta:
         return
+    if not arguments.yes:
+        _require_most_to_stay(engine, delta)
     engine = engine.update(delta, progress=sys.stderr.isatty())
     engine.save(arguments.model)
     print(f"{engine.graph}\nwritten to {arguments.model}")
@@ -82,6 +87,17 @@ def _changes_since(arguments: argparse.Namespace, engine: ColdStartEngine) -> Ch
             f"{Path(arguments.model) / 'graph' / 'schema.toml'}"
         )
     return Changes(difference(engine.graph, graph), None, {})
+
+
+def _require_most_to_stay(engine: ColdStartEngine, delta: GraphDelta) -> None:
+    """Refuse what may be a change to the graph of somebody else."""
+    for nodes in (engine.graph.users, engine.graph.items):
+        gone = len(delta.removed_nodes.get(nodes.node_type, ()))
+        if 2 * gone > len(nodes):
+            raise ValueError(
+                f"{gone} of {len(nodes)} {nodes.node_type} nodes would go; if this is the right "
+                "graph, give --yes, or --keep to remove nothing (nothing was changed)"
+            )
 
 
 def _kept(engine: ColdStartEngine, delta: GraphDelta) -> GraphDelta:

@@ -117,6 +117,18 @@ def test_a_pair_that_was_heard_of_stays_as_it_was_heard(model, tmp_path):
     assert film in after.heard.users[user]
 
 
+def test_a_graph_without_most_of_the_nodes_needs_a_yes(model, tmp_path, capsys):
+    engine = ColdStartEngine.load(model)
+    gone = {"Movie": list(engine.graph.items)[:41]}
+    write_graph(engine.graph.apply(GraphDelta(removed_nodes=gone)), tmp_path / "graph")
+    command = ["update", str(model), str(tmp_path / "graph")]
+    assert main(command) == 1
+    assert "41 of 80 Movie nodes would go" in capsys.readouterr().err
+    assert len(ColdStartEngine.load(model).graph.items) == 80
+    assert main([*command, "--yes"]) == 0
+    assert len(ColdStartEngine.load(model).graph.items) == 39
+
+
 def test_a_graph_with_another_schema_is_refused(model, tmp_path, capsys):
     graph = read_graph_files(model / "graph")
     other = replace(graph, schema=replace(graph.schema, positive_weight=2))
