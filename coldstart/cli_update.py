@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from coldstart import cli_graph, cli_loading
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from coldstart.engine import ColdStartEngine
     from kg.delta import GraphDelta
     from kg.stores.changes import Changes
@@ -26,10 +29,13 @@ def add_commands(commands: Any) -> None:
     updating.add_argument(
         "--keep",
         action="store_true",
-        help="keep what only the engine has: nodes, edges, and what it heard",
+        help="keep the nodes and edges that only the engine has, and what it heard; properties "
+        "become those of the graph",
     )
     updating.add_argument(
-        "--yes", action="store_true", help="also where more than half of the users or items go"
+        "--yes",
+        action="store_true",
+        help="also where more than half of the users, items or interactions go",
     )
     updating.add_argument("--dry-run", action="store_true", help="say what would change")
     cli_loading.add_option(updating)
@@ -56,7 +62,7 @@ def _update(arguments: argparse.Namespace) -> None:
     elif engine.heard:
         raise ValueError(
             f"{arguments.model} heard feedback that the graph may not have, and would lose it; "
-            "give --keep, and nothing that only the engine has is removed"
+            "give --keep, and no node or edge that only the engine has is removed"
         )
     check_names(engine.graph, delta)
     print(replace(changes, delta=delta))
@@ -90,14 +96,29 @@ def _changes_since(arguments: argparse.Namespace, engine: ColdStartEngine) -> Ch
 
 
 def _require_most_to_stay(engine: ColdStartEngine, delta: GraphDelta) -> None:
-    """Refuse what may be a change to the graph of somebody else."""
-    for nodes in (engine.graph.users, engine.graph.items):
-        gone = len(delta.removed_nodes.get(nodes.node_type, ()))
-        if 2 * gone > len(nodes):
+    """Refuse what may be a change to the graph of somebody else, or to one half imported."""
+    graph = engine.graph
+    interaction = graph.schema.interaction
+    parts = [
+        (f"{nodes.node_type} nodes", len(delta.removed_nodes.get(nodes.node_type, ())), len(nodes))
+        for nodes in (graph.users, graph.items)
+    ]
+    if (removed := delta.removed_edges.get(interaction)) is not None:
+        # Where weights or times come or go, all edges are removed and come again.
+        again = delta.edges.get(interaction)
+        back = set() if again is None else set(_pairs(again))
+        gone = sum(pair not in back for pair in _pairs(removed))
+        parts.append((f"{'-'.join(interaction)} edges", gone, len(graph.interactions)))
+    for what, gone, number in parts:
+        if 2 * gone > number:
             raise ValueError(
-                f"{gone} of {len(nodes)} {nodes.node_type} nodes would go; if this is the right "
-                "graph, give --yes, or --keep to remove nothing (nothing was changed)"
+                f"{gone} of {number} {what} would go; if this is the right graph, give --yes, or "
+                "--keep to remove nothing (nothing was changed)"
             )
+
+
+def _pairs(edges: pa.Table) -> Iterator[tuple[Any, Any]]:
+    return zip(edges["source"].to_pylist(), edges["target"].to_pylist(), strict=True)
 
 
 def _kept(engine: ColdStartEngine, delta: GraphDelta) -> GraphDelta:
@@ -107,8 +128,7 @@ def _kept(engine: ColdStartEngine, delta: GraphDelta) -> GraphDelta:
     edges = dict(delta.edges)
     interaction = engine.graph.schema.interaction
     if engine.heard and (table := edges.get(interaction)) is not None:
-        pairs = zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True)
-        fresh = [item not in engine.heard.users.get(user, ()) for user, item in pairs]
+        fresh = [item not in engine.heard.users.get(user, ()) for user, item in _pairs(table)]
         edges[interaction] = table.filter(pa.array(fresh, pa.bool_()))
     return replace(delta, edges=edges, removed_nodes={}, removed_edges={})
 

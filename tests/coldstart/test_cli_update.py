@@ -129,6 +129,22 @@ def test_a_graph_without_most_of_the_nodes_needs_a_yes(model, tmp_path, capsys):
     assert len(ColdStartEngine.load(model).graph.items) == 39
 
 
+def test_a_graph_without_most_of_the_interactions_needs_a_yes(model, tmp_path, capsys):
+    graph = ColdStartEngine.load(model).graph
+    few = graph.interactions.select(np.arange(len(graph.interactions)) < 9)
+    write_graph(graph.with_edges(RATED, few), tmp_path / "graph")
+    command = ["update", str(model), str(tmp_path / "graph")]
+    assert main(command) == 1
+    assert "User-RATED-Movie edges would go" in capsys.readouterr().err
+    assert len(ColdStartEngine.load(model).graph.interactions) == len(graph.interactions)
+    assert main([*command, "--yes"]) == 0
+    assert len(ColdStartEngine.load(model).graph.interactions) == 9
+    # Without times all edges are replaced, and none is lost.
+    untimed = replace(few, time=None)
+    write_graph(graph.with_edges(RATED, untimed), tmp_path / "graph")
+    assert main(command) == 0
+
+
 def test_a_graph_with_another_schema_is_refused(model, tmp_path, capsys):
     graph = read_graph_files(model / "graph")
     other = replace(graph, schema=replace(graph.schema, positive_weight=2))
