@@ -41,7 +41,13 @@ def engine_of(arguments: argparse.Namespace) -> ColdStartEngine:
         return engine
     from coldstart.serving.operations import supposed
 
-    return supposed(engine, operation)
+    try:
+        return supposed(engine, operation)
+    except TypeError as error:  # a list where a key belongs, say
+        raise ValueError(
+            f"--given {arguments.given} does not fit the engine: {error}; keys are whole numbers "
+            f"or strings; expected the like of {_EXAMPLE}"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -72,6 +78,9 @@ def _wrong_in(found: Any) -> str | None:
     for node_type, rows in nodes.items():
         if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
             return f"nodes of {node_type!r} are no list of objects"
+        for name, value in (item for row in rows for item in row.items()):
+            if isinstance(value, dict):
+                return f"{name!r} of {node_type!r} is an object"
     if not isinstance(edges, list):
         return "edges are no list"
     return next((f"edges[{at}] {w}" for at, e in enumerate(edges) if (w := _wrong_edge(e))), None)

@@ -134,6 +134,14 @@ def with_popularity(
     return [constant + (mean @ common) * along, *others]
 
 
+def drawn_popularity(
+    predictions: torch.Tensor, mean: torch.Tensor, common: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Predictions ``[n, k]`` as tables of :func:`with_popularity` make them; see there."""
+    distance = (predictions - mean) @ common
+    return predictions - (1 - scale) * torch.outer(distance, _along(common))
+
+
 def _along(common: torch.Tensor) -> torch.Tensor:
     """Parallel to it, with an inner product of 1 with it."""
     return common / (common @ common).clamp(min=1e-12)

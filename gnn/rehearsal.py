@@ -18,7 +18,7 @@ from gnn.data import Adjacency
 from gnn.exposure import FEW, exposure_by_count
 from gnn.groups import Raw
 from gnn.heads import implicit_als, warm_half_step
-from gnn.popularity import with_popularity
+from gnn.popularity import drawn_popularity, with_popularity
 from gnn.ridge import Ridge, apply, select_rows
 
 MAX_DIM = 128
@@ -64,7 +64,8 @@ class Rehearsal:
     def without(self, hidden: np.ndarray, rng: np.random.Generator) -> Rehearsed:
         """What comes of training without some interactions.
 
-        Precisions, weights and scales stay as they were found with all of them.
+        Precisions, weights and scales stay as they were found with all of them, and so do raw
+        features: where a user's features tell of what friends chose, they tell of all of it.
 
         Args:
             hidden: which of the links are left out, bool ``[num_links]``.
@@ -94,15 +95,15 @@ class Rehearsal:
             v = warm_half_step(back, u, left_out, self.item_precision, exposure=exposure)
             u = users_from(v, u)
         u = users_from(v, u)
-        tables = with_popularity(
-            ridge.tables(v), v.mean(dim=0), u.mean(dim=0), self.popularity_scale
-        )
+        known = v.mean(dim=0), u.mean(dim=0), self.popularity_scale
+        tables, left_out = ridge.tables(v), ridge.left_out(v)
+        tables, left_out = with_popularity(tables, *known), drawn_popularity(left_out, *known)
         omega = exposure * exposure_by_count(
             item_degrees, self.few_share * float(item_degrees.mean())
         )
         items = u.new_zeros(len(counts), k)
         items[torch.from_numpy(kept).to(u.device)] = warm_half_step(
-            back, u, ridge.left_out(v), self.item_precision, exposure=omega
+            back, u, left_out, self.item_precision, exposure=omega
         )
         raws = [select_rows(raw, gone) for raw in self.item_raws]
         items[torch.from_numpy(gone).to(u.device)] = apply(raws, tables)

@@ -204,6 +204,8 @@ def test_lists_and_explanations_of_somebody_who_is_not_there(model, tmp_path, ca
         ({"users": {}}, "it has 'users' beside nodes and edges"),
         ({"nodes": []}, "nodes are no object of lists by type"),
         ({"nodes": {"User": {"id": "zoe"}}}, "nodes of 'User' are no list of objects"),
+        ({"nodes": {"User": [{"id": ["zoe"]}]}}, "keys are whole numbers or strings"),
+        ({"nodes": {"User": [{"id": {"of": "zoe"}}]}}, "'id' of 'User' is an object"),
         ({"edges": {}}, "edges are no list"),
         ({"edges": [3]}, "edges[0] is no object"),
         ({"edges": [{"type": "RATED"}]}, "has the type 'RATED', no list of three names"),

@@ -21,15 +21,20 @@ def hidden_of(links, seed=0):
     return (links.indices % 7 == 0) | (rng.random(len(links.indices)) < 0.1)
 
 
-def test_with_nothing_left_out_it_comes_to_what_training_came_to(trained, monkeypatch):
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_with_nothing_left_out_it_comes_to_what_training_came_to(scale, monkeypatch):
     monkeypatch.setattr(module, "ALS_SWEEPS", 5)
     monkeypatch.setattr(module, "SWEEPS", 3)
+    trained = train_planted(item_popularity_scale=scale)
     rehearsal = trained.rehearsal
     nothing = np.zeros(len(rehearsal.links.indices), bool)
     found = rehearsal.without(nothing, np.random.default_rng(0))
     scores = found.users @ found.items.T
     expected = trained.user_embeddings @ trained.item_embeddings.T
     assert np.corrcoef(scores.flatten(), expected.flatten())[0, 1] > 0.99
+    popular = found.items @ found.users.mean(dim=0)
+    wanted = trained.item_embeddings @ trained.user_embeddings.mean(dim=0)
+    torch.testing.assert_close(popular, wanted, atol=0.01, rtol=0.02)
     assert not found.cold.any()
 
 
