@@ -80,10 +80,10 @@ def _simulated(
     asked = np.arange(len(counts))
     if len(asked) > MAX_ITEMS:
         asked = np.sort(rng.choice(len(asked), MAX_ITEMS, replace=False))
-    cold, open_ = np.zeros((2, len(counts)), bool)
+    inside = np.isin(item, asked)
+    cold = np.zeros(len(counts), bool)
     cold[asked] = _some_of_all_popularities(counts[asked], rng)
-    open_[asked] = ~cold[asked]
-    unknown = open_[item] & (rng.random(len(item)) < COLD_SHARE)
+    unknown = inside & ~cold[item] & (rng.random(len(item)) < COLD_SHARE)
     hidden = cold[item] | unknown
     users = np.intersect1d(user[unknown], user[cold[item]])
     if not len(users) or hidden.all():
@@ -103,7 +103,7 @@ def _simulated(
     candidates = np.arange(len(vectors))
 
     def positions(which: np.ndarray) -> Adjacency:
-        here = links.select(which & np.isin(item, asked)).take(users)
+        here = links.select(which & inside).take(users)
         return Adjacency(here.indptr, np.searchsorted(asked, here.indices), len(candidates))
 
     relevant, excluded = positions(hidden), positions(~hidden)

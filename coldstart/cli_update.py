@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to those of ``coldstart``."""
     updating = commands.add_parser(
-        "update", help="bring a saved engine up to a graph that has changed, without training"
+        "update",
+        help="bring a saved engine up to a graph that has changed, without training",
+        description="Bring a saved engine up to a graph that has changed, without training. Node "
+        "and edge types of a store that the engine was fitted without are not looked at; of "
+        "several edges between the same two nodes the last one counts.",
     )
     updating.add_argument("model", help="folder of a saved engine; replaced")
     cli_graph.add_place(updating, graph=True, first=True)
@@ -56,20 +60,20 @@ def _update(arguments: argparse.Namespace) -> None:
 
     engine = cli_loading.loader(arguments)(arguments.model)
     changes = _changes_since(arguments, engine)
-    delta = changes.delta
-    if arguments.keep:
-        delta = _kept(engine, delta)
-    elif engine.heard:
-        raise ValueError(
-            f"{arguments.model} heard feedback that the graph may not have, and would lose it; "
-            "give --keep, and no node or edge that only the engine has is removed"
-        )
+    delta = _kept(engine, changes.delta) if arguments.keep else changes.delta
     check_names(engine.graph, delta)
     print(replace(changes, delta=delta))
-    if arguments.dry_run or not delta:
+    if not delta:
         return
+    if engine.heard.after(engine.graph, delta) != engine.heard:
+        raise ValueError(
+            f"{arguments.model} heard feedback that the graph does not have, and would lose it; "
+            "give --keep, and no node or edge that only the engine has is removed"
+        )
     if not arguments.yes:
         _require_most_to_stay(engine, delta)
+    if arguments.dry_run:
+        return
     engine = engine.update(delta, progress=sys.stderr.isatty())
     engine.save(arguments.model)
     print(f"{engine.graph}\nwritten to {arguments.model}")
@@ -139,6 +143,8 @@ def _vectors(arguments: argparse.Namespace) -> None:
 
     from kg.files import write_atomically
 
+    if Path(arguments.file).is_dir():
+        raise ValueError(f"{arguments.file} is a folder; name a file in it")
     engine = cli_loading.loader(arguments)(arguments.model)
     found = engine.embeddings(arguments.type)
     sink = pa.BufferOutputStream()

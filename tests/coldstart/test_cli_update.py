@@ -93,14 +93,27 @@ def test_what_an_engine_heard_is_not_lost_in_silence(model, delta, tmp_path, cap
     command = ["update", str(model), str(tmp_path / "graph")]
     assert main(command) == 1
     assert (
-        "heard feedback that the graph may not have, and would lose it" in capsys.readouterr().err
+        "heard feedback that the graph does not have, and would lose it" in capsys.readouterr().err
     )
+    assert main([*command, "--dry-run"]) == 1
+    assert "1 Movie node new or changed" in capsys.readouterr().out
     assert main([*command, "--keep"]) == 0
     after = ColdStartEngine.load(model)
     assert after.heard.users.keys() == {"u1"}
     assert {"zoe", "u3"} <= set(after.graph.users)
     rated = after.graph.edge_table(RATED).to_pylist()
     assert ("u1", "m76") in {(row["source"], row["target"]) for row in rated}
+
+
+def test_a_graph_that_has_what_was_heard_is_taken_as_it_is(model, delta, tmp_path):
+    engine = ColdStartEngine.load(model)
+    heard = engine.feedback([FeedbackEvent("u1", "m76", "rating", NOW, value=5)]).engine
+    heard.save(model)
+    write_graph(heard.graph.apply(delta), tmp_path / "graph")
+    assert main(["update", str(model), str(tmp_path / "graph")]) == 0
+    after = ColdStartEngine.load(model)
+    assert after.heard == heard.heard
+    assert "u3" not in set(after.graph.users)
 
 
 def test_a_pair_that_was_heard_of_stays_as_it_was_heard(model, tmp_path):
@@ -165,6 +178,8 @@ def test_the_vectors_are_those_of_the_engine_and_can_be_given_to_fit(model, tmp_
     assert main(["vectors", str(model), "Genre", str(file)]) == 1
     assert "embeddings are made for 'User' and 'Movie'" in capsys.readouterr().err
     assert pq.read_table(file).num_rows == 80
+    assert main(["vectors", str(model), "Movie", str(tmp_path)]) == 1
+    assert "is a folder; name a file in it" in capsys.readouterr().err
 
 
 def test_lists_and_explanations_of_somebody_who_is_not_there(model, tmp_path, capsys):
