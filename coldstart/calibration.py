@@ -12,7 +12,7 @@ from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency, NodeInputs
 from gnn.infer import warm_positions
-from gnn.ridge import apply
+from gnn.raws import apply
 from gnn.train import Trained, TrainedSide
 from kg.graph import KnowledgeGraph
 

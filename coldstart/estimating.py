@@ -23,6 +23,7 @@ from coldstart.estimating_networks import network_cost
 from coldstart.probing import Machine, fastest
 from gnn.encoding import NetworkEncoder
 from gnn.groups import NUM_FREQUENCIES
+from gnn.iterative import PROBES, RANK
 from gnn.popularity import MAX_ITEMS, MAX_JUDGES
 from gnn.precision import MAX_DIM
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
@@ -50,7 +51,12 @@ side's groups: a quarter is left out four times, in few dimensions."""
 _SMALL_HALF_STEPS = 3 + 2 * 7 + 2 * 5
 """Of each side in few dimensions: to find precisions, of plain ALS and about so many tries; and two
 rehearsals to find the lift of new items."""
-_BLOCK = 8192
+_STEPS = 8
+_SOLVED = 4
+_SMALL_SOLVED = 7 + 2 * 3
+"""Of ridge by conjugate gradients: steps to a solution, and how many are sought in all dimensions
+and in few."""
+_BLOCK, _BLOCK_FLOATS = 8192, 2**24
 _WRITTEN = 2**25
 
 
@@ -291,13 +297,6 @@ class _Side:
         return sum(self.dense) + sum(w for _, w in self.sparse)
 
     @property
-    def ridge_width(self) -> int:
-        """Columns after wide groups were projected."""
-        return min(
-            MAX_WIDTH, sum(min(w, 1024) for w in (*self.dense, *(w for _, w in self.sparse)))
-        )
-
-    @property
     def num_groups(self) -> int:
         """How many groups there are."""
         return len(self.dense) + len(self.sparse)
@@ -370,7 +369,7 @@ def _training(outline: Outline, sides: list[_Side], machine: Machine, config: Tr
         seconds += _prior_seconds(side, k, machine)
         memory += side.feature_bytes() + 4 * side.width * k
         memory += 4 * (side.nodes * (side.text_dim + k) + 4 * side.warm * k)
-        memory += _ridge_bytes(side)
+        memory += _ridge_bytes(side, k)
         weights = 8 * side.num_groups * some**2 + 8 * contexts * some
         memory += weights if side is items else 0  # one side after the other
     # Four folds of items play cold, each with the users as they are without it.
@@ -400,22 +399,19 @@ def _gram_seconds(side: _Side, rows: int, machine: Machine) -> float:
 
 
 def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
-    n, width = side.warm, side.ridge_width
+    n, width = side.warm, side.width
     if n <= MAX_DUAL:
         tables = 2 * n * sum(side.dense) * k / machine.flops32
         tables += side.entries * n * k * machine.sparse_product
         predicted = (_LEFT_OUT + 1) * 2 * n**2 * k / machine.flops64
         return _gram_seconds(side, n, machine) + n**3 * machine.inversion + predicted + tables
-    system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
-    fit = 2 * n * width * k * (1 / machine.flops64 + 1 / machine.flops32)
-    features = 0.0
-    for entries, wide in side.sparse:
-        if wide > 1024:  # projected, and to be found first: products, then orthogonal ones
-            features += entries * n * 1024 * machine.sparse_product
-            system += 7 * entries * n * 1034 * machine.sparse_product
-            system += 6 * (n + wide) * 1034**2 / machine.flops64
-    features += n * width * 8 / machine.bytes_copied
-    return system + (_LEFT_OUT + 1) * fit + (2 + 2 * (_LEFT_OUT + 1)) * features
+    if width <= MAX_WIDTH:
+        system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
+        return system + (_LEFT_OUT + 1) * 2 * n * width * k * 2 / machine.flops64
+    columns = _STEPS * (_SOLVED * k + _SMALL_SOLVED * min(k, MAX_DIM) + 3 * PROBES) + RANK
+    product = (4 * sum(side.dense) + 4 * RANK) / machine.flops32 + 60 / machine.bytes_copied
+    product += 2 * side.entries * machine.sparse_product
+    return n * columns * product + 3 * 4 * n * RANK**2 / machine.flops64
 
 
 def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:
@@ -423,10 +419,14 @@ def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:
     return dense + side.nodes * side.entries * k * machine.sparse_product
 
 
-def _ridge_bytes(side: _Side) -> int:
+def _ridge_bytes(side: _Side, k: int) -> int:
     if side.warm <= MAX_DUAL:
         return 20 * side.warm**2  # kept: the inverse; while made: the system and its factor, too
-    return 16 * side.ridge_width**2 + 24 * _BLOCK * side.ridge_width
+    if side.width <= MAX_WIDTH:
+        return 16 * side.width**2 + 24 * _BLOCK * side.width
+    # Kept: leading directions, transposed rows, what was solved last; while solving, seven blocks.
+    kept = side.warm * (4 * RANK + 20 * side.entries + 4 * k)
+    return int(kept + 28 * min(side.warm * k, _BLOCK_FLOATS))
 
 
 def _indexing(

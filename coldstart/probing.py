@@ -14,7 +14,7 @@ import torch
 from gnn.data import Adjacency
 from gnn.groups import unit_rows
 from gnn.heads import Spectrum, half_step
-from gnn.ridge import gram
+from gnn.raws import gram
 from gnn.weighting import learn_weights, one_fold
 from gnn.words import words_of
 

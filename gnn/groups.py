@@ -108,8 +108,9 @@ class SparseRows:
 
     def square_norms(self) -> torch.Tensor:
         """Squared length of every row, ``[n]``."""
-        sums = torch.cat([self.values.new_zeros(1), (self.values**2).cumsum(0)])
-        return sums[self.indptr[1:]] - sums[self.indptr[:-1]]
+        squares = self.values.double() ** 2
+        sums = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
+        return (sums[self.indptr[1:]] - sums[self.indptr[:-1]]).to(self.values)
 
 
 Raw = torch.Tensor | SparseRows

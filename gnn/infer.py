@@ -8,7 +8,7 @@ import torch
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Raw
 from gnn.heads import ALPHA, Spectrum, rotated_half_step, spd_solve
-from gnn.ridge import apply
+from gnn.raws import apply
 from gnn.train import TrainedSide, warm_precision
 
 _BLOCK_ROWS = 16_384

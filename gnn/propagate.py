@@ -21,13 +21,13 @@ from gnn.groups import (
     NeighbourText,
     OneHot,
     Raw,
-    SparseRows,
     Text,
     TextKernel,
     still_there,
 )
 from gnn.networked import Networked
 from gnn.prominence import PROMINENCE, Prominence
+from gnn.raws import square_norms
 from gnn.words import Words
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ def _renamed(group: Any, name: str) -> FeatureGroup:
 
 def root_mean_square(raw: Raw) -> float:
     """Root of the mean squared length of the rows."""
-    square = raw.square_norms() if isinstance(raw, SparseRows) else (raw**2).sum(dim=1)
+    square = square_norms(raw)
     return float(square.double().mean().sqrt()) if len(square) else 0.0
 
 

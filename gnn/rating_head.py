@@ -23,7 +23,7 @@ import torch
 from gnn.data import Adjacency, NodeInputs
 from gnn.groups import Raw
 from gnn.propagate import Propagation
-from gnn.ridge import apply
+from gnn.raws import apply
 
 HISTORY = "history"
 """Name of the feature group that says what a node has ratings with, whatever they are."""

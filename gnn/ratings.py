@@ -24,7 +24,8 @@ from gnn.rating_head import (
     posterior,
     prior,
 )
-from gnn.ridge import DualRidge, PrimalRidge, gram, ridge, select_rows
+from gnn.raws import gram, select_rows
+from gnn.ridge import Ridge, ridge
 from kg.settings import check_above, check_at_least
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class _Side:
         self.variance = torch.full((1 + dim,), FIRST_FACTOR, device=device)
         self.variance[0] = FIRST_BIAS
         self.beliefs = Beliefs(self.prior, torch.diag_embed(self.prior + 0.01))
-        self.ridges: list[DualRidge | PrimalRidge] = []
+        self.ridges: list[Ridge] = []
 
     def step(self, other: _Side, noise: float) -> None:
         """A half step against the other side."""

@@ -19,7 +19,8 @@ from gnn.exposure import FEW, exposure_by_count
 from gnn.groups import Raw
 from gnn.heads import implicit_als, warm_half_step
 from gnn.popularity import drawn_popularity, with_popularity
-from gnn.ridge import Ridge, apply, select_rows
+from gnn.raws import apply, select_rows
+from gnn.ridge import Ridge
 
 MAX_DIM = 128
 """Embedding size in a rehearsal; larger ones come to the same lifts and take twice as long."""

@@ -1,30 +1,28 @@
-"""Ridge from weighted feature groups to embeddings, with exact leave-one-out predictions.
+"""Ridge from weighted feature groups to embeddings, with leave-one-out predictions.
 
 With Phi = [sqrt(w_g) Phi_g] and K = Phi Phi', H = (K + I)^-1: the prediction of every row as if it
-had not been there is V - (H V) / diag(H). Up to MAX_DUAL rows this is solved in the rows, exactly;
-beyond, in the features, wide groups being projected on their leading singular vectors.
+had not been there is V - (H V) / diag(H). Up to MAX_DUAL rows, K + I is inverted; beyond, where
+there are few columns, Phi'Phi + I is, and where there are many, :mod:`gnn.iterative` solves for V.
 """
 
 from __future__ import annotations
 
-import logging
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from gnn.data import Adjacency
 from gnn.groups import Raw, SparseRows
-
-log = logging.getLogger(__name__)
+from gnn.iterative import IterativeRidge
+from gnn.raws import device_of, gram, rows_of, select_rows, width_of
 
 MAX_DUAL = 4096
-"""Up to so many warm rows ridge is solved in the rows, and no group is projected."""
+"""Up to so many rows ridge is solved in the rows: a quarter of a minute there on one core."""
 
-MAX_WIDTH = 4096
-"""Total number of projected features beyond that."""
+MAX_WIDTH = 1024
+"""Beyond that, up to so many columns, in the columns."""
 
 _BLOCK_ROWS = 8192
 
@@ -148,31 +146,19 @@ class DualRidge:
 
 
 class PrimalRidge:
-    """Ridge solved in the features, summed over blocks of rows.
+    """Ridge solved in the columns, summed over blocks of rows.
 
     Args:
         raws: raw features of the warm rows, a block per group.
         scales: what each group is divided by.
         weights: w_g of every group.
-        seed: of the randomised singular vectors.
     """
 
-    def __init__(
-        self, raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray, seed: int = 0
-    ) -> None:
+    def __init__(self, raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray) -> None:
         self.raws = raws
         self.factors = [w**0.5 / s for w, s in zip(weights.tolist(), scales, strict=True)]
-        width = _shared_width([_width(raw) for raw in raws])
-        if wide := [_width(raw) for raw in raws if _width(raw) > width]:
-            log.info(
-                "ridge: %d of %d feature groups, %s columns wide, are projected on their %d "
-                "leading directions each, to stay below %d columns in all",
-                *(len(wide), len(raws), ", ".join(map(str, wide)), width, MAX_WIDTH),
-            )
-        self.projections = [_projection(raw, width, seed) for raw in raws]
-        total = sum(p.shape[1] if p is not None else _width(r) for p, r in self._pairs())
-        device = _device(raws)
-        system = torch.eye(total, dtype=torch.float64, device=device)
+        self.widths = [width_of(raw) for raw in raws]
+        system = torch.eye(sum(self.widths), dtype=torch.float64, device=device_of(raws))
         for block in self._blocks():
             features = self._features(block).double()
             system += features.T @ features
@@ -199,14 +185,8 @@ class PrimalRidge:
 
         Scales and weights are in them.
         """
-        weights = self._weights(targets)
-        tables, start = [], 0
-        for (projection, raw), factor in zip(self._pairs(), self.factors, strict=True):
-            stop = start + (projection.shape[1] if projection is not None else _width(raw))
-            part = factor * weights[start:stop]
-            tables.append(part if projection is None else projection @ part)
-            start = stop
-        return tables
+        parts = self._weights(targets).split(self.widths)
+        return [factor * part for factor, part in zip(self.factors, parts, strict=True)]
 
     def without(self, rows: np.ndarray) -> PrimalRidge:
         """Of the other rows alone, as if some distinct ones, ``[m]``, had never been there.
@@ -243,106 +223,21 @@ class PrimalRidge:
             right += self._features(block).double().T @ targets[block].double()
         return (self.inverse @ right).float()
 
-    def _pairs(self):
-        return list(zip(self.projections, self.raws, strict=True))
-
     def _blocks(self) -> list[slice]:
         starts = range(0, len(self.raws[0]), _BLOCK_ROWS)
         return [slice(s, min(s + _BLOCK_ROWS, len(self.raws[0]))) for s in starts]
 
     def _features(self, block: slice) -> torch.Tensor:
         out = []
-        for (projection, raw), factor in zip(self._pairs(), self.factors, strict=True):
-            part = _rows(raw, block)
-            if projection is not None:
-                part = (
-                    part.matmul(projection) if isinstance(part, SparseRows) else part @ projection
-                )
-            elif isinstance(part, SparseRows):
-                part = part.to_dense()
-            out.append(factor * part)
+        for factor, raw in zip(self.factors, self.raws, strict=True):
+            part = rows_of(raw, block)
+            out.append(factor * (part.to_dense() if isinstance(part, SparseRows) else part))
         return torch.cat(out, dim=1)
 
 
-def ridge(
-    raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray
-) -> DualRidge | PrimalRidge:
-    """The cheaper of the two ways for this number of rows."""
-    return (DualRidge if len(raws[0]) <= MAX_DUAL else PrimalRidge)(raws, scales, weights)
-
-
-def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
-    """Priors from raw features, ``[n, k]``."""
-    n = len(raws[0])
-    out = tables[0].new_zeros(n, tables[0].shape[1])
-    for raw, table in zip(raws, tables, strict=True):
-        if isinstance(raw, torch.Tensor):
-            out.addmm_(raw, table)
-        elif len(raw.columns):
-            out += raw.matmul(table)
-    return out
-
-
-def gram(raw: Raw) -> torch.Tensor:
-    """Inner products of all pairs of rows, float32 ``[n, n]``."""
-    if not isinstance(raw, SparseRows):
-        return raw @ raw.T
-    out = raw.values.new_zeros(len(raw), len(raw))
-    if len(raw.columns):
-        for start in range(0, len(raw), 512):
-            block = _rows(raw, slice(start, min(start + 512, len(raw))))
-            out[:, start : start + len(block)] = raw.matmul(block.to_dense().T.contiguous())
-    return out
-
-
-def select_rows(raw: Raw, rows: np.ndarray) -> Raw:
-    """Some rows of a block of raw features."""
-    at = torch.from_numpy(rows).to(_device([raw]))
-    if not isinstance(raw, SparseRows):
-        return raw[at]
-    every = np.arange(len(raw.columns))
-    positions = Adjacency(raw.indptr.cpu().numpy(), every, len(every)).take(rows)
-    pick = torch.from_numpy(positions.indices).to(at.device)
-    indptr = torch.from_numpy(positions.indptr).to(at.device)
-    return SparseRows(indptr, raw.columns[pick], raw.values[pick], raw.width)
-
-
-def _rows(raw: Raw, block: slice) -> Raw:
-    if not isinstance(raw, SparseRows):
-        return raw[block]
-    start, stop = int(raw.indptr[block.start]), int(raw.indptr[block.stop])
-    indptr = raw.indptr[block.start : block.stop + 1] - start
-    return SparseRows(indptr, raw.columns[start:stop], raw.values[start:stop], raw.width)
-
-
-def _width(raw: Raw) -> int:
-    return raw.width if isinstance(raw, SparseRows) else raw.shape[1]
-
-
-def _device(raws: list[Raw]) -> torch.device:
-    return (raws[0].values if isinstance(raws[0], SparseRows) else raws[0]).device
-
-
-def _shared_width(widths: list[int]) -> int:
-    """The largest width per group with which all together stay below MAX_WIDTH."""
-    limit = 1024
-    while sum(min(w, limit) for w in widths) > MAX_WIDTH and limit > 8:
-        limit //= 2
-    return limit
-
-
-def _projection(raw: Raw, width: int, seed: int) -> torch.Tensor | None:
-    """Leading right singular vectors ``[width_g, width]``; ``None`` where none are needed."""
-    if _width(raw) <= width:
-        return None
-    from scipy.sparse import csr_matrix
-    from sklearn.utils.extmath import randomized_svd
-
-    if isinstance(raw, SparseRows):
-        parts = (x.cpu().numpy() for x in (raw.values, raw.columns, raw.indptr))
-        matrix = csr_matrix(tuple(parts), shape=(len(raw), raw.width))
-    else:
-        matrix = raw.cpu().numpy()
-    steps: Any = 2  # for pyright, which takes the default of n_iter, 'auto', for its type
-    _, _, right = randomized_svd(matrix, width, n_iter=steps, random_state=seed)
-    return torch.from_numpy(np.ascontiguousarray(right.T, np.float32)).to(_device([raw]))
+def ridge(raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray) -> Ridge:
+    """The cheapest way for this number of rows and columns."""
+    if len(raws[0]) <= MAX_DUAL:
+        return DualRidge(raws, scales, weights)
+    narrow = sum(width_of(raw) for raw in raws) <= MAX_WIDTH
+    return (PrimalRidge if narrow else IterativeRidge)(raws, scales, weights)

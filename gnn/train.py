@@ -17,8 +17,9 @@ from gnn.heads import Spectrum, half_step, implicit_als, warm_half_step
 from gnn.popularity import learn_popularity_scale, with_popularity
 from gnn.precision import Side, learn_worth
 from gnn.propagate import Propagation, fit_propagation
+from gnn.raws import apply, gram, select_rows
 from gnn.rehearsal import Rehearsal
-from gnn.ridge import Ridge, Shrunk, apply, gram, ridge, select_rows
+from gnn.ridge import Ridge, Shrunk, ridge
 from gnn.weighting import cold_folds, learn_weights
 from kg.settings import check_above, check_at_least, check_share
 

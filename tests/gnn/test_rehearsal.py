@@ -6,7 +6,7 @@ import torch
 
 from gnn import rehearsal as module
 from gnn.data import Adjacency
-from gnn.ridge import apply
+from gnn.raws import apply
 from tests.gnn.test_train import trained as train_planted
 
 

@@ -4,7 +4,8 @@ import torch
 
 from gnn.data import Adjacency, NodeInputs
 from gnn.heads import Spectrum, half_step
-from gnn.ridge import DualRidge, apply
+from gnn.raws import apply
+from gnn.ridge import DualRidge
 from gnn.train import (
     TrainConfig,
     embed_warm,

@@ -4,7 +4,8 @@ import torch
 
 from gnn.data import Adjacency
 from gnn.heads import warm_half_step
-from gnn.ridge import DualRidge, gram
+from gnn.raws import gram
+from gnn.ridge import DualRidge
 from gnn.weighting import cold_folds, cold_loss, learn_weights, left_out_ndcg, one_fold
 
 USERS, ITEMS, KINDS = 60, 90, 6

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from gnn import iterative as module
+from gnn.groups import SparseRows
+from gnn.iterative import IterativeRidge
+from gnn.raws import select_rows
+from gnn.ridge import DualRidge
+
+SCALES, WEIGHTS = (1.0, 1.0, 1.0), np.array([2.0, 0.3, 0.5])
+
+
+@pytest.fixture
+def raws():
+    """A constant, vectors, and more words than rows, which no few directions stand for."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.repeat(np.arange(900), 12), rng.zipf(1.3, 900 * 12) % 2000
+    words = csr_matrix((np.full(len(rows), 1 / 3, np.float32), (rows, columns)), (900, 2000))
+    words.sum_duplicates()
+    indptr, indices = (torch.from_numpy(x.astype(np.int64)) for x in (words.indptr, words.indices))
+    vectors = rng.normal(size=(900, 20)) * np.linspace(1, 0.1, 20)
+    return [
+        torch.ones(900, 1),
+        torch.from_numpy(vectors.astype(np.float32)),
+        SparseRows(indptr, indices, torch.from_numpy(words.data), 2000),
+    ]
+
+
+@pytest.fixture
+def targets():
+    rng = np.random.default_rng(1)
+    return torch.from_numpy(rng.normal(size=(900, 6)).astype(np.float32))
+
+
+@pytest.fixture(autouse=True)
+def few_directions_and_small_errors(monkeypatch):
+    monkeypatch.setattr(module, "RANK", 50)
+    monkeypatch.setattr(module, "TOLERANCE", 1e-3)
+
+
+def apart(found, wanted, scale=None):
+    """Distance as a share of the size."""
+    return float((found - wanted).norm() / (wanted if scale is None else scale).norm())
+
+
+def test_it_comes_to_what_inversion_comes_to(raws, targets):
+    exact, found = (kind(raws, SCALES, WEIGHTS) for kind in (DualRidge, IterativeRidge))
+    for x, y in zip(found.tables(targets), exact.tables(targets), strict=True):
+        assert apart(x, y) < 5e-3
+    wanted = exact.left_out(targets)
+    assert apart(found.left_out(targets), wanted, targets - wanted) < 0.05
+    found.leverage = exact.leverage.float()
+    assert apart(found.left_out(targets), wanted, targets - wanted) < 2e-3
+
+
+def test_its_leverage_is_right_but_for_noise_that_more_probes_make_less(raws, monkeypatch):
+    exact = 1 - DualRidge(raws, SCALES, WEIGHTS).leverage
+    errors = []
+    for probes in (16, 64, 256):
+        monkeypatch.setattr(module, "PROBES", probes)
+        ratio = (1 - IterativeRidge(raws, SCALES, WEIGHTS).leverage) / exact
+        assert abs(ratio.mean() - 1) < 0.01
+        errors.append(float(ratio.std()))
+    assert errors[1] < 0.05
+    assert errors[0] > 1.6 * errors[1] > 2.56 * errors[2]
+
+
+def test_without_some_rows_it_is_as_if_they_had_never_been_there(raws, targets):
+    gone = np.array([800, 3, 4, 11])
+    kept = np.setdiff1d(np.arange(900), gone)
+    found = IterativeRidge(raws, SCALES, WEIGHTS).without(gone)
+    exact = DualRidge([select_rows(raw, kept) for raw in raws], SCALES, WEIGHTS)
+    rest = targets[torch.from_numpy(kept)]
+    for x, y in zip(found.tables(rest), exact.tables(rest), strict=True):
+        assert apart(x, y) < 5e-3
+    wanted = exact.left_out(rest)
+    assert apart(found.left_out(rest), wanted, rest - wanted) < 0.05
+
+
+def test_what_was_asked_before_is_not_worked_out_again(raws, targets, monkeypatch):
+    ridge = IterativeRidge(raws, SCALES, WEIGHTS)
+    products = []
+    plain = IterativeRidge._product
+    monkeypatch.setattr(
+        IterativeRidge, "_product", lambda self, x: products.append(x) or plain(self, x)
+    )
+    first = ridge.left_out(targets)
+    cold = len(products)
+    again = ridge.left_out(targets)
+    assert cold > 3
+    assert len(products) == cold + 1  # which tells that nothing is left to do
+    torch.testing.assert_close(again, first)
+    ridge.left_out(targets + 0.01 * targets.roll(1, 0))
+    assert cold + 1 < len(products) < 2 * cold
+
+
+def test_it_is_the_same_by_a_few_columns_at_a_time_and_by_seed(raws, targets, monkeypatch):
+    whole = IterativeRidge(raws, SCALES, WEIGHTS, seed=3)
+    same = IterativeRidge(raws, SCALES, WEIGHTS, seed=3)
+    assert torch.equal(whole.left_out(targets), same.left_out(targets))
+    assert not torch.equal(whole.leverage, IterativeRidge(raws, SCALES, WEIGHTS).leverage)
+    many = targets.repeat(1, 5)
+    monkeypatch.setattr(module, "_BLOCK_FLOATS", 1)  # 16 columns at a time
+    by_columns = IterativeRidge(raws, SCALES, WEIGHTS, seed=3)
+    torch.testing.assert_close(by_columns.leverage, whole.leverage, atol=2e-3, rtol=0)
+    assert apart(by_columns.left_out(many), whole.left_out(many)) < 2e-3
+
+
+def test_columns_of_zeros_and_features_of_zeros_are_no_harm(raws, targets):
+    targets[:, 2] = 0
+    raws[1].zero_()
+    ridge = IterativeRidge(raws, SCALES, WEIGHTS)
+    assert torch.equal(ridge.left_out(targets)[:, 2], torch.zeros(900))
+    assert torch.isfinite(ridge.left_out(targets)).all()
+    nothing = IterativeRidge([torch.zeros(900, 3)], (1.0,), np.ones(1))
+    assert torch.equal(nothing.leverage, torch.zeros(900))
+    assert torch.equal(nothing.left_out(targets), torch.zeros_like(targets))
+
+
+def test_weights_of_very_different_size_converge(raws, targets):
+    weights = np.array([60.0, 1e-3, 60.0])  # what learning them can come to
+    exact, found = (kind(raws, SCALES, weights) for kind in (DualRidge, IterativeRidge))
+    dense = [raws[0], raws[1], raws[2].to_dense()]
+    predicted, wanted = (
+        sum(x @ t for x, t in zip(dense, one.tables(targets), strict=True))
+        for one in (found, exact)
+    )
+    assert apart(predicted, wanted) < 5e-3
+
+
+def test_a_feature_that_is_no_number_is_an_error(raws):
+    raws[1][5, 2] = float("nan")
+    with pytest.raises(FloatingPointError, match="is a feature no number"):
+        IterativeRidge(raws, SCALES, WEIGHTS)
