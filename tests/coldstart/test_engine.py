@@ -66,6 +66,22 @@ def test_a_deleted_embedding_comes_back_from_edges_features_and_the_other_side(g
         np.testing.assert_allclose(found, engine.embed(node_type, keys).matrix, atol=1e-5)
 
 
+def test_ridge_of_many_rows_comes_to_nearly_the_same_engine(graph, engine, monkeypatch):
+    """Too many rows to invert and too many columns, were the graph a large one."""
+    monkeypatch.setattr("gnn.ridge.MAX_DUAL", 10)
+    monkeypatch.setattr("gnn.ridge.MAX_WIDTH", 10)
+    monkeypatch.setattr("gnn.iterative.RANK", 20)
+    large = fitted(graph)
+    assert isinstance(large.cold_boost, float)
+    test_a_deleted_embedding_comes_back_from_edges_features_and_the_other_side(graph, large)
+    users, items = list(graph.users), list(graph.items)
+    found, exact = large.score(users, items), engine.score(users, items)
+    assert not np.array_equal(found, exact)
+    assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.99
+    assert np.corrcoef(*(e.score(users, COLD_ITEMS).ravel() for e in (large, engine)))[0, 1] > 0.99
+    assert np.isfinite(large.rate(users, items)).all()
+
+
 def test_a_node_is_recomputed_alone_as_among_all(engine):
     for node_type, keys in (("User", ["u3", "u57"]), ("Movie", ["m5", "m79"])):
         for key in keys:

@@ -134,3 +134,17 @@ def test_a_feature_that_is_no_number_is_an_error(raws):
     raws[1][5, 2] = float("nan")
     with pytest.raises(FloatingPointError, match="is a feature no number"):
         IterativeRidge(raws, SCALES, WEIGHTS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_what_the_cpu_does(raws, targets):
+    cuda = torch.device("cuda")
+    here = IterativeRidge(raws, SCALES, WEIGHTS)
+    there = IterativeRidge([raw.to(cuda) for raw in raws], SCALES, WEIGHTS)
+    torch.testing.assert_close(there.leverage.cpu(), here.leverage, atol=5e-3, rtol=0)
+    assert apart(there.left_out(targets.to(cuda)).cpu(), here.left_out(targets)) < 5e-3
+    gone = np.arange(50)
+    rest = targets[50:]
+    wanted = here.without(gone).left_out(rest)
+    assert apart(there.without(gone).left_out(rest.to(cuda)).cpu(), wanted) < 5e-3
