@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -98,26 +99,29 @@ class GraphPath:
 
     def sentence(self) -> str:
         """What the path says, in words."""
-        verb = _spoken(self.schema.interaction[1])
+        does = _spoken(self.schema.interaction[1])
+        do = _of_many(does)
         things = f"{self.schema.item.lower()}{'' if self.count == 1 else 's'}"
-        people = "person" if self.count == 1 else "people"
+        people, verb = ("person", does) if self.count == 1 else ("people", do)
+        also = "did" if do == does else "do"  # rated, or likes
         said = "" if self.strength is None else " " + _range(*self.strength)
         if self.kind == "shared":
             shared, some = self._last_entity(), self.places[1]
-            return f"it shares {shared} with {self.count} {things} you {verb}{said} ({_few(some)})"
+            return f"it shares {shared} with {self.count} {things} you {do}{said} ({_few(some)})"
         if self.kind == "linked":
             link = _spoken(self.hops[-1].edge_type[1])
-            return f"{link} links it to {self.places[1].names[0]}, which you {verb}{said}"
+            return f"{link} links it to {self.places[1].names[0]}, which you {do}{said}"
         if self.kind == "audience":
             near = self.places[1].names[0]
-            return f"{self.count} {people} who {verb} {near}, as you did{said}, {verb} it, too"
+            return f"{self.count} {people} who {verb} {near}, as you {also}{said}, {verb} it, too"
         if self.kind == "peers" and len(self.places) == 3:
             return f"{self.places[1].names[0]}, to whom {_spoken(self.hops[0].edge_type[1])} " + (
-                f"links you, {verb} it"
+                f"links you, {does} it"
             )
         if self.kind == "peers":
-            return f"{self.count} {people} who share {self._first_entity()} with you {verb} it"
-        shares = f"{verb} {self.count} times what shares {self._last_entity()}"
+            share = "shares" if self.count == 1 else "share"
+            return f"{self.count} {people} who {share} {self._first_entity()} with you {verb} it"
+        shares = f"{do} {self.count} times what shares {self._last_entity()}"
         return f"people who share {self._first_entity()} with you {shares}"
 
     def _first_entity(self) -> str:
@@ -473,6 +477,20 @@ def _spoken(relation: str) -> str:
     """A relation as people write it: ``HAS_GENRE`` is genre."""
     words = relation.replace("_", " ").strip().lower()
     return words.removeprefix("has ").strip() or relation
+
+
+def _of_many(verb: str) -> str:
+    """As ``you`` and ``people`` have it: likes a film, like a film; what is past stays."""
+    first, *rest = verb.split(" ")
+    if first in (irregular := {"has": "have", "is": "are", "does": "do", "goes": "go"}):
+        first = irregular[first]
+    elif re.search(r"(ss|sh|ch|x|zz)es$", first):
+        first = first[:-2]
+    elif re.search(r"[^aeiou]ies$", first):
+        first = first[:-3] + "y"
+    elif re.search(r"[^s]s$", first):
+        first = first[:-1]
+    return " ".join([first, *rest])
 
 
 def _range(lowest: float, highest: float) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from coldstart.cli import main
 from coldstart.explanation import Edge, Part, taken_apart
-from coldstart.paths import Hop, _named, name_of
+from coldstart.paths import GraphPath, Hop, Place, _named, name_of
 from coldstart.serving.looking import found_nodes, title_property
 from kg import GraphDelta, KnowledgeGraph, NodeEmbeddings, Schema, Vocabulary
 from kg.errors import GraphError, UnknownNodeError
@@ -67,6 +67,26 @@ def test_a_new_film_is_explained_by_the_genre_it_shares_with_liked_ones(grown):
     assert [place.keys for place in path.places][2:] == [("space",), ("new",)]
     assert set(path.places[1].keys) == {"m0", "m4"}
     assert "shares genre space films with 2 movies you rated 5" in path.sentence()
+
+
+@pytest.mark.parametrize(
+    ("interaction", "by_one", "by_many"),
+    [
+        ("LIKES", "1 person who likes A, as you do, likes it, too", "people who like A, as you do"),
+        ("HAS_RATED", "who rated A, as you did, rated it, too", "people who rated A, as you did"),
+        ("WATCHES", "who watches A, as you do, watches it, too", "people who watch A, as you do"),
+        ("PLAYS_IN", "who plays in A, as you do, plays in it", "people who play in A, as you do"),
+        ("CARRIES", "who carries A, as you do, carries it", "people who carry A, as you do"),
+        ("IS_INTO", "who is into A, as you do, is into it", "people who are into A, as you do"),
+        ("PASSED", "who passed A, as you did, passed it", "people who passed A, as you did"),
+    ],
+)
+def test_what_people_do_is_told_of_one_and_of_many(interaction, by_one, by_many):
+    schema = Schema(user="User", item="Film", interaction=("User", interaction, "Film"))
+    places = (Place("User", ("u",), ("u",)), Place("Film", ("a",), ("A",)))
+    one = GraphPath("audience", places, (), 0.1, None, 1, schema)
+    assert by_one in one.sentence()
+    assert f"2 {by_many}" in replace(one, count=2).sentence()
 
 
 @pytest.mark.parametrize(
