@@ -408,10 +408,10 @@ def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
     if width <= MAX_WIDTH:
         system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
         return system + (_LEFT_OUT + 1) * 2 * n * width * k * 2 / machine.flops64
-    columns = _STEPS * (_SOLVED * k + _SMALL_SOLVED * min(k, MAX_DIM) + 3 * PROBES) + RANK
-    product = (4 * sum(side.dense) + 4 * RANK) / machine.flops32 + 60 / machine.bytes_copied
+    columns = _STEPS * (_SOLVED * k + _SMALL_SOLVED * min(k, MAX_DIM) + 3 * PROBES) + 2 * RANK
+    product = (4 * sum(side.dense) + 6 * RANK) / machine.flops32 + 60 / machine.bytes_copied
     product += 2 * side.entries * machine.sparse_product
-    return n * columns * product + 3 * 4 * n * RANK**2 / machine.flops64
+    return n * columns * product + 3 * 4 * n * RANK**2 / machine.flops32
 
 
 def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:
@@ -424,9 +424,10 @@ def _ridge_bytes(side: _Side, k: int) -> int:
         return 20 * side.warm**2  # kept: the inverse; while made: the system and its factor, too
     if side.width <= MAX_WIDTH:
         return 16 * side.width**2 + 24 * _BLOCK * side.width
-    # Kept: leading directions, transposed rows, what was solved last; while solving, seven blocks.
+    # Kept: axes, transposed rows, what was solved last. While made: four times as much for axes, or
+    # while solving, seven blocks.
     kept = side.warm * (4 * RANK + 20 * side.entries + 4 * k)
-    return int(kept + 28 * min(side.warm * k, _BLOCK_FLOATS))
+    return int(kept + max(12 * side.warm * RANK, 28 * min(side.warm * k, _BLOCK_FLOATS)))
 
 
 def _indexing(

@@ -120,7 +120,7 @@ def filmtrust() -> KnowledgeGraph:
 
 
 def debian(*, users: int = 8, items: int = 12) -> KnowledgeGraph:
-    """Programs with eight and libraries with twelve partners or more; texts of both; no times."""
+    """Programs and libraries with so many partners among each other; texts of both; no times."""
     about = {fields["Package"]: fields for fields in _debian(_BINARY)}
     needs = [(name, d) for name, fields in about.items() for d in _depends(fields) if d in about]
     pairs = _core(pd.DataFrame(needs, columns=["user", "item"]), users=users, items=items)
