@@ -82,7 +82,7 @@ class NetworkConfig:
     interactions: bool = True
     cold_share: float = 0.5
     batch_size: int = 512
-    epochs: int = 12
+    epochs: int = 16
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     num_negatives: int = 256
