@@ -134,14 +134,14 @@ class IterativeRidge:
         self.leverage = 1 - self._diagonal(self.shrink[:, 0] ** 2 * (1 - gone))
 
     def _diagonal(self, near: torch.Tensor) -> torch.Tensor:
-        """Of H, ``[n]``, from that of M^-1, which is near it."""
+        """Of H, ``[n]``, from that of M^-1, ``near`` it."""
         rng = np.random.default_rng(self.seed)
         total, squares, found = torch.zeros_like(near), torch.zeros_like(near), near
         for draws in range(1, MAX_DRAWS + 1):
             signs = torch.from_numpy(rng.integers(0, 2, (len(near), PROBES), np.int8)).to(near)
             signs = 2 * signs - 1
-            self.last = None
-            apart = signs * (self._solved(signs) - self._near(signs))
+            start = self._near(signs)
+            apart = signs * (self._solve(signs, start) - start)
             total += apart.sum(dim=1)
             squares += apart.square().sum(dim=1)
             number = draws * PROBES
@@ -150,7 +150,6 @@ class IterativeRidge:
             variance = (squares / number - mean**2) / number
             if float((variance / found**2).mean()) <= ERROR**2:
                 break
-        self.last = None
         return found
 
     def _near(self, x: torch.Tensor) -> torch.Tensor:
@@ -177,17 +176,19 @@ class IterativeRidge:
         return out
 
     def _solved(self, targets: torch.Tensor) -> torch.Tensor:
-        """B of (K + I) B = V, ``[n, k]``."""
-        start, found = self.last, torch.empty_like(targets)
+        """B of (K + I) B = V, ``[n, k]``, from the last one of this shape or else from M^-1 V."""
+        start = self.last
         if start is None or start.shape != targets.shape:
-            start = None
+            start = self._near(targets)
+        self.last = self._solve(targets, start)
+        return self.last
+
+    def _solve(self, targets: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        found = torch.empty_like(targets)
         for at in _columns(targets):
             size = targets[:, at].abs().amax(dim=0)
             size = torch.where(size > 0, size, 1)
-            some = targets[:, at] / size
-            near = self._near(some) if start is None else start[:, at] / size
-            found[:, at] = self._descend(some, near) * size
-        self.last = found
+            found[:, at] = self._descend(targets[:, at] / size, start[:, at] / size) * size
         return found
 
     def _descend(self, targets: torch.Tensor, found: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from gnn.groups import Raw, SparseRows
 from gnn.iterative import IterativeRidge
-from gnn.raws import device_of, gram, rows_of, select_rows, width_of
+from gnn.raws import device_of, gram, product, rows_of, select_rows, transposed, width_of
 
 MAX_DUAL = 4096
 """Up to so many rows ridge is solved in the rows, which takes some 9 s on one core then."""
@@ -125,7 +125,7 @@ class DualRidge:
         """
         dual = (self.inverse @ targets.double()).float()
         return [
-            f * (raw.rmatmul(dual) if isinstance(raw, SparseRows) else raw.T @ dual)
+            f * product(transposed(raw), dual)
             for f, raw in zip(self.factors, self.raws, strict=True)
         ]
 

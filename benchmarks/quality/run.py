@@ -112,9 +112,8 @@ def main() -> None:
         splits,
         texts=texts,
         segments=segments,
-        check_leaks=not arguments.set.startswith(
-            "debian"
-        ),  # where dbus-tests needs dbus, its name says so
+        # Where dbus-tests needs dbus, its name says so.
+        check_leaks=not arguments.set.startswith("debian"),
         progress=say,
     )
     print_report(report)
