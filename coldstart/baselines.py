@@ -23,7 +23,7 @@ from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHo
 from gnn.heads import implicit_als
 from gnn.prominence import Prominence
 from gnn.propagate import far_groups
-from gnn.words import Words
+from gnn.words import Pieces, Words
 
 TEXT_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Share of a text kernel, of vectors or of words, beside linked entities, how connected these are,
@@ -368,6 +368,9 @@ def _content_kernels(
         texts["vectors"] = _cosine(x, warm)
     if words := Words.fit("words", inputs, warm):
         texts["words"] = _cosine(words.raw(inputs, every, _CPU), warm)
+        if pieces := Pieces.fit("pieces", inputs, warm):
+            of_pieces = _cosine(pieces.raw(inputs, every, _CPU), warm)
+            texts["words and pieces"] = (texts["words"] + of_pieces) / 2
     for name in inputs.vectors:
         x = Text.fit(name, name, inputs, warm).raw(inputs, every, _CPU)
         texts[f"vectors {name}"] = _cosine(x, warm)

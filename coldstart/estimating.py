@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from gnn.precision import MAX_DIM
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
 from gnn.weighting import NUM_FOLDS
-from gnn.words import MAX_WORDS, words_of
+from gnn.words import MAX_WORDS, pieces_of, words_of
 from kg.files import write_folder
 from kg.outlining import Outline, resident_bytes
 from kg.schema import EdgeType
@@ -242,7 +242,7 @@ class _Side:
         has_text = bool(texts.by_type.get(node_type))
         if has_text:
             dense += [dim, 2 * NUM_FREQUENCIES]
-            sparse.append(_words(texts.by_type[node_type], nodes))
+            sparse += [_terms(texts.by_type[node_type], nodes, of) for of in (words_of, pieces_of)]
         relations = []
         for edge_type in outline.edges:
             if {edge_type[0], edge_type[2]} == {schema.user, schema.item}:
@@ -306,9 +306,9 @@ class _Side:
         return int(self.warm * (4 * sum(self.dense) + 20 * self.entries))
 
 
-def _words(texts: list[str], nodes: int) -> tuple[float, int]:
-    """Words per text, and how many the vocabulary will hold: it grows with the root (Heaps)."""
-    found = [set(words_of(text)) for text in texts]
+def _terms(texts: list[str], nodes: int, terms_of: Callable[[str], list[str]]) -> tuple[float, int]:
+    """Terms per text, and how many the vocabulary will hold: it grows with the root (Heaps)."""
+    found = [set(terms_of(text)) for text in texts]
     distinct = len(set().union(*found))
     grown = distinct * max(1.0, nodes / max(len(texts), 1)) ** 0.5
     return sum(map(len, found)) / max(len(texts), 1), min(MAX_WORDS, round(grown))

@@ -12,6 +12,7 @@ Castro, Gomez and Tejada (2009), Polynomial calculation of the Shapley value bas
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import permutations
@@ -39,7 +40,7 @@ from gnn.infer import split_posterior
 from gnn.prominence import PROMINENCE, Prominence
 from gnn.propagate import Propagation
 from gnn.train import TrainedSide
-from gnn.words import Words
+from gnn.words import Pieces, Words, pieces_of_word, words_of
 
 POPULARITY, INTERACTIONS, TEXT, WORDS = "popularity", "interactions", "text", "words"
 MOST_ENUMERATED = 5
@@ -176,6 +177,8 @@ def _of_group(
             row = group.raw(inputs, _HERE, device)
             for at, value in zip(row.columns.tolist(), row.values.tolist(), strict=True):
                 yield Source(WORDS, value=group.vocabulary[at]), value * table[at]
+        case Pieces():
+            yield from _of_pieces(group, inputs, table)
         case Category():
             for at in group.raw(inputs, _HERE, device).columns.tolist():
                 yield Source(group.name, value=group.values[at]), table[at]
@@ -191,6 +194,23 @@ def _of_group(
             raw = group.raw(inputs, _HERE, device)
             dense = raw if isinstance(raw, torch.Tensor) else raw.to_dense()
             yield Source(group.name), dense[0] @ table
+
+
+def _of_pieces(
+    group: Pieces, inputs: NodeInputs, table: torch.Tensor
+) -> Iterator[tuple[Source, torch.Tensor]]:
+    """A piece comes in equal parts from wherever in the text it stands."""
+    row = group.raw(inputs, _HERE, table.device)
+    columns, values = row.columns.tolist(), row.values.tolist()
+    worth = {group.vocabulary[c]: v * table[c] for c, v in zip(columns, values, strict=True)}
+    if not worth:
+        return
+    assert inputs.wording is not None
+    words = [(word, pieces_of_word(word)) for word in words_of(inputs.wording(_HERE)[0])]
+    times = Counter(piece for _, pieces in words for piece in pieces)
+    for word, pieces in words:
+        if found := [worth[piece] / times[piece] for piece in pieces if piece in worth]:
+            yield Source(WORDS, value=word), torch.stack(found).sum(dim=0)
 
 
 def _of_entities(

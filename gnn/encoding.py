@@ -23,7 +23,7 @@ from gnn.network import NetworkConfig
 from gnn.networked import FrozenNetwork, Networked
 from gnn.prominence import Prominence
 from gnn.propagate import linked_groups
-from gnn.words import Words
+from gnn.words import Pieces, Words
 from kg.graph import KnowledgeGraph
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class PropagationEncoder:
         made.Category,
         Prominence,
         Words,
+        Pieces,
     )
 
     def fit(

@@ -28,7 +28,7 @@ from gnn.groups import (
 from gnn.networked import Networked
 from gnn.prominence import PROMINENCE, Prominence
 from gnn.raws import square_norms
-from gnn.words import Words
+from gnn.words import Pieces, Words
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,8 @@ def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
         groups += [text, TextKernel.fit("text kernel", text)]
     if words := Words.fit("words", inputs, warm):
         groups.append(words)
+    if pieces := Pieces.fit("pieces of words", inputs, warm):
+        groups.append(pieces)
     groups += [Text.fit(name, name, inputs, warm) for name in inputs.vectors]
     by_name = _relation_groups(inputs, warm)
     groups += [OneHot.fit(name, some, inputs, warm) for name, some in by_name.items()]

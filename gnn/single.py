@@ -33,7 +33,7 @@ from gnn.heads import ALPHA
 from gnn.infer import warm_positions
 from gnn.prominence import Prominence
 from gnn.train import TrainedSide
-from gnn.words import Words
+from gnn.words import Terms
 
 FIRST = np.zeros(1, np.int64)
 """Position of the only node."""
@@ -119,7 +119,7 @@ def single_row(group: FeatureGroup, inputs: NodeInputs, texts: dict[int, np.ndar
                 np.cos(phase, out=waves[:width])
                 np.sin(phase, out=waves[width:])
             return waves
-        case Words():
+        case Terms():
             columns, values = group.weighted(inputs.wording(FIRST)[0] if inputs.wording else "")
             return (columns, _unit(values)) if len(columns) else None
         case NeighbourText():

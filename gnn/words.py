@@ -1,17 +1,19 @@
 """Words of a node's texts as features, beside the vector that a language model makes of them.
 
 A sentence encoder blurs the rare words ("krautrock", "heist") that tell tastes apart; ridge finds
-them. Any node, seen or not, has them at the cost of reading its text.
+them. Any node, seen or not, has them at the cost of reading its text. Pieces of words tell what
+words have in common that are not the same ("rocker", "punk-rock").
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from gnn.groups import SparseRows, unit_rows
 
 MAX_WORDS = 50_000
 """The vocabulary keeps so many words, those in most texts."""
+
+PIECE = 4
+"""Characters of a piece of a word."""
 
 _TOKEN = re.compile(r"\w\w+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
@@ -43,41 +48,55 @@ def words_of(text: str) -> list[str]:
     return out
 
 
+def pieces_of(text: str) -> list[str]:
+    """The pieces of all words of a text, in order; see :func:`pieces_of_word`."""
+    return [piece for word in words_of(text) for piece in pieces_of_word(word)]
+
+
+def pieces_of_word(word: str) -> list[str]:
+    """All :data:`PIECE` characters next to each other in <word>, which is one itself if shorter.
+
+    Source: Bojanowski et al. (2017), Enriching word vectors with subword information, section 3.2.
+    """
+    marked = f"<{word}>"
+    return [marked[at : at + PIECE] for at in range(max(1, len(marked) - PIECE + 1))]
+
+
 @dataclass(frozen=True, eq=False)
-class Words:
-    """Words of a node's texts, rare ones weighing more, to unit length.
+class Terms:
+    """What a node's texts consist of, rare terms weighing more, to unit length.
 
     Args:
         name: of the group.
-        vocabulary: known words in column order.
-        idf: float32 ``[num_words]``, 1 + log((n + 1) / (document frequency + 1)).
+        vocabulary: known terms in column order.
+        idf: float32 ``[num_terms]``, 1 + log((n + 1) / (document frequency + 1)).
 
-    A word that a text has t times counts 1 + log t. Source: Salton and Buckley (1988),
+    A term that a text has t times counts 1 + log t. Source: Salton and Buckley (1988),
     Term-weighting approaches in automatic text retrieval, table 1.
     """
 
     name: str
     vocabulary: tuple[str, ...]
     idf: np.ndarray
-    kind: ClassVar[str] = "words"
+    terms_of: ClassVar[Callable[[str], list[str]]]
 
     @classmethod
-    def fit(cls, name: str, inputs: NodeInputs, warm: np.ndarray) -> Words | None:
-        """The group with a column per word that at least two warm nodes have; ``None``: no word."""
+    def fit(cls, name: str, inputs: NodeInputs, warm: np.ndarray) -> Self | None:
+        """The group with a column per term that at least two warm nodes have; ``None``: no term."""
         documents: Counter[str] = Counter()
         for text in _wording(inputs, warm):
-            documents.update(set(words_of(text)))
+            documents.update(set(cls.terms_of(text)))
         common = sorted(documents.items(), key=lambda entry: (-entry[1], entry[0]))[:MAX_WORDS]
-        kept = sorted(word for word, count in common if count >= 2)
+        kept = sorted(term for term, count in common if count >= 2)
         if not kept:
             return None
-        frequency = np.array([documents[word] for word in kept])
+        frequency = np.array([documents[term] for term in kept])
         return cls(
             name, tuple(kept), (1 + np.log((len(warm) + 1) / (frequency + 1))).astype(np.float32)
         )
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
-        """Sparse rows of unit length, ``[n, num_words]``; empty for a node without known words."""
+        """Sparse rows of unit length, ``[n, num_terms]``; empty for a node without known terms."""
         found = [self._counts(text) for text in _wording(inputs, rows)]
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         columns, values = self._arrays(found, int(lengths.sum()))
@@ -85,15 +104,15 @@ class Words:
         return unit_rows([sources], [columns], [values], len(self.idf), len(rows), device)
 
     def weighted(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Columns of the known words of a text, ascending, and their weights, float32."""
+        """Columns of the known terms of a text, ascending, and their weights, float32."""
         found = self._counts(text)
         return self._arrays([found], len(found))
 
     def _counts(self, text: str) -> dict[int, int]:
-        """How often a text has each known word, by column, ascending."""
+        """How often a text has each known term, by column, ascending."""
         places, counts = self._places, {}
-        for word in words_of(text):
-            if (at := places.get(word)) is not None:
+        for term in self.terms_of(text):
+            if (at := places.get(term)) is not None:
                 counts[at] = counts.get(at, 0) + 1
         return dict(sorted(counts.items()))
 
@@ -104,7 +123,23 @@ class Words:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {word: at for at, word in enumerate(self.vocabulary)}
+        return {term: at for at, term in enumerate(self.vocabulary)}
+
+
+@dataclass(frozen=True, eq=False)
+class Words(Terms):
+    """The words of a node's texts."""
+
+    kind: ClassVar[str] = "words"
+    terms_of: ClassVar[Callable[[str], list[str]]] = staticmethod(words_of)
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces(Terms):
+    """The pieces of the words of a node's texts."""
+
+    kind: ClassVar[str] = "pieces"
+    terms_of: ClassVar[Callable[[str], list[str]]] = staticmethod(pieces_of)
 
 
 def _wording(inputs: NodeInputs, rows: np.ndarray) -> list[str]:

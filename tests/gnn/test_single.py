@@ -93,6 +93,7 @@ def test_all_kinds_of_groups_are_looked_at(sides):
         "text",
         "text_kernel",
         "words",
+        "pieces",
         "neighbour_text",
         "one_hot",
         "neighbour_one_hot",

@@ -5,7 +5,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from gnn.data import NodeInputs
 from gnn.single import single_row
-from gnn.words import Words, words_of
+from gnn.words import Pieces, Words, pieces_of, words_of
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -52,9 +52,10 @@ def test_a_node_without_its_texts_is_a_row_of_zeros():
     assert not fitted.raw(without, np.arange(2), CPU).to_dense().any()
 
 
+@pytest.mark.parametrize("kind", [Words, Pieces])
 @pytest.mark.parametrize("text", TEXTS)
-def test_one_node_has_the_words_it_has_among_many(text):
-    fitted = Words.fit("words", inputs(), ALL)
+def test_one_node_has_the_words_it_has_among_many(text, kind):
+    fitted = kind.fit("words", inputs(), ALL)
     assert fitted is not None
     found = np.zeros(len(fitted.idf), np.float32)
     if row := single_row(fitted, inputs([text]), {}):
@@ -73,3 +74,18 @@ def test_only_the_most_frequent_words_are_kept(monkeypatch):
 def test_scripts_without_spaces_are_read_in_pairs_of_characters():
     assert words_of("Crouching Tiger: 臥虎藏龍") == ["crouching", "tiger", "臥虎", "虎藏", "藏龍"]
     assert words_of("Élan vital, 2001") == ["élan", "vital", "2001"]
+
+
+def test_pieces_are_all_four_characters_of_a_word_and_its_ends():
+    assert pieces_of("Rock on, 2001!") == ["<roc", "rock", "ock>", "<on>", "<200", "2001", "001>"]
+    assert pieces_of("") == []
+
+
+def test_words_that_have_a_stem_in_common_have_pieces_in_common_alone():
+    texts = ["rockers", "rocking", "a ballad"]
+    assert Words.fit("words", inputs(texts), np.arange(3)) is None
+    fitted = Pieces.fit("pieces", inputs(texts), np.arange(3))
+    assert fitted is not None
+    assert fitted.vocabulary == ("<roc", "rock")  # what two of them have
+    found = fitted.raw(inputs(texts), np.arange(3), CPU).to_dense()
+    np.testing.assert_allclose(found, [[0.5**0.5] * 2, [0.5**0.5] * 2, [0, 0]], atol=1e-6)
