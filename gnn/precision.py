@@ -36,6 +36,13 @@ HIDDEN_SHARE = 0.1
 STEP = 10**0.5
 """Precisions are tried this factor apart."""
 
+AHEAD = 2
+"""So many steps may pass together before they must have been worth it.
+
+One step is often too small to tell: on Debian's packages the items' precision and the users' have
+to change together, and each alone gains less than a standard error.
+"""
+
 FURTHEST = 4
 """At most so many such steps from where the search starts, up or down."""
 
@@ -112,8 +119,9 @@ def learn_worth(
     A tenth of the interactions is hidden. From factors that plain ALS makes of the others, two
     sweeps of half steps with priors make embeddings; the NDCG of the lists that users then have of
     what they have not chosen is what counts. From the start the search goes to the best neighbour,
-    one step up or down of either precision or of the scale, as long as users find more there by
-    more than a standard error of the paired difference. Then the exposure of known items is tried.
+    one step up or down of either precision or of the scale, and from there to its best, as long as
+    users find more; it stays where that is more by a standard error of the paired difference, after
+    :data:`AHEAD` steps at the latest. Then the exposure of known items is tried.
     An item with few interactions has the benefit of the doubt that it may be new, as far as that
     costs no more than two standard errors: where many items stay at few, it costs much.
 
@@ -150,15 +158,18 @@ def learn_worth(
     found: dict[tuple[int, ...], torch.Tensor] = {}
     if any(free):
         found[here] = search.gains(start)
-    while near := list(_neighbours(here, free)):
+    ahead, steps = here, 0
+    while steps < AHEAD and (near := list(_neighbours(ahead, free))):
         for at in near:
             if at not in found:
                 found[at] = search.gains(worth(at))
                 log.debug("%s: NDCG %.4f", worth(at), found[at].mean())
         best = max(near, key=lambda at: found[at].mean())
-        if not _clear(found[best] - found[here]):
+        if not found[best].mean() > found[ahead].mean():
             break
-        here = best
+        ahead, steps = best, steps + 1
+        if _clear(found[ahead] - found[here]):
+            here, steps = ahead, 0
     chosen = worth(here)
     if few_share is not None:
         return chosen

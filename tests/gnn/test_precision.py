@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gnn.data import Adjacency
-from gnn.precision import FURTHEST, STEP, Side, Worth, learn_worth
+from gnn.precision import FURTHEST, STEP, Side, Worth, _Search, learn_worth
 
 NUM_USERS, NUM_ITEMS, DIM = 400, 300, 8
 
@@ -100,6 +100,27 @@ def test_the_search_repeats_and_ends(tastes):
     assert one == other
     furthest = np.abs(np.log(np.array(one[:2]) / [10.0, 100.0]) / np.log(STEP)).max()
     assert furthest <= FURTHEST + 1e-9
+
+
+@pytest.mark.parametrize(("there", "steps"), [(0.1, (1, -1)), (0.01, (0, 0))])
+def test_steps_that_are_worth_it_only_together_are_taken_together(
+    tastes, monkeypatch, there, steps
+):
+    class Surface:
+        """Gains of a hundred judges, whose mean has a standard error of some .01."""
+
+        def gains(self, worth):
+            at = tuple(np.round(np.log(np.array(worth[:2]) / [10, 100]) / np.log(STEP)).astype(int))
+            noise = np.random.default_rng(at[0] + 10 * at[1] + 100).normal(size=100) / 10
+            mean = {(0, 0): 0.0, (1, 0): 0.002, (1, -1): there}.get(at, -0.5)
+            return torch.from_numpy(noise - noise.mean() + mean)
+
+        def exposed_gains(self, worth, few_shares):
+            return [torch.zeros(100) for _ in few_shares]
+
+    monkeypatch.setattr(_Search, "prepare", lambda *_: Surface())
+    found = search(tastes, *sides(NOTHING, NOTHING))
+    assert found[:2] == pytest.approx((10 * STEP ** steps[0], 100 * STEP ** steps[1]))
 
 
 def test_with_nobody_to_judge_the_start_is_kept():
