@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from coldstart.calibration import LIFT_GAIN, newness, simulated_cold_boost
+from coldstart.calibration import LIFT_GAIN, Values, cold_gain, newness, simulated_cold_boost
 from coldstart.feedback import (
     FeedbackConfig,
     FeedbackEvent,
@@ -71,9 +71,10 @@ class EngineConfig:
 
     Args:
         propagation: settings of features, heads and training.
-        cold_boost: lift b of an item without history, in proportion to what it lacks: its score s
-            becomes (1 + 5 b) s + b, see :data:`coldstart.calibration.LIFT_GAIN`. It moves only the
-            mixed ranking of known and new items. ``"auto"``: from training; 0: none.
+        cold_boost: lift b of an item without history, and of others in proportion to how new they
+            are: its score s becomes (1 + 2.5 b) s + b, see
+            :data:`coldstart.calibration.LIFT_GAIN`. It moves only the mixed ranking of known and
+            new items. ``"auto"``: from training; 0: none.
         ratings: settings of the rating head.
         feedback: how events count.
         graph_encoder: what makes features of the graph: ``"propagation"``; a trained network,
@@ -149,6 +150,8 @@ class ColdStartEngine:
         newness: of every item, 0 to 1, float32 ``[num_items]``, see
             :func:`coldstart.calibration.newness`.
         cold_boost: lift of an item without history.
+        cold_gain: by how much its embedding is made longer where none is lifted, see
+            :func:`coldstart.calibration.cold_gain`.
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
@@ -167,6 +170,7 @@ class ColdStartEngine:
     item_vectors: torch.Tensor
     newness: torch.Tensor
     cold_boost: float
+    cold_gain: float
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
     cache: CacheChoice = "default"
@@ -263,6 +267,7 @@ class ColdStartEngine:
             item_vectors,
             newness(graph, trained.items, item_inputs.rows),
             float(boost),
+            cold_gain(trained.items),
             graph.edge_types,
             encoder,
             cache,
@@ -302,19 +307,19 @@ class ColdStartEngine:
     @property
     def item_gain(self) -> torch.Tensor:
         """What the vector of every item is multiplied with before it is scored, ``[num_items]``."""
-        return 1 + self.lift_gain * self.newness
+        return self.gain_at(self.newness)
 
-    @property
-    def lift_gain(self) -> float:
-        """By how much the vector of an item without history is made longer, at least 0."""
-        return LIFT_GAIN * max(self.cold_boost, 0.0)
+    def gain_at(self, newness: Values) -> Values:
+        """What the vectors of items of such newness are multiplied with before they are scored."""
+        most = self.cold_gain * (1 + LIFT_GAIN * max(self.cold_boost, 0.0))
+        return 1 + (most - 1) * newness
 
     def gain_of(self, node_type: str, rows: np.ndarray) -> torch.Tensor:
         """The gain of some users or items, float32 ``[len(rows)]``; that of users is 1."""
         at = torch.from_numpy(rows).to(self.newness.device)
         if node_type == self.graph.schema.user:
             return self.newness.new_ones(len(rows))
-        return 1 + self.lift_gain * self.newness[at]
+        return self.gain_at(self.newness[at])
 
     def score(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
         """r_ui of every pair, float32 ``[len(users), len(items)]``; higher is better.

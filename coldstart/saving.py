@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from coldstart.calibration import LIFT_GAIN
 from coldstart.feedback import FeedbackConfig, Heard
 from coldstart.rating import RatingSource
 from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
@@ -97,6 +98,9 @@ def _read(
             for t, names in meta.get("vectors", {}).items()
         }
         boost, description = meta["cold_boost"], meta["encoder"]
+        # There was none at first: a lift b brought a gain of 1 + 5 b, and no lift brought none.
+        lifted = max(boost, 0.0)
+        gain = meta.get("cold_gain", (1 + 5 * lifted) / (1 + LIFT_GAIN * lifted))
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
             for name in ("user_vectors", "item_vectors", "newness")
@@ -122,6 +126,7 @@ def _read(
         item_vectors,
         newness,
         boost,
+        gain,
         feature_edges,
         encoder,
         graph_encoders=graph_encoders,
@@ -142,6 +147,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
     meta: dict[str, Any] = {
         "config": asdict(engine.config),
         "cold_boost": engine.cold_boost,
+        "cold_gain": engine.cold_gain,
         "feature_edges": engine.feature_edges,
         "texts": list(engine.texts),
         "vectors": {t: list(named) for t, named in engine.vectors.items()},

@@ -166,7 +166,7 @@ def _continue_index(
                 index = index.with_rows(at, vectors[at], vectors.new_zeros(len(rows)))
             else:
                 lacking = after.newness[at]
-                longer = (1 + after.lift_gain * lacking)[:, None] * vectors[at]
+                longer = after.gain_at(lacking)[:, None] * vectors[at]
                 index = index.with_rows(at, longer, after.cold_boost * lacking)
     after.__dict__[name] = index
     if name == "_user_index":
@@ -582,7 +582,7 @@ def new_node(
     )
     gain = 1.0
     if not is_user:
-        gain += engine.lift_gain * newness_since_training(side, float(len(positives)), 0.0)
+        gain = engine.gain_at(newness_since_training(float(len(positives)), 0.0))
     if others.device.type == "cpu":
         return gain * embed_single(side, inputs, positives, other, others)
     prior = priors(side, inputs, np.zeros(1, np.int64), others.device)

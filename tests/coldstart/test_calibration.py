@@ -6,7 +6,10 @@ import torch
 
 from coldstart import calibration
 from coldstart.calibration import (
+    COLD_GAIN,
+    HALF_NEW,
     _some_of_all_popularities,
+    cold_gain,
     newness,
     newness_since_training,
     simulated_cold_boost,
@@ -157,13 +160,12 @@ def test_cold_items_are_lifted_where_their_scores_are_too_low_and_lowered_where_
 
 
 def test_an_item_is_lifted_by_what_it_lacks_in_history(engine, graph):
-    rho = engine.items.precision
     edges = {RATED: ratings(("u1", "m78"), ("u2", "m78"))}
     disliked = {RATED: ratings(("u1", "m79"), weight=1.0)}
     after = graph.apply(GraphDelta(edges=edges)).apply(GraphDelta(edges=disliked))
     found = 3 * newness(after, engine.items, np.array([0, 77, 78, 79]))
-    np.testing.assert_allclose(found, [0, 3, 3 * (1 - 2 / (2 + rho)), 1.5], rtol=1e-6)
-    alone = [newness_since_training(engine.items, n, m) for n, m in ((0.0, 0.0), (2.0, 0.0))]
+    np.testing.assert_allclose(found, [0, 3, 3 * (1 - 2 / (2 + HALF_NEW)), 1.5], rtol=1e-6)
+    alone = [newness_since_training(n, m) for n, m in ((0.0, 0.0), (2.0, 0.0))]
     np.testing.assert_allclose(3 * np.array(alone), found[1:3], rtol=1e-6)
 
 
@@ -176,7 +178,24 @@ def test_a_lift_in_a_graph_without_weights_counts_every_interaction(engine):
         replace(graph.schema, positive_weight=None, edge_types=()),
     )
     found = newness(plain, engine.items, np.array([79]))
-    assert found.item() == pytest.approx(1 - 1 / (1 + engine.items.precision))
+    assert found.item() == pytest.approx(1 - 1 / (1 + HALF_NEW))
+
+
+def test_who_plays_new_in_a_simulation_has_the_gain_of_new_items(trained, monkeypatch):
+    training, inputs = trained
+    monkeypatch.setattr(calibration, "unwanted", lambda counts: 3.0)
+    seen = []
+    monkeypatch.setattr(
+        calibration, "calibrate_on_several", lambda found, gain: seen.append(found[0]) or 0
+    )
+    boost(trained)
+    shrunk = replace(training.items, prior_scale=0.25)
+    boost((replace(training, items=shrunk), inputs))
+    (one, task), (other, _) = seen
+    assert cold_gain(shrunk) == 2 * cold_gain(replace(shrunk, prior_scale=1.0)) == 2 * COLD_GAIN
+    factor = np.where(task.cold, cold_gain(shrunk) / cold_gain(training.items), 1)
+    np.testing.assert_allclose(other.items, factor[:, None] * one.items, rtol=1e-5)
+    np.testing.assert_array_equal(other.users, one.users)
 
 
 def test_a_gain_lifts_cold_items_by_their_own_score_too():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coldstart import ColdStartEngine, EngineConfig, evaluate
-from coldstart.calibration import LIFT_GAIN
+from coldstart.calibration import COLD_GAIN, HALF_NEW, LIFT_GAIN
 from coldstart.feedback import FeedbackEvent
 from coldstart.report import Report
 from coldstart.scorer import cosine_plus_bias
@@ -97,8 +97,10 @@ def test_a_node_without_interactions_has_the_prior_of_its_features_exactly(engin
         side, _ = engine._side(node_type)
         inputs = engine._inputs_of(node_type, np.arange(len(engine.embeddings(node_type))))
         prior = priors(side, inputs, inputs.rows, torch.device("cpu"))[-len(keys) :]
-        gain = 1 + LIFT_GAIN * engine.cold_boost if node_type == "Movie" else 1
+        lifted = engine.cold_gain * (1 + LIFT_GAIN * max(engine.cold_boost, 0))
+        gain = lifted if node_type == "Movie" else 1
         np.testing.assert_array_equal(engine.embed(node_type, keys).matrix, gain * prior.numpy())
+    assert engine.cold_gain == COLD_GAIN / engine.items.prior_scale**0.5 >= COLD_GAIN
 
 
 def test_embeddings_are_for_users_and_items_and_copies(engine):
@@ -167,12 +169,15 @@ def test_an_item_is_lifted_by_the_cold_boost_as_far_as_it_is_new(graph):
 
 
 def test_an_item_has_the_gain_of_a_new_one_as_far_as_it_is_new(graph):
-    engine, plain = (fitted(graph, config=EngineConfig(cold_boost=b)) for b in (0.4, -0.4))
-    cold = engine.embed("Movie", COLD_ITEMS).matrix
-    np.testing.assert_allclose(cold, 3 * plain.embed("Movie", COLD_ITEMS).matrix, rtol=1e-5)
-    rho, liked = engine.items.precision, GraphDelta(edges={RATED: ratings(("u1", COLD_ITEMS[0]))})
+    engine, low = (fitted(graph, config=EngineConfig(cold_boost=b)) for b in (0.4, -0.4))
     row = engine.graph.items.row(COLD_ITEMS[0])
-    assert engine.update(liked).item_gain[row].item() == pytest.approx(1 + 2 * rho / (1 + rho))
+    gain = engine.item_gain[row].item()
+    assert gain == pytest.approx(engine.cold_gain * (1 + LIFT_GAIN * 0.4))
+    assert low.item_gain[row].item() == pytest.approx(low.cold_gain)  # nobody is lifted
+    assert low.cold_gain == engine.cold_gain > 1
+    liked = GraphDelta(edges={RATED: ratings(("u1", COLD_ITEMS[0]))})
+    share = HALF_NEW / (HALF_NEW + 1)
+    assert engine.update(liked).item_gain[row].item() == pytest.approx(1 + (gain - 1) * share)
     known = engine.items.exposure.numpy() == 1
     np.testing.assert_array_equal(engine.item_gain[:72][torch.from_numpy(known)], 1)
 

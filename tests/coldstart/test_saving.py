@@ -204,3 +204,15 @@ def test_so_does_one_of_the_second(saved):
     rewritten(saved, version=2, files=_manifest_of(saved, "cold-start engine", 2)["files"])
     with pytest.raises(SavedFileError, match=r"format before version 3, .*; fit it again"):
         load(saved)
+
+
+def test_one_from_before_gains_of_their_own_scores_as_it_did(engine, saved):
+    file = saved / "engine.json"
+    meta = json.loads(file.read_text())
+    del meta["cold_gain"]
+    for boost, gain in ((0.2, 2.0), (-0.2, 1.0)):
+        meta["cold_boost"] = boost
+        file.write_text(json.dumps(meta))
+        rewritten(saved, files=_manifest_of(saved, "cold-start engine", 3)["files"])
+        longer = load(saved).gain_at(engine.newness)
+        np.testing.assert_allclose(longer, 1 + (gain - 1) * engine.newness, rtol=1e-6)
