@@ -79,18 +79,6 @@ def simulated_cold_boost(
     return calibrate_on_several(simulations, gain=LIFT_GAIN) if simulations else 0.0
 
 
-def cold_gain(side: TrainedSide) -> float:
-    """The gain of an item without history where none is lifted, :data:`COLD_GAIN` / sqrt(s).
-
-    s is how far the items' priors were drawn to their mean for the sake of known items; half of
-    that, on a scale of logarithms, is taken back.
-
-    Args:
-        side: of the items.
-    """
-    return COLD_GAIN / side.prior_scale**0.5
-
-
 def _simulated(
     trained: Trained, item_inputs: NodeInputs, rng: np.random.Generator
 ) -> tuple[CosineBiasScorer, Task] | None:
@@ -122,7 +110,7 @@ def _simulated(
         raws = side.propagation.raw(item_inputs, bare, device)
         vectors = torch.cat([vectors, apply(raws, found.tables)])
     new = np.append(found.cold[asked], np.ones(number, bool))
-    vectors[torch.from_numpy(new).to(device)] *= cold_gain(side)
+    vectors[torch.from_numpy(new).to(device)] *= COLD_GAIN
     candidates = np.arange(len(vectors))
 
     def positions(which: np.ndarray) -> Adjacency:

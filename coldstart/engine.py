@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from coldstart.calibration import LIFT_GAIN, Values, cold_gain, newness, simulated_cold_boost
+from coldstart.calibration import COLD_GAIN, LIFT_GAIN, Values, newness, simulated_cold_boost
 from coldstart.feedback import (
     FeedbackConfig,
     FeedbackEvent,
@@ -151,7 +151,7 @@ class ColdStartEngine:
             :func:`coldstart.calibration.newness`.
         cold_boost: lift of an item without history.
         cold_gain: by how much its embedding is made longer where none is lifted, see
-            :func:`coldstart.calibration.cold_gain`.
+            :data:`coldstart.calibration.COLD_GAIN`.
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
         cache: where text vectors are kept on disk.
@@ -267,7 +267,7 @@ class ColdStartEngine:
             item_vectors,
             newness(graph, trained.items, item_inputs.rows),
             float(boost),
-            cold_gain(trained.items),
+            COLD_GAIN,
             graph.edge_types,
             encoder,
             cache,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +121,8 @@ def learn_worth(
     what they have not chosen is what counts. From the start the search goes to the best neighbour,
     one step up or down of either precision or of the scale, and from there to its best, as long as
     users find more; it stays where that is more by a standard error of the paired difference, after
-    :data:`AHEAD` steps at the latest. Then the exposure of known items is tried.
+    :data:`AHEAD` steps at the latest, less what can be taken back without losing as much. Then the
+    exposure of known items is tried.
     An item with few interactions has the benefit of the doubt that it may be new, as far as that
     costs no more than two standard errors: where many items stay at few, it costs much.
 
@@ -154,29 +155,31 @@ def learn_worth(
             share,
         )
 
+    @cache
+    def gains(at: tuple[int, ...]) -> torch.Tensor:
+        found = search.gains(worth(at))
+        log.debug("%s: NDCG %.4f", worth(at), found.mean())
+        return found
+
     here: tuple[int, ...] = (0, 0, 0)
-    found: dict[tuple[int, ...], torch.Tensor] = {}
-    if any(free):
-        found[here] = search.gains(start)
     ahead, steps = here, 0
     while steps < AHEAD and (near := list(_neighbours(ahead, free))):
-        for at in near:
-            if at not in found:
-                found[at] = search.gains(worth(at))
-                log.debug("%s: NDCG %.4f", worth(at), found[at].mean())
-        best = max(near, key=lambda at: found[at].mean())
-        if not found[best].mean() > found[ahead].mean():
+        best = max(near, key=lambda at: gains(at).mean())
+        if not gains(best).mean() > gains(ahead).mean():
             break
         ahead, steps = best, steps + 1
-        if _clear(found[ahead] - found[here]):
+        if _clear(gains(ahead) - gains(here)):
             here, steps = ahead, 0
+    # Of steps that were worth it together each must be worth it beside the others.
+    while back := [at for at in _nearer(here) if not _clear(gains(here) - gains(at))]:
+        here = max(back, key=lambda at: gains(at).mean())
     chosen = worth(here)
     if few_share is not None:
         return chosen
     tried = search.exposed_gains(chosen, FEW_SHARES)
-    log.debug("exposures: NDCG %s", [f"{gains.mean():.4f}" for gains in tried])
-    best = max(tried, key=lambda gains: float(gains.mean()))
-    fine = (s for s, gains in zip(FEW_SHARES, tried, strict=True) if not _clear(best - gains, 2))
+    log.debug("exposures: NDCG %s", [f"{found.mean():.4f}" for found in tried])
+    best = max(tried, key=lambda found: float(found.mean()))
+    fine = (s for s, found in zip(FEW_SHARES, tried, strict=True) if not _clear(best - found, 2))
     return chosen._replace(few_share=next(fine))
 
 
@@ -191,6 +194,13 @@ def _neighbours(here: tuple[int, ...], free: Sequence[bool]) -> Iterator[tuple[i
         for step in (-1, 1) if free[axis] else ():
             if lowest <= here[axis] + step <= FURTHEST:
                 yield (*here[:axis], here[axis] + step, *here[axis + 1 :])
+
+
+def _nearer(here: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """One step back towards the start in each coordinate that has left it."""
+    for axis, at in enumerate(here):
+        if at:
+            yield (*here[:axis], at - (1 if at > 0 else -1), *here[axis + 1 :])
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,7 @@ def test_a_node_without_interactions_has_the_prior_of_its_features_exactly(engin
         lifted = engine.cold_gain * (1 + LIFT_GAIN * max(engine.cold_boost, 0))
         gain = lifted if node_type == "Movie" else 1
         np.testing.assert_array_equal(engine.embed(node_type, keys).matrix, gain * prior.numpy())
-    assert engine.cold_gain == COLD_GAIN / engine.items.prior_scale**0.5 >= COLD_GAIN
+    assert engine.cold_gain == COLD_GAIN
 
 
 def test_embeddings_are_for_users_and_items_and_copies(engine):

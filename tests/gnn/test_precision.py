@@ -102,9 +102,18 @@ def test_the_search_repeats_and_ends(tastes):
     assert furthest <= FURTHEST + 1e-9
 
 
-@pytest.mark.parametrize(("there", "steps"), [(0.1, (1, -1)), (0.01, (0, 0))])
-def test_steps_that_are_worth_it_only_together_are_taken_together(
-    tastes, monkeypatch, there, steps
+@pytest.mark.parametrize(
+    ("means", "steps"),
+    [
+        ({(1, 0): 0.002, (1, -1): 0.1}, (1, -1)),
+        ({(1, 0): 0.002, (1, -1): 0.01}, (0, 0)),  # not even together
+        ({(1, 0): 0.002, (1, -1): 0.1, (1, -2): 0.2}, (1, -2)),
+        ({(1, 0): 0.005, (1, -1): 0.05, (0, -1): 0.0049}, (1, -1)),
+        ({(0, -1): 0.0, (1, 0): 0.005, (1, -1): 0.05, (1, -2): 0.1, (0, -2): 0.099}, (0, -2)),
+    ],
+)
+def test_steps_that_are_worth_it_together_are_taken_as_far_as_each_is(
+    tastes, monkeypatch, means, steps
 ):
     class Surface:
         """Gains of a hundred judges, whose mean has a standard error of some .01."""
@@ -112,7 +121,7 @@ def test_steps_that_are_worth_it_only_together_are_taken_together(
         def gains(self, worth):
             at = tuple(np.round(np.log(np.array(worth[:2]) / [10, 100]) / np.log(STEP)).astype(int))
             noise = np.random.default_rng(at[0] + 10 * at[1] + 100).normal(size=100) / 10
-            mean = {(0, 0): 0.0, (1, 0): 0.002, (1, -1): there}.get(at, -0.5)
+            mean = means.get(at, 0.0 if at == (0, 0) else -0.5)
             return torch.from_numpy(noise - noise.mean() + mean)
 
         def exposed_gains(self, worth, few_shares):
