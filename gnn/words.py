@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
 from gnn.data import NodeInputs
 from gnn.groups import SparseRows, unit_rows
@@ -140,6 +141,31 @@ class Pieces(Terms):
 
     kind: ClassVar[str] = "pieces"
     terms_of: ClassVar[Callable[[str], list[str]]] = staticmethod(pieces_of)
+
+    def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
+        """As :meth:`Terms.raw`; every distinct word is cut into its pieces only once."""
+        number: dict[str, int] = {}
+        texts = [words_of(text) for text in _wording(inputs, rows)]
+        words = [[number.setdefault(word, len(number)) for word in text] for text in texts]
+        places = self._places
+        pieces = [
+            [places[piece] for piece in pieces_of_word(word) if piece in places] for word in number
+        ]
+        counts = csr_matrix(_counts_of(words, len(number)) @ _counts_of(pieces, len(self.idf)))
+        counts.sort_indices()
+        sources = np.repeat(np.arange(len(rows)), np.diff(counts.indptr))
+        columns = counts.indices.astype(np.int64)
+        values = self.idf[columns] * (1 + np.log(counts.data))
+        return unit_rows([sources], [columns], [values], len(self.idf), len(rows), device)
+
+
+def _counts_of(lists: list[list[int]], width: int) -> csr_matrix:
+    """How often each list has each number, float32 ``[len(lists), width]``."""
+    indptr = np.cumsum([0, *map(len, lists)])
+    columns = np.fromiter(chain.from_iterable(lists), np.int64, indptr[-1])
+    counts = csr_matrix((np.ones(len(columns), np.float32), columns, indptr), (len(lists), width))
+    counts.sum_duplicates()
+    return counts
 
 
 def _wording(inputs: NodeInputs, rows: np.ndarray) -> list[str]:

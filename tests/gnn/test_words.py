@@ -89,3 +89,16 @@ def test_words_that_have_a_stem_in_common_have_pieces_in_common_alone():
     assert fitted.vocabulary == ("<roc", "rock")  # what two of them have
     found = fitted.raw(inputs(texts), np.arange(3), CPU).to_dense()
     np.testing.assert_allclose(found, [[0.5**0.5] * 2, [0.5**0.5] * 2, [0, 0]], atol=1e-6)
+
+
+def test_pieces_of_many_texts_are_counted_as_those_of_one():
+    texts = [*TEXTS, "rock rocks rock", "heist heists"]
+    fitted = Pieces.fit("pieces", inputs(texts), np.arange(7))
+    assert fitted is not None
+    found = fitted.raw(inputs(texts), np.arange(7), CPU).to_dense().numpy()
+    expected = np.zeros_like(found)
+    for row, text in enumerate(texts):
+        columns, weights = fitted.weighted(text)
+        expected[row, columns] = weights / max(np.linalg.norm(weights), 1e-12)
+    assert (expected > 0).sum() > 30
+    np.testing.assert_allclose(found, expected, atol=1e-6)
