@@ -116,11 +116,14 @@ def test_columns_of_zeros_and_features_of_zeros_are_no_harm(raws, targets):
     assert torch.isfinite(ridge.left_out(targets)).all()
     nothing = IterativeRidge([torch.zeros(900, 3)], (1.0,), np.ones(1))
     assert torch.equal(nothing.leverage, torch.zeros(900))
-    torch.testing.assert_close(nothing.left_out(targets), torch.zeros_like(targets))
+    none = torch.zeros_like(targets)
+    torch.testing.assert_close(nothing.left_out(targets), none, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("weights", [(60.0, 1e-3, 60.0), (0.05, 60.0, 0.05)])
-def test_weights_of_very_different_size_converge(raws, targets, weights):
+@pytest.mark.parametrize(
+    ("weights", "bound"), [((60.0, 1e-3, 60.0), 5e-3), ((0.05, 60.0, 0.05), 2e-2)]
+)
+def test_weights_of_very_different_size_converge(raws, targets, weights, bound):
     """Such as learning them can come to; where leverage is high, more signs are drawn."""
     weights = np.array(weights)
     exact, found = (kind(raws, SCALES, weights) for kind in (DualRidge, IterativeRidge))
@@ -133,7 +136,7 @@ def test_weights_of_very_different_size_converge(raws, targets, weights):
         sum(x @ t for x, t in zip(dense, one.tables(targets), strict=True))
         for one in (found, exact)
     )
-    assert apart(predicted, wanted) < 2e-2
+    assert apart(predicted, wanted) < bound
 
 
 @pytest.mark.parametrize("weight", [1e3, 1e5, 1e7])

@@ -45,8 +45,9 @@ def test_nodes_without_a_word_in_common_make_no_group():
     assert Words.fit("words", NodeInputs(np.arange(2)), np.arange(2)) is None
 
 
-def test_a_node_without_its_texts_is_a_row_of_zeros():
-    fitted = Words.fit("words", inputs(), ALL)
+@pytest.mark.parametrize("kind", [Words, Pieces])
+def test_a_node_without_its_texts_is_a_row_of_zeros(kind):
+    fitted = kind.fit("words", inputs(), ALL)
     assert fitted is not None
     without = NodeInputs(np.arange(2))
     assert not fitted.raw(without, np.arange(2), CPU).to_dense().any()
