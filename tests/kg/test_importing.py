@@ -105,13 +105,24 @@ def test_an_import_that_is_stopped_leaves_the_old_folder_or_none(kind, tmp_path)
             assert process.stdout is not None
             assert process.stdout.readline() == b"written\n"
             time.sleep(seconds)
-            process.send_signal(kind)
             try:
-                assert process.wait(timeout=30) != 0
+                assert _stopped(process, kind) != 0
             finally:
                 process.kill()
         if folder.exists():
             assert read_graph(folder).num_nodes("User") == 3000
+
+
+def _stopped(process, kind):
+    """Send a signal until the process ends: ladybug asks Python for the handler of Ctrl-C before
+    each query, and one that arrives while it asks is printed and lost (1 of some 400)."""
+    for _ in range(5):
+        process.send_signal(kind)
+        try:
+            return process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError(f"signal {kind}, sent five times, stopped nothing")
 
 
 IMPORTER = (
