@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FEW_POSITIVES = 100
+"""Training on fewer is warned of."""
+
 ENCODERS = {"propagation", *MODELS}
 """What can make features of a graph."""
 
@@ -223,6 +226,12 @@ class ColdStartEngine:
             if not graph.num_nodes(role):
                 raise GraphError(f"the graph has no nodes of type {role!r}; add some first")
         positives = require_positives(graph)
+        if positives.shape[1] < FEW_POSITIVES:
+            log.warning(
+                "there are %d positive interactions; what is learnt from fewer than %d is mostly "
+                "chance: see what it is worth with coldstart.evaluate before it is relied upon",
+                *(positives.shape[1], FEW_POSITIVES),
+            )
         if texts is None:
             from encoders.embed import embed_nodes
 

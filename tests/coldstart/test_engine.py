@@ -126,6 +126,15 @@ def test_cold_nodes_do_not_change_what_is_learnt(graph, engine):
 # Scores
 
 
+@pytest.mark.parametrize("number", [99, 100])
+def test_training_on_few_interactions_is_warned_of(number, caplog):
+    keys = [f"u{n}" for n in range(10)], [f"m{n}" for n in range(12)]
+    every = [(user, item) for user in keys[0] for item in keys[1]][:number]
+    source, target = zip(*every, strict=True)
+    fitted(bare({"source": source, "target": target}, *keys))
+    assert ("99 positive interactions" in caplog.text) == (number == 99)
+
+
 def test_the_score_is_the_cosine_with_gains_and_biases(engine):
     u, i = engine.user_vectors.numpy(), engine.item_vectors.numpy()
     gains = np.linalg.norm(u, axis=1), engine.item_gain.numpy() * np.linalg.norm(i, axis=1)
