@@ -22,7 +22,7 @@ from gnn.data import Adjacency
 from gnn.groups import Category, FeatureGroup, Gaussians, NeighbourOneHot, OneHot, SparseRows, Text
 from gnn.heads import implicit_als
 from gnn.prominence import Prominence
-from gnn.propagate import far_groups
+from gnn.propagate import FAR_ENTITIES, far_relations
 from gnn.words import Pieces, Words
 
 TEXT_SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -379,8 +379,8 @@ def _content_kernels(
     groups: list[FeatureGroup] = []
     if inputs.relations:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
-    if far := tuple(name for names in far_groups(inputs, warm).values() for name in names):
-        groups.append(OneHot.fit("far entities", far, inputs, warm))
+    if far := tuple(far_relations(inputs, warm)):
+        groups.append(OneHot.fit(FAR_ENTITIES, far, inputs, warm, together=True))
     groups += [NeighbourOneHot.fit(r, r, inputs, warm) for r in inputs.same_type]
     groups += [g for name in inputs.numeric if (g := Gaussians.fit(name, inputs, warm))]
     groups += [g for name in inputs.categorical if (g := Category.fit(name, inputs, warm))]

@@ -217,12 +217,9 @@ def _of_entities(
     group: OneHot, inputs: NodeInputs, table: torch.Tensor
 ) -> Iterator[tuple[Source, torch.Tensor]]:
     sources, columns = [], []
-    for relation, column in zip(group.relations, group.columns, strict=True):
-        if (links := inputs.links(relation)) is not None:
-            rows = links.indices
-            at = known(column, rows)
-            sources += [Source("", relation, int(row)) for row in rows[at >= 0]]
-            columns.append(at[at >= 0])
+    for relation, rows, some in group.columns_of_one(inputs):
+        sources += [Source("", relation, int(row)) for row in rows]
+        columns.append(some)
     if sources:
         at, idf = np.concatenate(columns), group.idf[np.concatenate(columns)]
         lengths = _PrefixLengths(idf.astype(np.float64) ** 2)

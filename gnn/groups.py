@@ -7,8 +7,8 @@ it was there at training or came later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -278,51 +278,105 @@ class OneHot:
     Args:
         name: of the group.
         relations: names of the relations that share this group.
-        columns: column of every entity known at training by relation, -1 where it has none.
+        columns: column of every entity known at training, -1 where it has none, for each relation
+            or, where several lead to entities of one type and these are not told apart by how they
+            are reached, for each of the ``places``.
         idf: float32 ``[num_columns]``, log((n + 1) / document frequency).
+        places: of the columns of every relation; empty where each has its own.
     """
 
     name: str
     relations: tuple[str, ...]
     columns: tuple[np.ndarray, ...]
     idf: np.ndarray
+    places: tuple[int, ...] = ()
     kind: ClassVar[str] = "one_hot"
 
     @classmethod
     def fit(
-        cls, name: str, relations: tuple[str, ...], inputs: NodeInputs, warm: np.ndarray
+        cls,
+        name: str,
+        relations: tuple[str, ...],
+        inputs: NodeInputs,
+        warm: np.ndarray,
+        together: bool = False,
     ) -> OneHot:
-        """The group with a column per entity that at least two warm nodes have."""
+        """The group with a column per entity that at least two warm nodes have.
+
+        Args:
+            name: of the group.
+            relations: names of the relations that share it.
+            inputs: of all nodes.
+            warm: rows of those with a training interaction.
+            together: an entity has the same column in whichever relation it is reached.
+        """
+        types = [inputs.entity_types[r] for r in relations] if together else list(relations)
+        distinct = list(dict.fromkeys(types))
         columns, idf, start = [], [], 0
-        for relation in relations:
-            links = _links(inputs, relation).take(warm)
-            frequency = np.bincount(links.indices, minlength=links.num_targets)
+        for wanted in distinct:
+            some = [r for r, t in zip(relations, types, strict=True) if t == wanted]
+            frequency = _frequency([_links(inputs, r).take(warm) for r in some])
             column, kept = _numbered(frequency >= 2, start)
             columns.append(column)
             idf.append(np.log((len(warm) + 1) / frequency[kept]))
             start += len(kept)
-        return cls(name, relations, tuple(columns), np.concatenate(idf).astype(np.float32))
+        places = tuple(distinct.index(t) for t in types) if together else ()
+        idf_ = np.concatenate(idf).astype(np.float32)
+        return cls(name, relations, tuple(columns), idf_, places)
+
+    @property
+    def by_relation(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every relation and the columns of its entities."""
+        places = self.places or range(len(self.relations))
+        return ((r, self.columns[at]) for r, at in zip(self.relations, places, strict=True))
 
     def raw(self, inputs: NodeInputs, rows: np.ndarray, device: torch.device) -> SparseRows:
         """Sparse rows of unit length, ``[n, num_columns]``; empty for a node without entities."""
         sources, columns = [], []
-        for relation, column in zip(self.relations, self.columns, strict=True):
+        for relation, column in self.by_relation:
             if (links := inputs.links(relation)) is not None:
                 links = links.take(rows)
                 sources.append(links.sources)
                 columns.append(known(column, links.indices))
+        if self.places and sources:
+            pairs = np.stack([np.concatenate(sources), np.concatenate(columns)])
+            sources, columns = ([part] for part in np.unique(pairs, axis=1))
         return _weighted_rows(sources, columns, self.idf, len(rows), device)
+
+    def columns_of_one(self, inputs: NodeInputs) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """What the only node of these inputs is linked to: relation, entities and their columns.
+
+        Only entities with a column, and where they are not told apart by how they are reached, each
+        with the first of the relations that lead to it.
+        """
+        found, seen = [], np.empty(0, np.int64)
+        for relation, column in self.by_relation:
+            if (links := inputs.links(relation)) is not None:
+                at = known(column, links.indices)
+                new = at >= 0
+                if self.places:
+                    new &= ~np.isin(at, seen)
+                    seen = np.append(seen, at[new])
+                found.append((relation, links.indices[new], at[new]))
+        return found
 
     def unknown(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
         """How many links of these rows lead to entities without a column, int64 ``[n]``."""
         counts = np.zeros(len(rows), np.int64)
-        for relation, column in zip(self.relations, self.columns, strict=True):
+        for relation, column in self.by_relation:
             if (links := inputs.links(relation)) is not None:
                 links = links.take(rows)
                 counts += np.bincount(
                     links.sources[known(column, links.indices) < 0], minlength=len(rows)
                 )
         return counts
+
+    def renumbered(self, kept: Mapping[str, np.ndarray], entity: Mapping[str, str]) -> OneHot:
+        """The same after nodes were removed: old rows that stay, and types, by relation."""
+        places = self.places or range(len(self.relations))
+        led = {at: kept.get(entity[r]) for r, at in zip(self.relations, places, strict=True)}
+        columns = (still_there(column, led[at]) for at, column in enumerate(self.columns))
+        return replace(self, columns=tuple(columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -529,6 +583,14 @@ def vectors_of(inputs: NodeInputs, source: str) -> np.ndarray:
     if matrix is None:
         raise ValueError(f"these nodes have no vectors {source!r}, which the engine was trained on")
     return matrix
+
+
+def _frequency(links: list[Adjacency]) -> np.ndarray:
+    """How many nodes are linked to each target, int64 ``[num_targets]``."""
+    if len(links) == 1:
+        return np.bincount(links[0].indices, minlength=links[0].num_targets)
+    pairs = np.concatenate([[one.sources, one.indices] for one in links], axis=1)
+    return np.bincount(np.unique(pairs, axis=1)[1], minlength=links[0].num_targets)
 
 
 def _numbered(keep: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from gnn.groups import Raw
-from gnn.raws import product, select_rows, square_norms, transposed
+from gnn.raws import product, select_rows, square_norms, transposed, width_of
 
 RANK = 512
 """Directions of K that M has; with half of them it takes a third more steps."""
@@ -171,9 +171,15 @@ class IterativeRidge:
 
     def _sketch(self, x: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(x)
-        for at in _columns(x):
+        for at in self._columns(x):
             out[:, at] = self._product(x[:, at])
         return out
+
+    def _columns(self, matrix: torch.Tensor) -> Iterator[slice]:
+        """Some columns at a time, so few that a product with the widest group stays small."""
+        longest = max(len(matrix), *(width_of(raw) for raw in self.raws))
+        step = max(16, _BLOCK_FLOATS // max(1, longest))
+        yield from (slice(at, at + step) for at in range(0, matrix.shape[1], step))
 
     def _solved(self, targets: torch.Tensor) -> torch.Tensor:
         """B of (K + I) B = V, ``[n, k]``, from the last one of this shape or else from M^-1 V."""
@@ -185,7 +191,7 @@ class IterativeRidge:
 
     def _solve(self, targets: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         found = torch.empty_like(targets)
-        for at in _columns(targets):
+        for at in self._columns(targets):
             size = targets[:, at].abs().amax(dim=0)
             size = torch.where(size > 0, size, 1)
             found[:, at] = self._descend(targets[:, at] / size, start[:, at] / size) * size
@@ -216,9 +222,3 @@ class IterativeRidge:
             f"after {MAX_STEPS} steps ridge is {worst:.2g} of a target away from it, and "
             f"{TOLERANCE:.2g} is wanted; is a feature or target no number, or far out of scale?"
         )
-
-
-def _columns(matrix: torch.Tensor) -> Iterator[slice]:
-    """Some columns at a time."""
-    step = max(16, _BLOCK_FLOATS // max(1, len(matrix)))
-    yield from (slice(at, at + step) for at in range(0, matrix.shape[1], step))

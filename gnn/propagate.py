@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,16 @@ MAX_RELATIONS = 48
 """A side with more relations puts its smallest ones into one shared group."""
 
 MAX_FAR_RELATIONS = 16
-"""The same of what entities are linked to."""
+"""So many of what entities are linked to, the largest, have a group of their own."""
+
+FAR_ENTITIES = "far entities"
+"""Name of the group of everything that entities are linked to.
+
+In it an entity is the same however it is reached. On graphs of 12 and 30 relations between
+entities, a few hundred to two thousand pairs of relations, that is worth .011 +- .005 and .029 +-
+.010 in NDCG@20 on cold items where entities mean the same in all of them (five made-up graphs
+each), beside a column for each entity and way.
+"""
 
 MOST_ONWARD = 20
 """A far relation is left out where an entity has more links than so many on average.
@@ -109,11 +118,7 @@ class Propagation:
         groups: list[FeatureGroup] = []
         for group in self.groups:
             if isinstance(group, OneHot):
-                columns = tuple(
-                    still_there(column, kept.get(entity[relation]))
-                    for relation, column in zip(group.relations, group.columns, strict=True)
-                )
-                group = replace(group, columns=columns)
+                group = group.renumbered(kept, entity)
             elif isinstance(group, Prominence):
                 group = group.without_removed(node_type, kept, entity)
             elif isinstance(group, NeighbourOneHot):
@@ -168,8 +173,10 @@ def linked_groups(inputs: NodeInputs, warm: np.ndarray) -> list[FeatureGroup]:
     groups += [OneHot.fit(name, some, inputs, warm) for name, some in by_name.items()]
     if len(inputs.relations) > 1:
         groups.append(OneHot.fit("entities", tuple(inputs.relations), inputs, warm))
-    far = far_groups(inputs, warm)
-    groups += [OneHot.fit(name, some, inputs, warm) for name, some in far.items()]
+    far = far_relations(inputs, warm)
+    groups += [OneHot.fit(name, (name,), inputs, warm) for name in _largest(far, MAX_FAR_RELATIONS)]
+    if len(far) > 1:
+        groups.append(OneHot.fit(FAR_ENTITIES, tuple(far), inputs, warm, together=True))
     of_their_own = [r for r in inputs.relations if r in by_name]
     if prominence := Prominence.fit(PROMINENCE, of_their_own, inputs, warm):
         groups.append(prominence)
@@ -222,12 +229,21 @@ def largest_relations(inputs: NodeInputs, warm: np.ndarray) -> list[str]:
 
 
 def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
+    """Relations with a group of their own, and one group of all others."""
     own = largest_relations(inputs, warm)
-    return _with_small(inputs.relations, own, "small relations")
+    groups = {name: (name,) for name in own}
+    if shared := sorted(inputs.relations.keys() - groups.keys()):
+        log.info(
+            "%d relations, those with the fewest links, share the group 'small relations'; a group "
+            "of its own is for the largest %d",
+            *(len(shared), len(own)),
+        )
+        groups["small relations"] = tuple(shared)
+    return groups
 
 
-def far_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
-    """Far relations by the name of the group that they are in, those with too many links left out.
+def far_relations(inputs: NodeInputs, warm: np.ndarray) -> dict[str, int]:
+    """How many links warm nodes have by each far relation; those with too many are left out.
 
     Args:
         inputs: of all nodes.
@@ -237,25 +253,10 @@ def far_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...
     for name, far in inputs.far.items():
         onward = far.onward(inputs.relations[far.near].take(warm))
         if 0 < onward.sum() <= MOST_ONWARD * len(onward):
-            sizes[name] = onward.sum()
-    return _with_small(sizes, _largest(sizes, MAX_FAR_RELATIONS), "small far relations")
+            sizes[name] = int(onward.sum())
+    return sizes
 
 
 def _largest(sizes: Mapping[str, int], most: int) -> list[str]:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:most]
     return [name for name in sizes if name in largest]
-
-
-def _with_small(
-    relations: Collection[str], own: Sequence[str], together: str
-) -> dict[str, tuple[str, ...]]:
-    """Relations with a group of their own, and one group of all others."""
-    shared = [name for name in relations if name not in own]
-    if shared:
-        log.info(
-            "%d relations, those with the fewest links, share the group %r; a group of its own is "
-            "for the largest %d",
-            *(len(shared), together, len(own)),
-        )
-    groups = {name: (name,) for name in own}
-    return groups | ({together: tuple(sorted(shared))} if shared else {})

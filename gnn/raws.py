@@ -7,6 +7,9 @@ import torch
 
 from gnn.groups import Raw, SparseRows
 
+_BLOCK_ROWS, _BLOCK_FLOATS = 512, 2**24
+"""Of the largest dense block that inner products of sparse rows are made with."""
+
 
 def apply(raws: list[Raw], tables: list[torch.Tensor]) -> torch.Tensor:
     """Priors from raw features, ``[n, k]``."""
@@ -39,12 +42,20 @@ def gram(raw: Raw) -> torch.Tensor:
     """Inner products of all pairs of rows, float32 ``[n, n]``."""
     if not isinstance(raw, SparseRows):
         return raw @ raw.T
+    raw = _narrowed(raw)
     out = raw.values.new_zeros(len(raw), len(raw))
     if len(raw.columns):
-        for start in range(0, len(raw), 512):
-            block = rows_of(raw, slice(start, min(start + 512, len(raw))))
+        rows = max(1, min(_BLOCK_ROWS, _BLOCK_FLOATS // raw.width))
+        for start in range(0, len(raw), rows):
+            block = rows_of(raw, slice(start, min(start + rows, len(raw))))
             out[:, start : start + len(block)] = raw.matmul(block.to_dense().T.contiguous())
     return out
+
+
+def _narrowed(raw: SparseRows) -> SparseRows:
+    """Without the columns that no row has an entry in."""
+    used, columns = raw.columns.unique(return_inverse=True)
+    return SparseRows(raw.indptr, columns, raw.values, len(used))
 
 
 def select_rows(raw: Raw, rows: np.ndarray) -> Raw:

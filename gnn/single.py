@@ -88,11 +88,7 @@ def single_row(group: FeatureGroup, inputs: NodeInputs, texts: dict[int, np.ndar
     """
     match group:
         case OneHot():
-            found = [
-                known(column, links.indices)
-                for relation, column in zip(group.relations, group.columns, strict=True)
-                if (links := inputs.links(relation)) is not None
-            ]
+            found = [columns for _, _, columns in group.columns_of_one(inputs)]
             return _weighted(found, group.idf) if found else None
         case NeighbourOneHot():
             rows = _warm_neighbours(group, inputs)

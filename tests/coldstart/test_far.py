@@ -214,3 +214,78 @@ def test_an_engine_that_is_loaded_knows_genres(engine, tmp_path):
     moved = GraphDelta(edges={PLAYS: pairs(["a28"], ["g2"])})
     one, other = engine.update(moved), loaded.update(moved)
     np.testing.assert_allclose(one.item_vectors, other.item_vectors, atol=1e-6)
+
+
+FROM = ("Song", "FROM", "Label")
+RELEASES = ("Label", "RELEASES", "Genre")
+
+
+@pytest.fixture(scope="module")
+def several_ways():
+    """An engine with a genre of songs that is told by artists, of others by labels.
+
+    Listener n likes genre n % 4. The last eight songs, which nobody has heard, have an artist each
+    whose genre only songs with labels have been heard of, or a label whose genre only songs with
+    artists have.
+    """
+    rng = np.random.default_rng(0)
+    heard = [
+        (f"u{user}", f"s{song}")
+        for user in range(NUM_USERS)
+        for song in range(NUM_SONGS - 8)
+        if rng.random() < (0.5 if song % NUM_GENRES == user % NUM_GENRES else 0.03)
+    ]
+    songs = np.arange(NUM_SONGS)
+    labelled = (songs % NUM_GENRES < 2) == (songs < NUM_SONGS - 8)
+    edges = {
+        PLAYED: pairs(*zip(*heard, strict=True)),
+        BY: pairs([f"s{n}" for n in songs[~labelled]], [f"a{n}" for n in songs[~labelled]]),
+        FROM: pairs([f"s{n}" for n in songs[labelled]], [f"l{n}" for n in songs[labelled]]),
+        PLAYS: pairs([f"a{n}" for n in songs[~labelled]], [f"g{n % 4}" for n in songs[~labelled]]),
+        RELEASES: pairs([f"l{n}" for n in songs[labelled]], [f"g{n % 4}" for n in songs[labelled]]),
+    }
+    tables = {"User": {"id": keys("u", NUM_USERS)}, "Song": {"id": keys("s", NUM_SONGS)}}
+    graph = KnowledgeGraph.from_tables(tables, edges, Schema("User", "Song", PLAYED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(propagate, "MAX_FAR_RELATIONS", 0)
+        yield ColdStartEngine.fit(graph, device="cpu")
+
+
+def test_far_entities_do_not_tell_how_an_entity_is_reached(several_ways):
+    assert "far entities" in several_ways.items.propagation.names
+    for number in range(NUM_SONGS - 8, NUM_SONGS):
+        assert liked_genre(several_ways, f"s{number}") == number % NUM_GENRES
+
+
+def test_a_song_that_reaches_a_genre_twice_is_like_one_that_does_once(several_ways):
+    both = several_ways.update(
+        GraphDelta(
+            nodes={"Song": {"id": ["both", "one"]}, "Label": {"id": ["a label"]}},
+            edges={
+                BY: pairs(["both", "one"], ["a52", "a52"]),
+                FROM: pairs(["both"], ["a label"]),
+                RELEASES: pairs(["a label"], ["g0"]),
+            },
+        )
+    )
+    np.testing.assert_allclose(*both.embed("Song", ["both", "one"]).matrix, atol=1e-5)
+    np.testing.assert_allclose(both.item_vectors, vectors_made_anew(both), atol=1e-5)
+
+
+def test_explanations_updates_and_saved_engines_know_of_several_ways(several_ways, tmp_path):
+    found = several_ways.explain("u0", "s52")
+    assert sum(part.share for part in found.parts) == pytest.approx(found.score, abs=1e-5)
+    part = next(part for part in found.parts if part.name == FAR)
+    assert [(c.node_type, c.key) for c in part.contributions] == [("Genre", "g0")]
+    later = several_ways.update(GraphDelta(removed_nodes={"Genre": ["g1"], "Artist": ["a2"]}))
+    np.testing.assert_allclose(later.item_vectors, vectors_made_anew(later), atol=1e-5)
+    later.save(tmp_path / "engine")
+    again = ColdStartEngine.load(tmp_path / "engine", device="cpu")
+    delta = GraphDelta(
+        nodes={"Song": {"id": ["new"]}, "Label": {"id": ["a label"]}},
+        edges={FROM: pairs(["new"], ["a label"]), RELEASES: pairs(["a label"], ["g3"])},
+    )
+    assert liked_genre(again.update(delta), "new") == 3
+    np.testing.assert_array_equal(
+        again.update(delta).item_vectors, later.update(delta).item_vectors
+    )

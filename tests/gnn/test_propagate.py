@@ -158,11 +158,17 @@ def test_what_entities_are_linked_to_is_a_group_unless_they_have_too_much_of_it(
     assert not fitted.known_from_afar(far_inputs(GENRE=[(0, 7)])).any()
 
 
-def test_small_far_relations_share_a_group(monkeypatch):
+def test_a_far_entity_is_the_same_however_it_is_reached(monkeypatch):
     monkeypatch.setattr(propagate, "MAX_FAR_RELATIONS", 1)
-    inputs = far_inputs(B=[(0, 5)], C=[(0, 5), (1, 6)], D=[(1, 7)])
-    names = fit_propagation(inputs, np.arange(4)).names
-    assert names[:4] == ("constant", "A", "A > C", "small far relations")
+    inputs = far_inputs(B=[(0, 5)], C=[(0, 5), (0, 6), (1, 6)], D=[(1, 7)])
+    fitted = fit_propagation(inputs, np.arange(4))
+    assert fitted.names[:4] == ("constant", "A", "A > C", "far entities")
+    raw = fitted.raw(inputs, np.arange(4), CPU)[3]
+    assert raw.columns.tolist() == [0, 1, 0, 1, 1, 2, 1, 2]  # 5 and 6, 6 and 7
+    values = raw.to_dense()[[0, 2]]
+    worth = np.log([5 / 2, 5 / 4, 5 / 2])
+    np.testing.assert_allclose(values[0], [*worth[:2], 0] / np.linalg.norm(worth[:2]), rtol=1e-6)
+    np.testing.assert_allclose(values[1], [0, *worth[1:]] / np.linalg.norm(worth[1:]), rtol=1e-6)
 
 
 def test_renumbering_leaves_the_features_of_those_who_stay():
