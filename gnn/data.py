@@ -112,6 +112,8 @@ class FarRelation:
         Args:
             near: links of the nodes to the entities.
         """
+        if not len(near.indices):
+            return Adjacency(near.indptr, near.indices, self.num_targets)
         entities, place = np.unique(near.indices, return_inverse=True)
         at, here = self.edges.touching(self.end, entities)
         there = self.edges.index[1 - self.end, at]

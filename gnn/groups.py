@@ -339,8 +339,9 @@ class OneHot:
                 sources.append(links.sources)
                 columns.append(known(column, links.indices))
         if self.places and sources:
-            pairs = np.stack([np.concatenate(sources), np.concatenate(columns)])
-            sources, columns = ([part] for part in np.unique(pairs, axis=1))
+            source, column = np.concatenate(sources), np.concatenate(columns)
+            has = column >= 0
+            sources, columns = ([x] for x in _distinct(source[has], column[has], len(self.idf)))
         return _weighted_rows(sources, columns, self.idf, len(rows), device)
 
     def columns_of_one(self, inputs: NodeInputs) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -349,16 +350,19 @@ class OneHot:
         Only entities with a column, and where they are not told apart by how they are reached, each
         with the first of the relations that lead to it.
         """
-        found, seen = [], np.empty(0, np.int64)
+        found = []
         for relation, column in self.by_relation:
-            if (links := inputs.links(relation)) is not None:
+            links = inputs.links(relation)
+            if links is not None and len(links.indices):
                 at = known(column, links.indices)
-                new = at >= 0
-                if self.places:
-                    new &= ~np.isin(at, seen)
-                    seen = np.append(seen, at[new])
-                found.append((relation, links.indices[new], at[new]))
-        return found
+                found.append((relation, links.indices[at >= 0], at[at >= 0]))
+        if not self.places or not found:
+            return found
+        every = np.concatenate([at for _, _, at in found])
+        first = np.zeros(len(every), bool)
+        first[np.unique(every, return_index=True)[1]] = True
+        parts = np.split(first, np.cumsum([len(at) for _, _, at in found])[:-1])
+        return [(r, rows[new], at[new]) for (r, rows, at), new in zip(found, parts, strict=True)]
 
     def unknown(self, inputs: NodeInputs, rows: np.ndarray) -> np.ndarray:
         """How many links of these rows lead to entities without a column, int64 ``[n]``."""
@@ -589,8 +593,15 @@ def _frequency(links: list[Adjacency]) -> np.ndarray:
     """How many nodes are linked to each target, int64 ``[num_targets]``."""
     if len(links) == 1:
         return np.bincount(links[0].indices, minlength=links[0].num_targets)
-    pairs = np.concatenate([[one.sources, one.indices] for one in links], axis=1)
-    return np.bincount(np.unique(pairs, axis=1)[1], minlength=links[0].num_targets)
+    sources = np.concatenate([one.sources for one in links])
+    targets = np.concatenate([one.indices for one in links])
+    num_targets = links[0].num_targets
+    return np.bincount(_distinct(sources, targets, num_targets)[1], minlength=num_targets)
+
+
+def _distinct(sources: np.ndarray, targets: np.ndarray, num_targets: int) -> list[np.ndarray]:
+    """The sources and targets of pairs without repetition, by source and then by target."""
+    return list(np.divmod(np.unique(sources * num_targets + targets), num_targets))
 
 
 def _numbered(keep: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
