@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ from gnn.groups import NUM_FREQUENCIES
 from gnn.iterative import PROBES, RANK
 from gnn.popularity import MAX_ITEMS, MAX_JUDGES
 from gnn.precision import MAX_DIM
+from gnn.prominence import CENTRES, MEASURES
+from gnn.propagate import MAX_FAR_RELATIONS, MAX_RELATIONS, MOST_ONWARD
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
 from gnn.weighting import NUM_FOLDS
@@ -255,10 +257,14 @@ class _Side:
                     dense.append(dim)
             elif node_type in (edge_type[0], edge_type[2]):
                 far = edge_type[2] if edge_type[0] == node_type else edge_type[0]
-                relations.append((links, outline.nodes[far]))
-        sparse += relations
-        if len(relations) > 1:
-            sparse.append((sum(n for n, _ in relations), sum(w for _, w in relations)))
+                relations.append((links, far))
+        near = [(links, outline.nodes[entity]) for links, entity in relations]
+        sparse += near
+        if len(near) > 1:
+            sparse.append((sum(n for n, _ in near), sum(w for _, w in near)))
+        sparse += _far_groups(outline, relations)
+        if relations:
+            dense.append(MEASURES * len(CENTRES) * (min(len(relations), MAX_RELATIONS) + 1))
         dense += [11] * len(schema.numeric.get(node_type, ()))
         sparse += [(1.0, 10)] * len(schema.categorical.get(node_type, ()))
         all_degrees = outline.degrees[node_type == schema.item]
@@ -304,6 +310,24 @@ class _Side:
     def feature_bytes(self) -> int:
         """Of the warm nodes' raw features."""
         return int(self.warm * (4 * sum(self.dense) + 20 * self.entries))
+
+
+def _far_groups(
+    outline: Outline, relations: list[tuple[float, str]]
+) -> Iterator[tuple[float, int]]:
+    """Entries per node and widths of the groups of what entities are linked to."""
+    roles, far = {outline.schema.user, outline.schema.item}, []
+    for links, entity in relations:
+        for edge_type, edges in outline.edges.items():
+            onward = edges / max(outline.nodes[entity], 1)
+            if not roles & {edge_type[0], edge_type[2]} and 0 < onward <= MOST_ONWARD:
+                ends = [end for end in (0, 2) if edge_type[end] == entity]
+                far += [(links * onward, edge_type[2 - end]) for end in ends]
+    for links, there in sorted(far, reverse=True)[:MAX_FAR_RELATIONS]:
+        yield links, outline.nodes[there]
+    if len(far) > 1:
+        there = {target for _, target in far}
+        yield sum(links for links, _ in far), sum(outline.nodes[t] for t in there)
 
 
 def _terms(texts: list[str], nodes: int, terms_of: Callable[[str], list[str]]) -> tuple[float, int]:

@@ -242,6 +242,46 @@ def rich_users(seed: int) -> World:
     return world
 
 
+def entities(relations: int, turned: bool = False) -> Callable[[int], World]:
+    """Six entities an item, and six others each of these, by some relations of falling size.
+
+    What is two links away tells most. An entity means the same to whatever it is linked to, or each
+    relation turns that its own way.
+    """
+
+    def make(seed: int) -> World:
+        world = World(seed, users=1200, items=1000, mean=16, dim=16)
+        rng, number = world.rng, 3000
+        share = 1 / np.arange(1, relations + 1)
+        weight = rng.lognormal(0, 0.8, relations)
+        turns = np.stack([np.linalg.qr(rng.normal(size=(16, 16)))[0] for _ in range(relations)])
+
+        def linked(own: str, count: int, places: np.ndarray, told: float, skew: float):
+            """Link nodes to entities; their places, so far told by the entities'."""
+            rank = 1 / np.arange(1, number + 1) ** skew
+            source = np.repeat(np.arange(count), 6)
+            there = rng.permutation(number)[rng.choice(number, 6 * count, p=rank / rank.sum())]
+            by = rng.choice(relations, 6 * count, p=share / share.sum())
+            for relation in range(relations):
+                pairs = np.unique([source[by == relation], there[by == relation]], axis=1)
+                if pairs.shape[1]:
+                    world.link(f"{own}{relation}", "Entity", *pairs, own=own)
+            seen = weight[by, None] * places[there]
+            if turned:
+                seen = np.einsum("nd,nde->ne", seen, turns[by])
+            total = np.zeros((count, 16))
+            np.add.at(total, source, seen)
+            total *= 4 / np.linalg.norm(total, axis=1, keepdims=True)
+            return told**0.5 * total + (1 - told) ** 0.5 * rng.normal(size=total.shape)
+
+        base = rng.normal(size=(number, 16))
+        places = linked("Entity", number, base, 0.8, 0.8)
+        world.places = linked("Item", world.items, places, 0.7, 0.3)
+        return world
+
+    return make
+
+
 def named(groups: np.ndarray) -> list[str]:
     return [f"k{group}" for group in groups.tolist()]
 
@@ -258,6 +298,9 @@ WORLDS: Mapping[str, tuple[Callable[[int], World], tuple[str, ...]]] = {
     "category that tells nothing": (category(20, 1.0), ITEMS),
     "artist of two items": (artist(genres=False), ITEMS),
     "genres of artists": (artist(genres=True), ITEMS),
+    "12 relations of entities": (entities(12), ITEMS),
+    "30 relations of entities": (entities(30), ITEMS),
+    "30 relations, turned": (entities(30, turned=True), ITEMS),
     "numbers": (numbers(), ITEMS),
     "numbers, a wrong one each": (numbers(wrong=True), ITEMS),
     "numbers, a heavy tail": (numbers(tail=3.0), ITEMS),

@@ -20,10 +20,13 @@ from encoders.cache import VectorCache
 from encoders.embed import embed_nodes
 from encoders.texts import node_texts
 from encoders.tfidf import TfidfEncoder
-from gnn.data import Adjacency
+from gnn.data import Adjacency, node_inputs
 from gnn.encoding import NetworkEncoder
+from gnn.groups import SparseRows
 from gnn.heads import implicit_als
 from gnn.network import NetworkConfig
+from gnn.propagate import fit_propagation
+from kg import KnowledgeGraph, Schema
 from kg.files import write_graph
 from kg.outlining import Outline, outline_folder
 from kg.stores import LadybugStore
@@ -82,6 +85,35 @@ def test_texts_whose_vectors_are_in_the_cache_are_not_encoded_and_others_are(
     assert before.disk > 4 * 32 * GRAPH.num_nodes("Movie")
     embed_nodes(GRAPH, encoder, ["Movie"], cache=cache)
     assert estimate(outline, encoder, cache=cache, machine=MACHINE).stages[1].disk == 0
+
+
+def test_features_are_counted_as_they_are_made(tmp_path):
+    """Songs by artists, who play genres, which are part of others and of eras."""
+    by, plays = ("Song", "BY", "Artist"), ("Artist", "PLAYS", "Genre")
+    signed, heard = ("Artist", "SIGNED", "Label"), ("User", "HEARD", "Song")
+    edges = {
+        heard: {"source": [n % 7 for n in range(60)], "target": [n % 24 for n in range(60)]},
+        by: {"source": list(range(24)), "target": [n // 2 % 10 for n in range(24)]},
+        plays: {"source": list(range(10)), "target": [n % 3 for n in range(10)]},
+        signed: {"source": list(range(10)), "target": [n % 4 for n in range(10)]},
+    }
+    sizes = {"User": 7, "Song": 24, "Artist": 10, "Genre": 3, "Label": 4}
+    nodes = {node_type: {"id": list(range(size))} for node_type, size in sizes.items()}
+    graph = KnowledgeGraph.from_tables(nodes, edges, Schema("User", "Song", heard))
+    write_graph(graph, tmp_path / "g")
+    told = estimating._Side.of(outline_folder(tmp_path / "g"), "Song", _no_texts(), 32)
+    inputs = node_inputs(graph, "Song", None)
+    fitted = fit_propagation(inputs, np.arange(24))
+    made = dict(zip(fitted.names, fitted.raw(inputs, np.arange(24), MACHINE.device), strict=True))
+    assert told.num_groups == len(made)
+    sparse = {n: raw for n, raw in made.items() if isinstance(raw, SparseRows)}
+    assert list(sparse) == ["BY", "BY > PLAYS", "BY > SIGNED", "far entities"]
+    assert sorted(told.sparse) == sorted((len(r.columns) / 24, r.width) for r in sparse.values())
+    assert sum(told.dense) == sum(made[name].shape[1] for name in ("constant", "prominence"))
+
+
+def _no_texts() -> estimating._Texts:
+    return estimating._Texts({}, {}, 0, 0.0)
 
 
 def test_half_steps_are_told_from_a_few_rows_within_a_factor_of_three():
