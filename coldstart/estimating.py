@@ -27,7 +27,7 @@ from gnn.iterative import PROBES, RANK
 from gnn.popularity import MAX_ITEMS, MAX_JUDGES
 from gnn.precision import MAX_DIM
 from gnn.prominence import CENTRES, MEASURES
-from gnn.propagate import MAX_FAR_RELATIONS, MAX_RELATIONS, MOST_ONWARD
+from gnn.propagate import MAX_FAR_RELATIONS, MAX_RELATIONS, MOST_FAR_LINKS, MOST_ONWARD
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
 from gnn.weighting import NUM_FOLDS
@@ -322,7 +322,10 @@ def _far_groups(
             onward = edges / max(outline.nodes[entity], 1)
             if not roles & {edge_type[0], edge_type[2]} and 0 < onward <= MOST_ONWARD:
                 ends = [end for end in (0, 2) if edge_type[end] == entity]
-                far += [(links * onward, edge_type[2 - end]) for end in ends]
+                far += [(onward, links * onward, edge_type[2 - end]) for end in ends]
+    far.sort()
+    totals = np.cumsum([links for _, links, _ in far])
+    far = [way[1:] for way in far[: int((totals <= MOST_FAR_LINKS).sum())]]
     for links, there in sorted(far, reverse=True)[:MAX_FAR_RELATIONS]:
         yield links, outline.nodes[there]
     if len(far) > 1:

@@ -38,6 +38,9 @@ MAX_RELATIONS = 48
 MAX_FAR_RELATIONS = 16
 """So many of what entities are linked to, the largest, have a group of their own."""
 
+MOST_FAR_LINKS = 1000
+"""Of all far relations together, per node: what many entities share tells little of each node."""
+
 FAR_ENTITIES = "far entities"
 """Name of the group of everything that entities are linked to.
 
@@ -245,16 +248,27 @@ def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[st
 def far_relations(inputs: NodeInputs, warm: np.ndarray) -> dict[str, int]:
     """How many links warm nodes have by each far relation; those with too many are left out.
 
+    Those whose entities have the fewest links each come first, where all are too many.
+
     Args:
         inputs: of all nodes.
         warm: rows of those with a training interaction.
     """
-    sizes = {}
+    sizes, means = {}, {}
     for name, far in inputs.far.items():
         onward = far.onward(inputs.relations[far.near].take(warm))
         if 0 < onward.sum() <= MOST_ONWARD * len(onward):
-            sizes[name] = int(onward.sum())
-    return sizes
+            sizes[name], means[name] = int(onward.sum()), onward.mean()
+    ordered = sorted(sizes, key=lambda name: means[name])
+    totals = np.cumsum([sizes[name] for name in ordered])
+    kept = set(ordered[: int((totals <= MOST_FAR_LINKS * len(warm)).sum())])
+    if len(kept) < len(sizes):
+        log.info(
+            "%d of %d ways to what entities are linked to are left out, those with the most links "
+            "per entity: there are %.0f such links per node, and %d are looked at",
+            *(len(sizes) - len(kept), len(sizes), totals[-1] / len(warm), MOST_FAR_LINKS),
+        )
+    return {name: size for name, size in sizes.items() if name in kept}
 
 
 def _largest(sizes: Mapping[str, int], most: int) -> list[str]:

@@ -171,6 +171,20 @@ def test_a_far_entity_is_the_same_however_it_is_reached(monkeypatch):
     np.testing.assert_allclose(values[1], [0, *worth[1:]] / np.linalg.norm(worth[1:]), rtol=1e-6)
 
 
+def test_far_relations_with_the_fewest_links_come_first_where_all_are_too_many(monkeypatch, caplog):
+    inputs = far_inputs(
+        B=[(0, 5), (0, 6), (1, 5), (1, 6)],  # two links an entity, eight in all
+        C=[(0, 5), (1, 5)],
+        D=[(0, 1), (0, 2), (0, 3), (1, 3)],
+    )
+    monkeypatch.setattr(propagate, "MOST_FAR_LINKS", 3)
+    with caplog.at_level("INFO", "gnn"):
+        assert propagate.far_relations(inputs, np.arange(4)) == {"A > B": 8, "A > C": 4}
+    assert "1 of 3 ways" in caplog.text
+    monkeypatch.setattr(propagate, "MOST_FAR_LINKS", 5)
+    assert list(propagate.far_relations(inputs, np.arange(4))) == ["A > B", "A > C", "A > D"]
+
+
 def test_renumbering_leaves_the_features_of_those_who_stay():
     graph = toy_graph()
     text = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
