@@ -168,20 +168,20 @@ class ApproximateIndex:
         *,
         candidates: np.ndarray | None = None,
         excluded: list[np.ndarray] | None = None,
-        offsets: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`coldstart.index.ExactIndex.search`; exact where candidates are given."""
         most = max((len(rows) for rows in excluded), default=0) if excluded else 0
         wanted = min(k, len(self.rows)) + _SPARE + most
         if candidates is not None or most > _MOST_EXCLUDED or wanted >= len(self.rows):
-            options = {"candidates": candidates, "excluded": excluded, "offsets": offsets}
+            options = {"candidates": candidates, "excluded": excluded, "weights": weights}
             return self.exact.search(queries, k, **options)
-        rows, scores = self._found(queries, k, excluded, offsets, wanted)
+        rows, scores = self._found(queries, k, excluded, weights, wanted)
         for at in np.flatnonzero((rows < 0).any(axis=1)).tolist():  # too few in these clusters
             one, out = slice(at, at + 1), None if excluded is None else excluded[at : at + 1]
-            offset = None if offsets is None else offsets[one]
+            weight = None if weights is None else weights[one]
             rows[one], scores[one] = self.exact.search(
-                queries[one], k, excluded=out, offsets=offset
+                queries[one], k, excluded=out, weights=weight
             )
         return rows, scores
 
@@ -190,20 +190,20 @@ class ApproximateIndex:
         queries: torch.Tensor,
         k: int,
         excluded: list[np.ndarray] | None,
-        offsets: torch.Tensor | None,
+        weights: torch.Tensor | None,
         wanted: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best of the clusters nearest to each query and of the late items."""
-        near = self._near(queries, wanted)
-        beside = queries.new_zeros(len(queries)) if offsets is None else offsets
-        scores = self.exact.pair_scores(
-            queries, beside, None, torch.from_numpy(np.maximum(near, 0))
-        ).numpy()
+        ones = queries.new_ones(len(queries))
+        longer = torch.cat([queries, (ones if weights is None else weights)[:, None]], dim=1)
+        near = self._near(longer, wanted)
+        there = torch.from_numpy(np.maximum(near, 0))
+        scores = self.exact.pair_scores(longer, None, there).numpy()
         scores[near < 0] = -np.inf
         for at, gone in enumerate(excluded or ()):
             scores[at, np.isin(near[at], gone)] = -np.inf
         of_late = None if excluded is None else [places_of(rows, self.late) for rows in excluded]
-        places, late_scores = self._beside.search(queries, k, excluded=of_late, offsets=offsets)
+        places, late_scores = self._beside.search(queries, k, excluded=of_late, weights=weights)
         late = np.append(self.late, -1)[places]  # -1 stays -1
         rows = np.concatenate([near, late], axis=1)
         scores = np.concatenate([scores, late_scores], axis=1)
@@ -216,12 +216,11 @@ class ApproximateIndex:
         """Rows of the best in the clusters nearest to a query, -1 where none, ``[n, wanted]``."""
         import faiss
 
-        longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1).numpy()
         known = {}
         if len(self.late) or len(self.places) < self.clusters.ntotal:
             known["sel"] = faiss.IDSelectorBitmap(self.live)  # pyright: ignore[reportCallIssue]
         looked: Any = faiss.SearchParametersIVF(nprobe=self.probed, **known)  # pyright: ignore[reportCallIssue]
-        _, found = self.clusters.search(longer, wanted, params=looked)
+        _, found = self.clusters.search(queries.numpy(), wanted, params=looked)
         return np.where(found >= 0, np.searchsorted(self.places, found), -1)
 
     @cached_property

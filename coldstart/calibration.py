@@ -11,6 +11,7 @@ from coldstart.judging import calibrate_on_several
 from coldstart.scorer import CosineBiasScorer
 from coldstart.splits import Task
 from gnn.data import Adjacency, NodeInputs
+from gnn.exposure import exposure_by_count
 from gnn.infer import warm_positions
 from gnn.raws import apply
 from gnn.train import Trained, TrainedSide
@@ -38,15 +39,15 @@ Among new items that changes no list; among new and known ones it hides the best
 lift, which is the same for all, makes up for that with many that nobody wants.
 """
 
-LIFT_GAIN = 2.5
-"""Under a lift b above 0 it is longer by 1 + LIFT_GAIN b once more.
-
-A constant alone fills the lists of people with weak tastes, new ones above all, with items that
-nobody wanted; a gain alone does not help those in between.
-"""
-
 HALF_NEW = 10
 """With so many interactions an item is half as new as without."""
+
+HALF_FAMILIAR = 5.0
+"""A user with so many positives gets half the lift of new items.
+
+Those of whom little is known have weak tastes, and a lift that is right for the others would put
+what is new, and nobody knows of, in place of what nearly everybody likes.
+"""
 
 
 def simulated_cold_boost(
@@ -76,7 +77,8 @@ def simulated_cold_boost(
         num_users += len(simulated[1].users)
         if num_users >= ENOUGH_USERS:
             break
-    return calibrate_on_several(simulations, gain=LIFT_GAIN) if simulations else 0.0
+    shares = [scorer.share_of_bias(task.users) for scorer, task in simulations]
+    return calibrate_on_several(simulations, shares=shares) if simulations else 0.0
 
 
 def _simulated(
@@ -119,8 +121,12 @@ def _simulated(
 
     relevant, excluded = positions(hidden), positions(~hidden)
     task = Task("mixed", "train", users, candidates, relevant, excluded, new)
+    visible = torch.from_numpy(np.bincount(user[~hidden], minlength=len(links))).to(vectors)
     scorer = CosineBiasScorer(
-        found.users.cpu().numpy(), vectors.cpu().numpy(), np.zeros(len(vectors), np.float32)
+        found.users.cpu().numpy(),
+        vectors.cpu().numpy(),
+        np.zeros(len(vectors), np.float32),
+        exposure_by_count(visible, HALF_FAMILIAR).cpu().numpy(),
     )
     return scorer, task
 
@@ -192,6 +198,20 @@ def newness(graph: KnowledgeGraph, side: TrainedSide, rows: np.ndarray) -> torch
     out = newness_since_training(n, m)
     out[torch.from_numpy(there)] *= 1 - side.exposure[torch.from_numpy(positions[there])]
     return out
+
+
+def familiarity(graph: KnowledgeGraph, rows: np.ndarray) -> torch.Tensor:
+    """How well some users are known, c_u, float32 ``[len(rows)]``: n^3 / (n^3 + h^3).
+
+    n counts their positives, h is :data:`HALF_FAMILIAR`. So far a lift of new items counts for
+    them.
+    """
+    edges, least = graph.interactions, graph.schema.positive_weight
+    at, here = edges.touching(0, rows)
+    if least is not None and edges.weight is not None:
+        here = here[edges.weight[at] >= least]
+    counts = np.bincount(here, minlength=len(rows)).astype(np.float32)
+    return exposure_by_count(torch.from_numpy(counts), HALF_FAMILIAR)
 
 
 def newness_since_training(liked: Values, not_liked: Values) -> Values:

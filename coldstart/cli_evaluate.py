@@ -26,6 +26,7 @@ SUITED = {
     ),
     "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
     "cold_both": ("content popularity", "ridge x ridge"),
+    "cold_users_mixed": ("engine, own lift", "content popularity", "ridge x ridge"),
     "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
     "mixed": ("engine, own lift", "ridge to ALS factors", "ridge to EASE columns"),
 }
@@ -144,10 +145,11 @@ def segments_named(names: Iterable[str]) -> list[str]:
 def _against(segment: str, named: Iterable[str] | None) -> tuple[str, ...]:
     """Who is compared with the engine: who is named, or who suits the segment."""
     from coldstart.evaluation import OWN_LIFT
+    from coldstart.splits import MIXED
 
     if named is None:
         return _suited(segment)
-    lifted = [OWN_LIFT] if segment == "mixed" else []
+    lifted = [OWN_LIFT] if segment in MIXED else []
     return (*dict.fromkeys([*lifted, *named]),)
 
 

@@ -17,7 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from coldstart.calibration import COLD_GAIN, LIFT_GAIN, Values, newness, simulated_cold_boost
+from coldstart.calibration import (
+    COLD_GAIN,
+    Values,
+    familiarity,
+    newness,
+    simulated_cold_boost,
+)
 from coldstart.feedback import (
     FeedbackConfig,
     FeedbackEvent,
@@ -75,8 +81,8 @@ class EngineConfig:
     Args:
         propagation: settings of features, heads and training.
         cold_boost: lift b of an item without history, and of others in proportion to how new they
-            are: its score s becomes (1 + 2.5 b) s + b, see
-            :data:`coldstart.calibration.LIFT_GAIN`. It moves only the mixed ranking of known and
+            are; users of whom little is known get a share of it, see
+            :func:`coldstart.calibration.familiarity`. It moves only the mixed ranking of known and
             new items. ``"auto"``: from training; 0: none.
         ratings: settings of the rating head.
         feedback: how events count.
@@ -152,8 +158,10 @@ class ColdStartEngine:
         item_vectors: float32 ``[num_items, dim]``, before the gain of new items.
         newness: of every item, 0 to 1, float32 ``[num_items]``, see
             :func:`coldstart.calibration.newness`.
+        familiarity: c_u of every user, 0 to 1, float32 ``[num_users]``, see
+            :func:`coldstart.calibration.familiarity`.
         cold_boost: lift of an item without history.
-        cold_gain: by how much its embedding is made longer where none is lifted, see
+        cold_gain: by how much its embedding is made longer, see
             :data:`coldstart.calibration.COLD_GAIN`.
         feature_edges: edge types that there were at training.
         encoder: turns the texts of new nodes into vectors; ``None``: the default encoder.
@@ -172,6 +180,7 @@ class ColdStartEngine:
     user_vectors: torch.Tensor
     item_vectors: torch.Tensor
     newness: torch.Tensor
+    familiarity: torch.Tensor
     cold_boost: float
     cold_gain: float
     feature_edges: tuple[EdgeType, ...]
@@ -275,6 +284,7 @@ class ColdStartEngine:
             user_vectors,
             item_vectors,
             newness(graph, trained.items, item_inputs.rows),
+            familiarity(graph, user_inputs.rows).to(where),
             float(boost),
             COLD_GAIN,
             graph.edge_types,
@@ -306,11 +316,15 @@ class ColdStartEngine:
             self.user_vectors.cpu().numpy(),
             (self.item_vectors * self.item_gain[:, None]).cpu().numpy(),
             self.item_bias.cpu().numpy(),
+            self.familiarity.cpu().numpy(),
         )
 
     @property
     def item_bias(self) -> torch.Tensor:
-        """b_i, the lift of every item, float32 ``[num_items]``; b_u is 0."""
+        """b_i, the lift of every item, float32 ``[num_items]``; b_u is 0.
+
+        A user gets the share c_u of it that :attr:`familiarity` says.
+        """
         return self.cold_boost * self.newness
 
     @property
@@ -320,8 +334,7 @@ class ColdStartEngine:
 
     def gain_at(self, newness: Values) -> Values:
         """What the vectors of items of such newness are multiplied with before they are scored."""
-        most = self.cold_gain * (1 + LIFT_GAIN * max(self.cold_boost, 0.0))
-        return 1 + (most - 1) * newness
+        return 1 + (self.cold_gain - 1) * newness
 
     def gain_of(self, node_type: str, rows: np.ndarray) -> torch.Tensor:
         """The gain of some users or items, float32 ``[len(rows)]``; that of users is 1."""
@@ -340,7 +353,8 @@ class ColdStartEngine:
         """
         rows = self.graph.users.rows(users), self.graph.items.rows(items)
         u, i = (torch.from_numpy(r).to(self.item_vectors.device) for r in rows)
-        return exact_scores(self.user_vectors[u], self._item_index.rows[i]).cpu().numpy()
+        queries = torch.cat([self.user_vectors[u], self.familiarity[u, None]], dim=1)
+        return exact_scores(queries, self._item_index.rows[i]).cpu().numpy()
 
     def rate(self, users: Sequence[Key], items: Sequence[Key]) -> np.ndarray:
         """The rating expected of every pair, float32 ``[len(users), len(items)]``.
@@ -393,12 +407,12 @@ class ColdStartEngine:
         if not 0 <= diversity <= 1:
             raise ValueError(f"diversity must be between 0 and 1, got {diversity!r}")
         if not diversity:
-            found = _search(self._item_search, self.user_vectors, rows, k, pool, excluded)
+            found = self._best_items(rows, k, pool, excluded)
             return self._recommendations(rows, *found, user_axis=True, evidence=evidence)
         from coldstart.diversity import diversified, pool_size
 
         wide = pool_size(_list_length(k))
-        best = _search(self._item_search, self.user_vectors, rows, wide, pool, excluded)
+        best = self._best_items(rows, wide, pool, excluded)
         *found, price = diversified(*best, self.item_vectors, k, diversity)
         out = self._recommendations(rows, *found, user_axis=True, evidence=evidence)
         prices = np.repeat(price, (found[0] >= 0).sum(axis=1))
@@ -427,7 +441,7 @@ class ColdStartEngine:
             min(_list_length(k), len(self.graph.users)),
             candidates=pool,
             excluded=excluded,
-            offsets=queries[:, -1],
+            weights=queries[:, -1],
         )
         return self._recommendations(rows, *found, user_axis=False, evidence=evidence)
 
@@ -652,7 +666,20 @@ class ColdStartEngine:
 
     @cached_property
     def _user_index(self) -> ExactIndex:
-        return ExactIndex.of(self.user_vectors, self.user_vectors.new_zeros(len(self.graph.users)))
+        return ExactIndex.of(self.user_vectors, self.familiarity)
+
+    def _best_items(
+        self, rows: np.ndarray, k: int, pool: np.ndarray | None, excluded: list[np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and scores of the best items of some users."""
+        at = torch.from_numpy(rows).to(self.user_vectors.device)
+        return self._item_search.search(
+            self.user_vectors[at],
+            min(_list_length(k), len(self.graph.items)),
+            candidates=pool,
+            excluded=excluded,
+            weights=self.familiarity[at],
+        )
 
     @cached_property
     def _unwanted(self) -> np.ndarray:
@@ -933,19 +960,6 @@ def _history_of(graph: KnowledgeGraph, item_text: np.ndarray) -> Callable[[np.nd
 
 def _text_types(graph: KnowledgeGraph) -> list[str]:
     return [t for t in (graph.schema.user, graph.schema.item) if graph.schema.text.get(t)]
-
-
-def _search(
-    index: ExactIndex | ApproximateIndex,
-    vectors: torch.Tensor,
-    rows: np.ndarray,
-    k: int,
-    pool: np.ndarray | None,
-    excluded: list[np.ndarray] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    k = min(_list_length(k), len(index.rows))
-    at = torch.from_numpy(rows).to(vectors.device)
-    return index.search(vectors[at], k, candidates=pool, excluded=excluded)
 
 
 def _list_length(k: int) -> int:

@@ -17,7 +17,7 @@ from coldstart.ready_vectors import Ready, aligned
 from coldstart.report import Report, Row
 from coldstart.scorer import CosineBiasScorer, Scorer
 from coldstart.segments import NINE, spoken
-from coldstart.splits import TEST, VAL, Split, require_segment
+from coldstart.splits import MIXED, TEST, VAL, Split, require_segment
 from coldstart.training_data import Settings, TrainingData
 from kg.graph import KnowledgeGraph, require_graph
 from kg.vectors import NodeEmbeddings
@@ -123,7 +123,7 @@ def evaluate(
 
     Everything is fitted on the training part of a split. A maker that returns a grid of settings
     is represented by the one with the best NDCG on the validation part of the segment at hand. In
-    the mixed segment the lift of cold items is calibrated on its validation part, for every scorer
+    mixed segments the lift of cold items is calibrated on their validation part, for every scorer
     alike, and for a grid on the eight settings that are best on the validation part's cold items.
 
     Args:
@@ -198,7 +198,7 @@ def evaluate(
                 progress(left_out[-1])
                 continue
             found = [
-                judge.row(name, fitted, segment, segment == "mixed" and name not in uncalibrated)
+                judge.row(name, fitted, segment, segment in MIXED and name not in uncalibrated)
                 for name, fitted in fits.of(names)
             ]
             rows += found

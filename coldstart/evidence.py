@@ -137,8 +137,8 @@ def _parts(
             of_pair = vectors[torch.from_numpy(back[pairs] - start).to(device)]
             parts[pairs] = torch.einsum("ngk,nk->ng", of_pair, u).cpu().numpy()
     out = {f"part_{name}": parts[:, i] for i, name in enumerate(names) if name != "constant"}
-    at = torch.from_numpy(item_rows).to(device)
-    bias = (engine.cold_boost * engine.newness[at]).cpu().numpy()
+    known, new = (torch.from_numpy(rows).to(device) for rows in (user_rows, item_rows))
+    bias = (engine.cold_boost * engine.familiarity[known] * engine.newness[new]).cpu().numpy()
     popularity = parts[:, names.index("constant")] if "constant" in names else 0
     out["part_popularity"] = (popularity + bias).astype(np.float32)
     return out

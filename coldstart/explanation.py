@@ -251,8 +251,9 @@ def explained(
     sides = [taken_apart(engine, t, k) for t, k in ((schema.user, user), (schema.item, item))]
     of_user, of_item = sides
     shares = (of_user.atoms.vectors.double() @ of_item.atoms.vectors.double().T).cpu().numpy()
+    lift = engine.cold_boost * float(engine.newness[of_item.row])
     biases = (
-        Part("item bias", engine.cold_boost * float(engine.newness[of_item.row])),
+        Part("item bias", lift * float(engine.familiarity[of_user.row])),
         Part("user bias", 0.0),
     )
     parts = _parts(engine, of_item, shares.sum(axis=0)) + biases

@@ -1,7 +1,7 @@
 """The scorer for a store that only knows cosines: one vector per item, one per user, same order.
 
 With ``x_i = [a_i i/|i|, b_i, pad_i]``, padded so that all items are equally long, and
-``q_u = [a_u u/|u|, 1, 0]``,
+``q_u = [a_u u/|u|, c_u, 0]``,
 
     cos(q_u, x_i) = (r_ui - b_u) / (|q_u| |x_i|)
 
@@ -65,15 +65,16 @@ def fold_items(vectors: np.ndarray, bias: np.ndarray, length: float | None = Non
     return FoldedItems(matrix.astype(np.float32), wanted)
 
 
-def fold_users(vectors: np.ndarray) -> np.ndarray:
+def fold_users(vectors: np.ndarray, familiarity: np.ndarray | float = 1.0) -> np.ndarray:
     """Query vectors for :func:`fold_items`, float32 ``[num_users, dim + 2]``.
 
     Args:
         vectors: user embeddings, whose length is the gain a_u, ``[num_users, dim]``.
+        familiarity: c_u, how much of an item's bias counts, ``[num_users]``, or one for all.
     """
     vectors = np.asarray(vectors, np.float32)
-    ones, zeros = np.ones((len(vectors), 1)), np.zeros((len(vectors), 1))
-    return np.concatenate([vectors, ones, zeros], axis=1).astype(np.float32)
+    shares, zeros = np.broadcast_to(familiarity, len(vectors)), np.zeros((len(vectors), 1))
+    return np.concatenate([vectors, shares[:, None], zeros], axis=1).astype(np.float32)
 
 
 def scores_of_cosines(cosines: np.ndarray, query: np.ndarray, length: float) -> np.ndarray:

@@ -26,7 +26,7 @@ _SPARE = 32
 class ExactIndex:
     """Items as ``x_i = [a_i i/|i|, b_i]``, which any inner-product index can serve.
 
-    With a query ``q_u = [a_u u/|u|, 1]`` it is ``q_u . x_i = r_ui - b_u``.
+    With a query ``q_u = [a_u u/|u|, c_u]`` it is ``q_u . x_i = r_ui - b_u``.
 
     The last digit of a float32 product depends on how many rows are multiplied at once. So those
     that might be among the best are worked out again in float64 and rounded: then lists do not
@@ -103,7 +103,7 @@ class ExactIndex:
         *,
         candidates: np.ndarray | None = None,
         excluded: list[np.ndarray] | None = None,
-        offsets: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` best items of every query, best first; equal scores keep item order.
 
@@ -112,8 +112,8 @@ class ExactIndex:
             k: at least 1.
             candidates: ascending rows to choose from; all by default.
             excluded: rows that a query must not get, ascending, an array per query.
-            offsets: float32 ``[num_queries]``, added to all scores of a query: b_i, where items
-                look for users.
+            weights: what the rows' last column counts for each query, float32 ``[num_queries]``;
+                1 by default. It is c_u, or b_i where items look for users.
 
         Returns:
             Rows, int64 ``[num_queries, k]``, and scores, float32 ``[num_queries, k]``. A query
@@ -124,8 +124,9 @@ class ExactIndex:
         k_out, k = k, min(k, num)
         rows = np.full((len(queries), k_out), -1, np.int64)
         scores = np.full((len(queries), k_out), -np.inf, np.float32)
-        if offsets is None:
-            offsets = queries.new_zeros(len(queries))
+        if weights is None:
+            weights = queries.new_ones(len(queries))
+        queries = torch.cat([queries, weights[:, None]], dim=1)
         together = min(self.rows.shape[1] // 2, _MOST_SCORES // max(num, 1))
         step = max(1, together, _BLOCK_SCORES // max(num, 1))
         for start in range(0, len(queries) if k else 0, step):
@@ -133,28 +134,25 @@ class ExactIndex:
             approximate = self._products(queries[some], pool)
             if excluded is not None:
                 _exclude(approximate, pool, excluded[some])
-            columns, found = self._best(queries[some], offsets[some], pool, approximate, k)
+            columns, found = self._best(queries[some], pool, approximate, k)
             rows[some, :k] = columns if pool is None else pool[columns]
             scores[some, :k] = found
         rows[np.isneginf(scores)] = -1
         return rows, scores
 
     def _products(self, queries: torch.Tensor, pool: np.ndarray | None) -> torch.Tensor:
-        """Scores without offsets as float32 products have them, ``[n, num_candidates]``."""
-        # A 1 for the bias: its column, whose floats lie far apart, is slow to add by itself.
-        longer = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
+        """Scores as float32 products have them, ``[n, num_candidates]``."""
         if pool is None:
-            return (self.rows @ longer[0])[None] if len(longer) == 1 else longer @ self.rows.T
+            return (self.rows @ queries[0])[None] if len(queries) == 1 else queries @ self.rows.T
         out = queries.new_empty(len(queries), len(pool))
         for start in range(0, len(pool), _BLOCK_ITEMS):
             at = torch.from_numpy(pool[start : start + _BLOCK_ITEMS]).to(self.rows.device)
-            out[:, start : start + len(at)] = longer @ self.rows[at].T
+            out[:, start : start + len(at)] = queries @ self.rows[at].T
         return out
 
     def _best(
         self,
         queries: torch.Tensor,
-        offsets: torch.Tensor,
         pool: np.ndarray | None,
         scores: torch.Tensor,
         k: int,
@@ -162,28 +160,26 @@ class ExactIndex:
         """Columns and exact scores of the ``k`` best of each row, earlier columns first if equal.
 
         Args:
-            queries: ``[n, dim]``.
-            offsets: ``[n]``.
+            queries: ``[n, dim + 1]``.
             pool: rows of the index that the columns stand for; ``None``: all.
             scores: their products to float32, -inf where excluded, ``[n, m]``.
             k: at most ``m``.
         """
         width = min(k + _SPARE, scores.shape[1])
         top, columns = _largest(scores, width)
-        lengths = (torch.linalg.vector_norm(queries, dim=1) ** 2 + 1) ** 0.5
-        largest = lengths * self.longest + offsets.abs()
+        largest = torch.linalg.vector_norm(queries, dim=1) * self.longest
         # Twice what float32 can be wrong by: no better one is further down.
         slack = 2 * self.rows.shape[1] * torch.finfo(self.rows.dtype).eps * largest
         unsure = top[:, k - 1] - slack
         columns = columns.sort(dim=1).values
-        exact = self.pair_scores(queries, offsets, pool, columns)
+        exact = self.pair_scores(queries, pool, columns)
         exact = torch.where(scores.gather(1, columns).isneginf(), -torch.inf, exact)
         order = exact.argsort(dim=1, descending=True, stable=True)[:, :k]
         columns, exact = columns.gather(1, order), exact.gather(1, order)
         many = (top[:, -1] >= unsure) & ~top[:, -1].isneginf() & (width < scores.shape[1])
         for row in torch.nonzero(many).flatten().tolist():
             near = torch.nonzero(scores[row] >= unsure[row]).flatten()
-            again = self.pair_scores(queries[row, None], offsets[row, None], pool, near[None])[0]
+            again = self.pair_scores(queries[row, None], pool, near[None])[0]
             order = again.argsort(descending=True, stable=True)[:k]
             columns[row], exact[row] = near[order], again[order]
         return columns.cpu().numpy(), exact.cpu().numpy()
@@ -191,15 +187,13 @@ class ExactIndex:
     def pair_scores(
         self,
         queries: torch.Tensor,
-        offsets: torch.Tensor,
         pool: np.ndarray | None,
         columns: torch.Tensor,
     ) -> torch.Tensor:
         """Scores of every query with rows of its own, float32 ``[n, num_columns]``.
 
         Args:
-            queries: float32 ``[n, dim]``.
-            offsets: ``[n]``, added to all scores of a query.
+            queries: with the weight of the rows' last column behind, float32 ``[n, dim + 1]``.
             pool: what the columns stand for; ``None``: rows of the index.
             columns: int64 ``[n, num_columns]``.
         """
@@ -208,7 +202,7 @@ class ExactIndex:
         step = max(1, _BLOCK_FLOATS // max(columns.shape[1] * self.rows.shape[1], 1))
         for start in range(0, len(queries), step):
             some = slice(start, start + step)
-            out[some] = exact_scores(queries[some], self.rows[at[some]], offsets[some])
+            out[some] = exact_scores(queries[some], self.rows[at[some]])
         return out
 
 
@@ -265,21 +259,17 @@ def places_of(rows: np.ndarray, pool: np.ndarray) -> np.ndarray:
     return at[inside][pool[at[inside]] == rows[inside]]
 
 
-def exact_scores(
-    queries: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor | None = None
-) -> torch.Tensor:
+def exact_scores(queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The products summed in float64 and rounded once, so that company does not change them.
 
     Args:
-        queries: float32 ``[n, dim]``.
+        queries: float32 ``[n, dim + 1]``.
         rows: of an index, float32 ``[m, dim + 1]``, or for each query its own, ``[n, m, dim + 1]``.
-        offsets: float32 ``[n]``, added to all scores of a query.
 
     Returns:
         float32 ``[n, m]``.
     """
     rows = rows.double()
-    product = queries.double()[:, None, :] @ rows[..., :-1].mT  # [n, 1, m]
-    out = product[:, 0] + rows[..., -1]
-    out = out if offsets is None else out + offsets.double()[:, None]
-    return out.to(queries.dtype)
+    longer = queries.double()
+    product = longer[:, None, :-1] @ rows[..., :-1].mT  # [n, 1, m]
+    return (product[:, 0] + longer[:, -1:] * rows[..., -1]).to(queries.dtype)

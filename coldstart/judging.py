@@ -99,38 +99,49 @@ def ranked_lists(
     return Lists(task.users, *together, degrees, number, np.concatenate(areas))
 
 
-def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K, gain: float = 0.0) -> float:
+def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K) -> float:
     """The lift of cold items with the best NDCG@k on a (validation) task of mixed candidates.
 
-    Tried are 49 lifts from -8 to 8 standard deviations of the scores.
+    Tried are 49 lifts from -8 to 8 standard deviations of the scores. A user gets all of a lift, or
+    the share that the scorer says; see :class:`coldstart.scorer.CosineBiasScorer`.
 
     Args:
         scorer: what ranks.
         task: of mixed candidates.
         k: list length.
-        gain: under a lift b above 0 the scores of cold items are also multiplied by 1 + gain b.
 
     Raises:
         ValueError: the task has no users.
     """
-    return calibrate_on_several([(scorer, task)], k=k, gain=gain)
+    return calibrate_on_several([(scorer, task)], k=k)
 
 
 def calibrate_on_several(
-    simulations: Sequence[tuple[Scorer, Task]], *, k: int = K, gain: float = 0.0
+    simulations: Sequence[tuple[Scorer, Task]],
+    *,
+    k: int = K,
+    shares: Sequence[np.ndarray] | None = None,
 ) -> float:
     """The lift with the best NDCG@k over the users of several tasks, each with its scorer.
 
     See :func:`calibrate_cold_boost`; the scores of the first tell how far lifts go.
 
+    Args:
+        simulations: scorers and tasks of mixed candidates.
+        k: list length.
+        shares: how much of a lift every user of a task gets, float32 ``[num_users]`` per task; all
+            of it by default.
+
     Raises:
         ValueError: there is no task, or one has no users.
     """
-    return _calibrated(simulations, k, gain)[0]
+    return _calibrated(simulations, k, shares)[0]
 
 
 def _calibrated(
-    simulations: Sequence[tuple[Scorer, Task]], k: int, gain: float = 0.0
+    simulations: Sequence[tuple[Scorer, Task]],
+    k: int,
+    shares: Sequence[np.ndarray] | None = None,
 ) -> tuple[float, float]:
     """The best lift and its NDCG."""
     if not simulations:
@@ -141,8 +152,9 @@ def _calibrated(
     spread = float(np.std(scorer.score(task.users[:200], task.candidates))) or 1.0
     boosts = _BOOSTS * spread
     total, num_users = np.zeros(len(boosts)), 0
-    for scorer, task in simulations:
-        total += [r.ndcg.sum() for r in evaluate_boosts(scorer, task, k, boosts, gain)]
+    for at, (scorer, task) in enumerate(simulations):
+        share = None if shares is None else shares[at]
+        total += [r.ndcg.sum() for r in evaluate_boosts(scorer, task, k, boosts, share)]
         num_users += len(task.users)
     best = int(np.argmax(total))
     return float(boosts[best]), float(total[best]) / num_users
@@ -154,12 +166,21 @@ def _require_users(task: Task) -> None:
 
 
 def evaluate_boosts(
-    scorer: Scorer, task: Task, k: int, boosts: np.ndarray, gain: float
+    scorer: Scorer, task: Task, k: int, boosts: np.ndarray, share: np.ndarray | None = None
 ) -> list[Result]:
     """NDCG and recall under each of several lifts, every pair being scored once.
 
     A lift keeps the order of the cold and that of the others, so that only the best of both matter.
+
+    Args:
+        scorer: what ranks.
+        task: of mixed candidates.
+        k: list length.
+        boosts: lifts of cold candidates.
+        share: how much of it every user gets, float32 ``[num_users]``; all of it by default.
     """
+    share = np.ones(len(task.users), np.float32) if share is None else share
+    start = 0
     parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in boosts]
     sides = np.flatnonzero(task.cold), np.flatnonzero(~task.cold)
     for scores, truth, _ in _blocks(scorer, task):
@@ -167,13 +188,12 @@ def evaluate_boosts(
         best = [side[top_k(scores[:, side], k)] for side in sides if len(side)]
         some = np.sort(np.concatenate(best, axis=1), axis=1)  # equal scores keep item order
         scores, truth = (np.take_along_axis(x, some, axis=1) for x in (scores, truth))
-        cold = task.cold[some]
+        cold, mine = task.cold[some], share[start : start + len(scores)]
+        start += len(scores)
         for boost, found in zip(boosts, parts, strict=True):
             lifted = scores
-            if gain and boost > 0:
-                lifted = scores * np.where(cold, np.float32(1 + gain * boost), np.float32(1))
             if boost:
-                lifted = lifted + np.float32(boost) * cold
+                lifted = scores + np.float32(boost) * mine[:, None] * cold
             hits = np.take_along_axis(truth, top_k(lifted, k), axis=1)
             found.append((ndcg(hits, degrees), recall(hits, degrees)))
     empty = [(np.empty(0), np.empty(0))]

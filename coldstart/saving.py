@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from coldstart.calibration import LIFT_GAIN
 from coldstart.feedback import FeedbackConfig, Heard
 from coldstart.rating import RatingSource
 from gnn.checkpoint import head_from_state, head_to_state, side_from_state, side_to_state
@@ -98,12 +97,13 @@ def _read(
             for t, names in meta.get("vectors", {}).items()
         }
         boost, description = meta["cold_boost"], meta["encoder"]
-        # There was none at first: a lift b brought a gain of 1 + 5 b, and no lift brought none.
-        lifted = max(boost, 0.0)
-        gain = meta.get("cold_gain", (1 + 5 * lifted) / (1 + LIFT_GAIN * lifted))
+        gain = meta.get("cold_gain", 1.0)
+        if "familiarity" not in arrays:  # before: users got all of a lift b, and items a gain of it
+            gain *= 1 + (2.5 if "cold_gain" in meta else 5) * max(boost, 0.0)
+            arrays["familiarity"] = np.ones(len(graph.users), np.float32)
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
-            for name in ("user_vectors", "item_vectors", "newness")
+            for name in ("user_vectors", "item_vectors", "newness", "familiarity")
         ]
         feature_edges = tuple(tuple(e) for e in meta["feature_edges"])
     except (KeyError, TypeError) as error:
@@ -115,7 +115,7 @@ def _read(
 
         encoder = encoder_from(description, folder / "encoder")
     users, items = sides
-    user_vectors, item_vectors, newness = vectors
+    user_vectors, item_vectors, newness, familiarity = vectors
     return ColdStartEngine(
         graph,
         config,
@@ -125,6 +125,7 @@ def _read(
         user_vectors,
         item_vectors,
         newness,
+        familiarity,
         boost,
         gain,
         feature_edges,
@@ -143,6 +144,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
         "user_vectors": engine.user_vectors.cpu().numpy(),
         "item_vectors": engine.item_vectors.cpu().numpy(),
         "newness": engine.newness.cpu().numpy(),
+        "familiarity": engine.familiarity.cpu().numpy(),
     }
     meta: dict[str, Any] = {
         "config": asdict(engine.config),

@@ -1,4 +1,8 @@
-"""The scorer r_ui = a_u a_i cos(u, i) + b_u + b_i, and the protocol that all scorers share."""
+"""The scorer r_ui = a_u a_i cos(u, i) + b_u + c_u b_i, and the protocol that all scorers share.
+
+b_i lifts new items among known ones, and c_u, between 0 and 1, is how well a user is known: what is
+right for those whose tastes are known would bury under new items what a new user will like.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,9 @@ def cosine_plus_bias(
     item_gain: np.ndarray,
     user_bias: np.ndarray,
     item_bias: np.ndarray,
+    familiarity: np.ndarray | float = 1.0,
 ) -> np.ndarray:
-    """r_ui = a_u a_i cos(u, i) + b_u + b_i of every pair, ``[num_users, num_items]``.
+    """r_ui = a_u a_i cos(u, i) + b_u + c_u b_i of every pair, ``[num_users, num_items]``.
 
     Args:
         users: ``[num_users, dim]``.
@@ -39,12 +44,14 @@ def cosine_plus_bias(
         item_gain: a_i, ``[num_items]``.
         user_bias: b_u, ``[num_users]``.
         item_bias: b_i, ``[num_items]``.
+        familiarity: c_u, ``[num_users]``, or one number for all.
 
     The cosine with a zero vector is 0.
     """
     cosine = unit_rows(users) @ unit_rows(items).T
     gains = user_gain[:, None] * item_gain[None, :]
-    return gains * cosine + user_bias[:, None] + item_bias[None, :]
+    counted = np.broadcast_to(familiarity, len(users))[:, None] * item_bias[None, :]
+    return gains * cosine + user_bias[:, None] + counted
 
 
 def unit_rows(matrix: np.ndarray) -> np.ndarray:
@@ -63,15 +70,24 @@ class CosineBiasScorer:
         users: ``[num_users, dim]``.
         items: ``[num_items, dim]``.
         item_bias: b_i, ``[num_items]``; b_u is 0.
+        familiarity: c_u, float32 ``[num_users]``; ``None``: 1 for all.
     """
 
     users: np.ndarray
     items: np.ndarray
     item_bias: np.ndarray
+    familiarity: np.ndarray | None = None
 
     def score(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """float32 ``[len(users), len(items)]``."""
-        return self.users[users] @ self.items[items].T + self.item_bias[items]
+        bias = self.share_of_bias(users)[:, None] * self.item_bias[items]
+        return self.users[users] @ self.items[items].T + bias
+
+    def share_of_bias(self, users: np.ndarray) -> np.ndarray:
+        """c_u of some users, float32 ``[len(users)]``."""
+        if self.familiarity is None:
+            return np.ones(len(users), np.float32)
+        return self.familiarity[users]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,10 @@ from kg.tables import require_columns
 from kg.vectors import Vocabulary
 
 WARM, VAL, TEST = "warm", "val", "test"
-SEGMENTS = ("cold_items", "cold_users", "cold_both", "warm", "mixed")
+MIXED = ("mixed", "cold_users_mixed")
+"""Segments where warm and cold items are ranked together, under a lift of the cold ones."""
+
+SEGMENTS = ("cold_items", "cold_users", "cold_both", "warm", *MIXED)
 """What can be asked of a split: which items are candidates, and whether the users are warm; the
 nine segments of :data:`coldstart.segments.NINE` besides."""
 
@@ -109,7 +112,9 @@ class Split:
             segment: ``cold_items``: warm users rank the cold items of this part; ``cold_users``:
                 cold users of this part rank warm items; ``cold_both``: both cold; ``warm``: warm
                 users rank warm items without those known; ``mixed``: warm users with both kinds
-                of positive rank warm and cold items together. Or one of the nine, such as
+                of positive rank warm and cold items together; ``cold_users_mixed``: cold users of
+                this part rank the same, as new users are shown all there is. Or one of the nine,
+                such as
                 ``cold_users_warm_up_items``: users of a class by training interactions rank the
                 items of a class; the nodes kept cold for the other part take no part.
             part: ``val`` or ``test``.
@@ -120,14 +125,16 @@ class Split:
         if segment in NINE:
             return self._nine_task(segment, part)
         user, item = self.pairs
-        user_part, item_part = self.user_part[user], self.item_part[item]
-        item_is_cold, warm_user = item_part == part, user_part == WARM
+        item_part = self.item_part[item]
+        item_is_cold, warm_user = item_part == part, self.user_part[user] == WARM
         held_out_warm = warm_user & (item_part == WARM) & (self.pair_part == part)
-        users_are_cold = segment in ("cold_users", "cold_both")
+        users_are_cold = segment.startswith(("cold_users", "cold_both"))
+        cold_user = self.user_part[user] == part
         mask = {
             "cold_items": warm_user & item_is_cold,
-            "cold_users": (user_part == part) & (item_part == WARM),
-            "cold_both": (user_part == part) & item_is_cold,
+            "cold_users": cold_user & (item_part == WARM),
+            "cold_both": cold_user & item_is_cold,
+            "cold_users_mixed": cold_user & (item_is_cold | (item_part == WARM)),
             "warm": held_out_warm,
             "mixed": held_out_warm | (warm_user & item_is_cold),
         }[segment]
@@ -135,7 +142,7 @@ class Split:
         pool = {
             "cold_items": cold_items,
             "cold_both": cold_items,
-            "mixed": cold_items | warm_items,
+            **dict.fromkeys(MIXED, cold_items | warm_items),
         }.get(segment, warm_items)
         users = np.unique(user[mask])
         if segment == "mixed":

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from coldstart.approximate import ApproximateIndex
-from coldstart.calibration import newness, newness_since_training
+from coldstart.calibration import familiarity, newness, newness_since_training
 from coldstart.index import ExactIndex, grown_tensor
 from coldstart.known_names import require_edge_type
 from coldstart.ready_texts import check_length, rows_of_new
@@ -84,6 +84,7 @@ def updated(
         user_vectors=_grown(engine.user_vectors, len(graph.users), kept.get(user)),
         item_vectors=_grown(engine.item_vectors, len(graph.items), kept.get(item)),
         newness=_grown(engine.newness, len(graph.items), kept.get(item)),
+        familiarity=_grown(engine.familiarity, len(graph.users), kept.get(user)),
         ratings=engine.ratings.after(engine, delta, kept),
         heard=engine.heard.after(old, delta),
     )
@@ -122,7 +123,18 @@ def updated(
         if touched[item][0] < fresh[item]:
             new = new.clone()
         _put(new, touched[item], newness(graph, moved.items, touched[item]))
-    found = replace(moved, user_vectors=after[user], item_vectors=after[item], newness=new)
+    known = moved.familiarity
+    if len(touched[user]):
+        if touched[user][0] < fresh[user]:
+            known = known.clone()
+        _put(known, touched[user], familiarity(graph, touched[user]).to(known))
+    found = replace(
+        moved,
+        user_vectors=after[user],
+        item_vectors=after[item],
+        newness=new,
+        familiarity=known,
+    )
     _continue_index(engine, found, "_item_index", touched[item], fresh[item], kept.get(item))
     _continue_index(engine, found, "_user_index", touched[user], fresh[user], kept.get(user))
     return found
@@ -163,7 +175,7 @@ def _continue_index(
         if len(rows):
             at = _at(vectors, rows)
             if name == "_user_index":
-                index = index.with_rows(at, vectors[at], vectors.new_zeros(len(rows)))
+                index = index.with_rows(at, vectors[at], after.familiarity[at])
             else:
                 lacking = after.newness[at]
                 longer = after.gain_at(lacking)[:, None] * vectors[at]

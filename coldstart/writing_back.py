@@ -12,6 +12,7 @@ from kg.stores.base import CypherStore
 from kg.stores.protocol import WriteReport
 from kg.stores.values import (
     BIAS_PROPERTY,
+    FAMILIARITY_PROPERTY,
     FOLDED_PROPERTY,
     GAIN_PROPERTY,
     QUERY_PROPERTY,
@@ -56,8 +57,9 @@ def write_back(
 ) -> WriteBack:
     """Write what an engine knows of its users and items to their nodes, by key.
 
-    Each gets its ``embedding``, its gain a (the embedding's length) and its bias b; items also the
-    folded vector, with a vector index, and users the query vector that asks it: the nearest items
+    Each gets its ``embedding``, its gain a (the embedding's length) and its bias b; users also c_u,
+    how well they are known (the score is a_u a_i cos(u, i) + b_u + c_u b_i); items also the folded
+    vector, with a vector index, and users the query vector that asks it: the nearest items
     by cosine are then the items with the highest score. Only what differs is written.
 
     Args:
@@ -76,6 +78,8 @@ def write_back(
     schema = engine.graph.schema
     users, items = engine.embeddings(schema.user), engine.embeddings(schema.item)
     bias = engine.item_bias.cpu().numpy().astype(np.float64)
+    known = engine.familiarity.cpu().numpy().astype(np.float64)
+    of_users = _numbers(users, np.zeros(len(users))) | {FAMILIARITY_PROPERTY: known}
     folded = fold_items(items.matrix, bias)
     if on_missing == "error":  # of both, before the first of them is written
         for embeddings in (users, items):
@@ -83,9 +87,9 @@ def write_back(
             store.require_keys(embeddings.node_type, list(embeddings.nodes), key=key)
     work = (  # the index first: where there can be none, nothing is written
         (NodeEmbeddings(items.nodes, folded.matrix), FOLDED_PROPERTY, None, index),
-        (users, VECTOR_PROPERTY, _numbers(users, np.zeros(len(users))), False),
+        (users, VECTOR_PROPERTY, of_users, False),
         (items, VECTOR_PROPERTY, _numbers(items, bias), False),
-        (NodeEmbeddings(users.nodes, fold_users(users.matrix)), QUERY_PROPERTY, None, False),
+        (NodeEmbeddings(users.nodes, fold_users(users.matrix, known)), QUERY_PROPERTY, None, False),
     )
     reports = {}
     for embeddings, place, numbers, with_index in work:

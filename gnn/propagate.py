@@ -38,7 +38,7 @@ MAX_RELATIONS = 48
 MAX_FAR_RELATIONS = 16
 """So many of what entities are linked to, the largest, have a group of their own."""
 
-MOST_FAR_LINKS = 1000
+MOST_FAR_LINKS = 300
 """Of all far relations together, per node: what many entities share tells little of each node."""
 
 FAR_ENTITIES = "far entities"

@@ -38,7 +38,7 @@ from coldstart.judging import evaluate_task
 from coldstart.report import Report, paired
 from coldstart.scorer import Scorer
 from coldstart.segments import NINE
-from coldstart.splits import Split, Task, random_split, read_splits
+from coldstart.splits import MIXED, Split, Task, random_split, read_splits
 from coldstart.temporal import temporal_splits
 from coldstart.training_data import TrainingData
 from gnn.data import Adjacency
@@ -61,8 +61,8 @@ SETS = {
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),
     "cold_user": ("cold_users",),
-    "cold_both": ("cold_both", "cold_items", "cold_users"),
-    "random": ("cold_items", "warm", "mixed", "cold_users", "cold_both"),
+    "cold_both": ("cold_both", "cold_items", "cold_users", "cold_users_mixed"),
+    "random": ("cold_items", "warm", *MIXED, "cold_users", "cold_both"),
     "nine": NINE,
     "temporal": NINE,
 }
@@ -103,8 +103,8 @@ def main() -> None:
         segment: [name for name in ("engine", *FAMILIES.get(segment, BASELINES)) if name in ours]
         for segment in SEGMENTS[arguments.kind]
     }
-    if "mixed" in segments:
-        segments["mixed"].append(OWN_LIFT)
+    for segment in set(MIXED) & segments.keys():
+        segments[segment].append(OWN_LIFT)
     scorers = makers_named(["engine", OWN_LIFT, *BASELINES])
     report = evaluate(
         graph,

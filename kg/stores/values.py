@@ -14,12 +14,14 @@ from kg.vectors import NodeEmbeddings
 
 VECTOR_PROPERTY = "embedding"
 GAIN_PROPERTY, BIAS_PROPERTY = "coldstart_gain", "coldstart_bias"
+FAMILIARITY_PROPERTY = "coldstart_familiarity"
 FOLDED_PROPERTY, QUERY_PROPERTY = "coldstart_folded", "coldstart_query"
 RECOMMENDS = "COLDSTART_RECOMMENDS"
 WRITTEN_BACK = (
     VECTOR_PROPERTY,
     GAIN_PROPERTY,
     BIAS_PROPERTY,
+    FAMILIARITY_PROPERTY,
     FOLDED_PROPERTY,
     QUERY_PROPERTY,
     RECOMMENDS,

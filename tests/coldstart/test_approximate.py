@@ -185,14 +185,14 @@ def test_an_engine_keeps_its_searches_when_items_and_people_are_removed():
     assert set(seen_by.to_table()["user"].to_pylist()) == set(after.graph.users)
 
 
-def test_late_items_that_were_seen_are_left_out_and_offsets_are_added(exact, queries, monkeypatch):
+def test_late_items_that_were_seen_are_left_out_and_weights_counted(exact, queries, monkeypatch):
     monkeypatch.setattr("coldstart.approximate._MOST_LATE", 0.5)
     index = ApproximateIndex.of(exact, queries, least_recall=0.99)
     late = np.arange(0, NUM, 3)
     after = index.followed(exact, late)
     seen = [np.sort(rows[::2]) for rows in exact.search(queries, 60)[0]]
-    offsets = torch.arange(len(queries), dtype=torch.float32)
-    options = {"excluded": seen, "offsets": offsets}
+    weights = torch.linspace(0, 1, len(queries))
+    options = {"excluded": seen, "weights": weights}
     best, scores = exact.search(queries, 40, **options)
     found, found_scores = after.search(queries, 40, **options)
     hits = [np.isin(a, b) for a, b in zip(best, found, strict=True)]

@@ -7,8 +7,10 @@ import torch
 from coldstart import calibration
 from coldstart.calibration import (
     COLD_GAIN,
+    HALF_FAMILIAR,
     HALF_NEW,
     _some_of_all_popularities,
+    familiarity,
     newness,
     newness_since_training,
     simulated_cold_boost,
@@ -57,7 +59,7 @@ def test_where_nobody_can_be_asked_there_is_no_lift(trained):
 def test_a_simulation_asks_for_what_was_hidden_and_for_nothing_known(trained, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
+        calibration, "calibrate_on_several", lambda found, **_: seen.extend(found) or 0
     )
     boost(trained)
     _, task = seen[0]
@@ -73,7 +75,7 @@ def test_too_many_users_and_items_are_sampled(trained, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_ITEMS", 50)
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
+        calibration, "calibrate_on_several", lambda found, **_: seen.extend(found) or 0
     )
     boost(trained)
     _, task = seen[0]
@@ -84,7 +86,7 @@ def test_too_many_users_and_items_are_sampled(trained, monkeypatch):
 def test_a_simulation_is_repeated_until_enough_users_were_asked(trained, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_on_several", lambda found, gain: seen.append(found) or 0
+        calibration, "calibrate_on_several", lambda found, **_: seen.append(found) or 0
     )
     boost(trained)
     asked = [len(task.users) for _, task in seen[0]]
@@ -131,7 +133,7 @@ def test_items_that_nobody_wanted_stand_between_those_that_play_cold(trained, mo
     monkeypatch.setattr(calibration, "unwanted", lambda counts: 5.3)
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_on_several", lambda found, gain: seen.extend(found) or 0
+        calibration, "calibrate_on_several", lambda found, **_: seen.extend(found) or 0
     )
     boost(trained)
     scorer, task = seen[0]
@@ -184,7 +186,7 @@ def test_who_plays_new_in_a_simulation_has_the_gain_of_new_items(trained, monkey
     monkeypatch.setattr(calibration, "unwanted", lambda counts: 3.0)
     seen = []
     monkeypatch.setattr(
-        calibration, "calibrate_on_several", lambda found, gain: seen.append(found[0]) or 0
+        calibration, "calibrate_on_several", lambda found, **_: seen.append(found[0]) or 0
     )
     boost(trained)
     monkeypatch.setattr(calibration, "COLD_GAIN", 1.0)
@@ -195,15 +197,41 @@ def test_who_plays_new_in_a_simulation_has_the_gain_of_new_items(trained, monkey
     np.testing.assert_array_equal(other.users, one.users)
 
 
-def test_a_gain_lifts_cold_items_by_their_own_score_too():
+def test_users_get_their_share_of_a_lift():
     one = np.ones((1, 1), np.float32)
     items = np.array([[3.0], [0.5], [1.0]], np.float32)
     scorer = CosineBiasScorer(one, items, np.zeros(3, np.float32))
-    task = mixed_task([False, True, True], [2])
-    plain, gained = (calibrate_cold_boost(scorer, task, gain=g) for g in (0.0, 10.0))
-    assert 0 < gained < plain
-    assert plain + 1 > 3
-    assert (1 + 10 * gained) * 1 + gained > 3
+    simulation = [(scorer, mixed_task([False, True, True], [2]))]
+    every, half = (
+        calibrate_on_several(simulation, shares=[np.array([share], np.float32)])
+        for share in (1.0, 0.5)
+    )
+    assert every + 1 > 3
+    assert every <= 3  # the first that is enough
+    assert half + 1 > 3
+    assert 0.5 * half + 1 > 3
+    assert every == calibrate_on_several(simulation)
+
+
+def test_a_user_is_known_by_positives(graph):
+    rows = np.arange(graph.num_nodes("User"))
+    counts = np.bincount(graph.positives()[0], minlength=len(rows))
+    assert counts.min() == 0 < counts.sum() < len(graph.interactions)
+    known = familiarity(graph, rows).numpy()
+    np.testing.assert_allclose(known, counts**3 / (counts**3 + HALF_FAMILIAR**3), rtol=1e-6)
+    np.testing.assert_array_equal(familiarity(graph, rows[5:2:-1]), known[5:2:-1])
+
+
+def test_a_simulation_gives_users_the_share_of_what_is_left_of_them(trained, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        calibration, "calibrate_on_several", lambda found, shares: seen.append((found, shares)) or 0
+    )
+    boost(trained)
+    (found, shares) = seen[0]
+    for (_, task), share in zip(found, shares, strict=True):
+        left = task.excluded.degrees  # what plays neither cold nor unknown
+        np.testing.assert_allclose(share, left**3 / (left**3 + HALF_FAMILIAR**3), rtol=1e-5)
 
 
 def test_a_lift_tried_on_the_best_of_both_kinds_ranks_as_among_all_candidates():
@@ -218,7 +246,7 @@ def test_a_lift_tried_on_the_best_of_both_kinds_ranks_as_among_all_candidates():
     cold = rng.random(num_items) < 0.3
     task = Task("mixed", "val", np.arange(num_users), np.arange(num_items), relevant, known, cold)
     scorer, boosts = MatrixScorer(scores), np.array([-3.0, -0.5, 0.0, 0.5, 3.0])
-    for boost, found in zip(boosts, evaluate_boosts(scorer, task, k, boosts, 0.0), strict=True):
+    for boost, found in zip(boosts, evaluate_boosts(scorer, task, k, boosts), strict=True):
         wanted = evaluate_task(scorer, task, k=k, cold_boost=boost)
         np.testing.assert_array_equal(found.ndcg, wanted.ndcg)
         np.testing.assert_array_equal(found.recall, wanted.recall)

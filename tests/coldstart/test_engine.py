@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coldstart import ColdStartEngine, EngineConfig, evaluate
-from coldstart.calibration import COLD_GAIN, HALF_NEW, LIFT_GAIN
+from coldstart.calibration import COLD_GAIN, HALF_FAMILIAR, HALF_NEW
 from coldstart.feedback import FeedbackEvent
 from coldstart.report import Report
 from coldstart.scorer import cosine_plus_bias
@@ -97,8 +97,7 @@ def test_a_node_without_interactions_has_the_prior_of_its_features_exactly(engin
         side, _ = engine._side(node_type)
         inputs = engine._inputs_of(node_type, np.arange(len(engine.embeddings(node_type))))
         prior = priors(side, inputs, inputs.rows, torch.device("cpu"))[-len(keys) :]
-        lifted = engine.cold_gain * (1 + LIFT_GAIN * max(engine.cold_boost, 0))
-        gain = lifted if node_type == "Movie" else 1
+        gain = engine.cold_gain if node_type == "Movie" else 1
         np.testing.assert_array_equal(engine.embed(node_type, keys).matrix, gain * prior.numpy())
     assert engine.cold_gain == COLD_GAIN
 
@@ -138,7 +137,9 @@ def test_training_on_few_interactions_is_warned_of(number, caplog):
 def test_the_score_is_the_cosine_with_gains_and_biases(engine):
     u, i = engine.user_vectors.numpy(), engine.item_vectors.numpy()
     gains = np.linalg.norm(u, axis=1), engine.item_gain.numpy() * np.linalg.norm(i, axis=1)
-    r = cosine_plus_bias(u, i, *gains, np.zeros(60), engine.item_bias.numpy())
+    engine = replace(engine, cold_boost=0.5)
+    biases = np.zeros(60), engine.item_bias.numpy(), engine.familiarity.numpy()
+    r = cosine_plus_bias(u, i, *gains, *biases)
     users, items = list(engine.graph.users), list(engine.graph.items)
     np.testing.assert_allclose(engine.score(users, items), r, atol=1e-5)
     assert engine.score(["u1"], ["m1", "m2"]).dtype == np.float32
@@ -178,17 +179,46 @@ def test_an_item_is_lifted_by_the_cold_boost_as_far_as_it_is_new(graph):
 
 
 def test_an_item_has_the_gain_of_a_new_one_as_far_as_it_is_new(graph):
-    engine, low = (fitted(graph, config=EngineConfig(cold_boost=b)) for b in (0.4, -0.4))
+    engine = fitted(graph, config=EngineConfig(cold_boost=0.4))
     row = engine.graph.items.row(COLD_ITEMS[0])
     gain = engine.item_gain[row].item()
-    assert gain == pytest.approx(engine.cold_gain * (1 + LIFT_GAIN * 0.4))
-    assert low.item_gain[row].item() == pytest.approx(low.cold_gain)  # nobody is lifted
-    assert low.cold_gain == engine.cold_gain > 1
+    assert gain == pytest.approx(engine.cold_gain)
+    assert gain > 1
     liked = GraphDelta(edges={RATED: ratings(("u1", COLD_ITEMS[0]))})
     share = HALF_NEW / (HALF_NEW + 1)
     assert engine.update(liked).item_gain[row].item() == pytest.approx(1 + (gain - 1) * share)
     known = engine.items.exposure.numpy() == 1
     np.testing.assert_array_equal(engine.item_gain[:72][torch.from_numpy(known)], 1)
+
+
+def test_a_user_gets_the_lift_of_new_items_as_far_as_the_user_is_known(graph):
+    engine = fitted(graph, config=EngineConfig(cold_boost=100.0))
+    new, old = COLD_ITEMS[0], "m1"
+    assert engine.familiarity[54:].eq(0).all()  # nobody knows them
+
+    def apart(engine, user):
+        lifted = engine.score([user], [new, old])[0]
+        return lifted - replace(engine, cold_boost=0.0).score([user], [new, old])[0]
+
+    np.testing.assert_array_equal(apart(engine, "u54"), 0)
+    lists = [engine.recommend([u], 8).to_table()["item"].to_pylist() for u in ("u54", "u1")]
+    assert set(lists[0]) != set(COLD_ITEMS) == set(lists[1])
+    before = 0.0
+    for count in (1, 2, 5, 20):
+        liked = ratings(*(("u54", f"m{n}") for n in range(2, 2 + count)))
+        later = engine.update(GraphDelta(edges={RATED: liked}))
+        share = count**3 / (count**3 + HALF_FAMILIAR**3)
+        np.testing.assert_allclose(apart(later, "u54")[0], 100 * share, rtol=1e-4)
+        assert later.familiarity[54] > before
+        before = float(later.familiarity[54])
+        found = later.explain("u54", new)
+        assert sum(part.share for part in found.parts) == pytest.approx(found.score, abs=1e-3)
+        row = later.recommend(["u54"], 1, candidates=[new]).to_pylist()[0]
+        parts = [value for name, value in row.items() if name.startswith("part_")]
+        assert sum(parts) == pytest.approx(row["score"], abs=1e-3)
+        assert later.familiarity[:54].equal(engine.familiarity[:54])
+        gone = later.update(GraphDelta(removed_nodes={"User": ["u3"]}))
+        assert gone.score(["u54"], [new]) == later.score(["u54"], [new])
 
 
 def test_an_item_that_came_just_before_training_is_hardly_charged_with_what_it_lacks(graph):

@@ -97,10 +97,12 @@ def _links():
 
 
 def test_the_popularity_part_holds_the_bias_and_the_constant(engine):
-    row = engine.recommend(["u58"], 1, candidates=["m78"]).to_pylist()[0]
-    constant = engine.item_parts(np.array([78]))[0, 0] @ engine.user_vectors[58]
-    bias = engine.item_bias[78].item()
-    assert row["part_popularity"] == pytest.approx(float(constant) + bias, abs=1e-5)
+    for user in (3, 58):
+        row = engine.recommend([f"u{user}"], 1, candidates=["m78"]).to_pylist()[0]
+        constant = engine.item_parts(np.array([78]))[0, 0] @ engine.user_vectors[user]
+        bias = (engine.item_bias[78] * engine.familiarity[user]).item()
+        assert (bias == 0) == (user == 58)  # of whom nothing is known
+        assert row["part_popularity"] == pytest.approx(float(constant) + bias, abs=1e-5)
 
 
 def test_interactions_speak_only_for_items_that_have_some(engine):

@@ -73,12 +73,13 @@ def test_candidates_and_exclusions_are_kept_to():
 
 
 @pytest.mark.usefixtures("blocks")
-def test_an_offset_lifts_all_scores_of_a_query_and_ties_after_it_keep_item_order():
+def test_the_last_column_counts_as_a_query_says_and_ties_keep_item_order():
     made_index, queries = made(seed=3)
-    offsets = torch.tensor([0.0, 1, -2, 2.0**24, -(2.0**25), 0.5, 3])  # the large ones hide digits
-    rows, scores = made_index.search(queries, 20, offsets=offsets)
+    weights = torch.tensor([0.0, 1, -2, 2.0**24, -(2.0**25), 0.5, 3])  # the large ones hide digits
+    rows, scores = made_index.search(queries, 20, weights=weights)
     every = queries.numpy().astype(float) @ made_index.rows.numpy()[:, :-1].T
-    every = (every + made_index.rows.numpy()[:, -1] + offsets.numpy()[:, None]).astype(np.float32)
+    biases = weights.numpy()[:, None].astype(float) * made_index.rows.numpy()[:, -1]
+    every = (every + biases).astype(np.float32)
     order = np.argsort(-every, axis=1, kind="stable")[:, :20]
     assert_same((rows, scores), (order, np.take_along_axis(every, order, axis=1)))
 
@@ -128,7 +129,8 @@ def test_a_query_gets_the_same_list_alone_and_together():
 def test_all_pairs_have_the_scores_that_a_search_finds():
     torch.manual_seed(2)
     made_index, queries = ExactIndex(torch.randn(300, 513)), torch.randn(9, 512)
-    every = exact_scores(queries, made_index.rows).numpy()
+    longer = torch.cat([queries, torch.ones(9, 1)], dim=1)
+    every = exact_scores(longer, made_index.rows).numpy()
     rows, scores = made_index.search(queries, 100)
     np.testing.assert_array_equal(scores, np.take_along_axis(every, rows, axis=1))
     expected = queries.double() @ made_index.rows[:, :-1].double().T + made_index.rows[:, -1]

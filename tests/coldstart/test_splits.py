@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coldstart.splits import SEGMENTS, Split, random_split, read_splits
+from coldstart.splits import MIXED, SEGMENTS, Split, random_split, read_splits
 from kg import KnowledgeGraph, Schema
 from kg.errors import MissingColumnError, UnknownNodeError
 from kg.toy import toy_graph
@@ -83,13 +83,15 @@ def test_a_share_that_leaves_nothing_to_train_on_is_an_error(share):
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_the_candidates_and_users_of_every_segment(split, part):
     warm_item, cold_item = split.item_part == "warm", split.item_part == part
-    pools = {"cold_items": cold_item, "cold_both": cold_item, "mixed": warm_item | cold_item}
+    pools = {"cold_items": cold_item, "cold_both": cold_item}
+    pools |= dict.fromkeys(MIXED, warm_item | cold_item)
     for segment in SEGMENTS:
         task = split.task(segment, part)
         np.testing.assert_array_equal(
             task.candidates, np.flatnonzero(pools.get(segment, warm_item))
         )
-        of_users = part if segment in ("cold_users", "cold_both") else "warm"
+        cold = ("cold_users", "cold_both", "cold_users_mixed")
+        of_users = part if segment in cold else "warm"
         assert set(split.user_part[task.users]) <= {of_users}
         assert (task.relevant.degrees > 0).all()
         np.testing.assert_array_equal(task.cold, cold_item[task.candidates])
@@ -116,6 +118,19 @@ def test_known_pairs_of_warm_users_are_not_ranked(split):
     on_validation = split.task("warm", "val")
     known = pairs_where(split, split.pair_part == "train")
     assert pairs_of(on_validation, on_validation.excluded) <= known
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_new_users_rank_all_there_is_and_miss_nothing_they_like(split, part):
+    every, apart = (
+        split.task("cold_users_mixed", part),
+        [split.task(segment, part) for segment in ("cold_users", "cold_both")],
+    )
+    liked = [pairs_of(task, task.relevant) for task in (every, *apart)]
+    assert liked[0] == liked[1] | liked[2]
+    assert liked[1]
+    assert liked[2]
+    assert not every.excluded.degrees.any()
 
 
 def test_users_of_the_mixed_segment_have_positives_of_both_kinds(split):
