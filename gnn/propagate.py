@@ -44,10 +44,8 @@ MOST_FAR_LINKS = 300
 FAR_ENTITIES = "far entities"
 """Name of the group of everything that entities are linked to.
 
-In it an entity is the same however it is reached. On graphs of 12 and 30 relations between
-entities, a few hundred to two thousand pairs of relations, that is worth .011 +- .005 and .029 +-
-.010 in NDCG@20 on cold items where entities mean the same in all of them (five made-up graphs
-each), beside a column for each entity and way.
+In it an entity is the same however it is reached, and not another one for each of what may be
+thousands of pairs of relations (docs/measured.md, "Knowledge graphs of many relations").
 """
 
 MOST_ONWARD = 20
@@ -234,7 +232,7 @@ def largest_relations(inputs: NodeInputs, warm: np.ndarray) -> list[str]:
 def _relation_groups(inputs: NodeInputs, warm: np.ndarray) -> dict[str, tuple[str, ...]]:
     """Relations with a group of their own, and one group of all others."""
     own = largest_relations(inputs, warm)
-    groups = {name: (name,) for name in own}
+    groups: dict[str, tuple[str, ...]] = {name: (name,) for name in own}
     if shared := sorted(inputs.relations.keys() - groups.keys()):
         log.info(
             "%d relations, those with the fewest links, share the group 'small relations'; a group "
