@@ -42,8 +42,8 @@ lift, which is the same for all, makes up for that with many that nobody wants.
 HALF_NEW = 10
 """With so many interactions an item is half as new as without."""
 
-HALF_FAMILIAR = 5.0
-"""A user with so many positives gets half the lift of new items.
+FAMILIAR_SHARE = 0.1
+"""A user with this share of the mean positives gets half the lift of new items.
 
 Those of whom little is known have weak tastes, and a lift that is right for the others would put
 what is new, and nobody knows of, in place of what nearly everybody likes.
@@ -126,7 +126,7 @@ def _simulated(
         found.users.cpu().numpy(),
         vectors.cpu().numpy(),
         np.zeros(len(vectors), np.float32),
-        exposure_by_count(visible, HALF_FAMILIAR).cpu().numpy(),
+        exposure_by_count(visible, half_familiar(links)).cpu().numpy(),
     )
     return scorer, task
 
@@ -200,18 +200,33 @@ def newness(graph: KnowledgeGraph, side: TrainedSide, rows: np.ndarray) -> torch
     return out
 
 
-def familiarity(graph: KnowledgeGraph, rows: np.ndarray) -> torch.Tensor:
+def half_familiar(links: Adjacency) -> float:
+    """h, with so many positives a user is half known: :data:`FAMILIAR_SHARE` of the mean.
+
+    Args:
+        links: positives of the users at training.
+    """
+    return FAMILIAR_SHARE * float(links.degrees.mean())
+
+
+def familiarity(graph: KnowledgeGraph, rows: np.ndarray, half: float) -> torch.Tensor:
     """How well some users are known, c_u, float32 ``[len(rows)]``: n^3 / (n^3 + h^3).
 
-    n counts their positives, h is :data:`HALF_FAMILIAR`. So far a lift of new items counts for
-    them.
+    So far a lift of new items counts for them.
+
+    Args:
+        graph: with all interactions.
+        rows: of the users; n counts the positives of each.
+        half: h, see :func:`half_familiar`; with 0 everybody is known.
     """
+    if not half:
+        return torch.ones(len(rows))
     edges, least = graph.interactions, graph.schema.positive_weight
     at, here = edges.touching(0, rows)
     if least is not None and edges.weight is not None:
         here = here[edges.weight[at] >= least]
     counts = np.bincount(here, minlength=len(rows)).astype(np.float32)
-    return exposure_by_count(torch.from_numpy(counts), HALF_FAMILIAR)
+    return exposure_by_count(torch.from_numpy(counts), half)
 
 
 def newness_since_training(liked: Values, not_liked: Values) -> Values:

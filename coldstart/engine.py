@@ -21,6 +21,7 @@ from coldstart.calibration import (
     COLD_GAIN,
     Values,
     familiarity,
+    half_familiar,
     newness,
     simulated_cold_boost,
 )
@@ -161,6 +162,8 @@ class ColdStartEngine:
         familiarity: c_u of every user, 0 to 1, float32 ``[num_users]``, see
             :func:`coldstart.calibration.familiarity`.
         cold_boost: lift of an item without history.
+        half_familiar: with so many positives a user is half known, see
+            :func:`coldstart.calibration.half_familiar`.
         cold_gain: by how much its embedding is made longer, see
             :data:`coldstart.calibration.COLD_GAIN`.
         feature_edges: edge types that there were at training.
@@ -182,6 +185,7 @@ class ColdStartEngine:
     newness: torch.Tensor
     familiarity: torch.Tensor
     cold_boost: float
+    half_familiar: float
     cold_gain: float
     feature_edges: tuple[EdgeType, ...]
     encoder: TextEncoder | None = None
@@ -275,6 +279,7 @@ class ColdStartEngine:
             boost = simulated_cold_boost(trained, item_inputs, rng)
         user_vectors[torch.from_numpy(trained.users.warm).to(where)] = trained.user_embeddings
         item_vectors[torch.from_numpy(trained.items.warm).to(where)] = trained.item_embeddings
+        half = half_familiar(trained.rehearsal.links)
         return cls(
             graph,
             config,
@@ -284,8 +289,9 @@ class ColdStartEngine:
             user_vectors,
             item_vectors,
             newness(graph, trained.items, item_inputs.rows),
-            familiarity(graph, user_inputs.rows).to(where),
+            familiarity(graph, user_inputs.rows, half).to(where),
             float(boost),
+            half,
             COLD_GAIN,
             graph.edge_types,
             encoder,

@@ -101,6 +101,7 @@ def _read(
         if "familiarity" not in arrays:  # before: users got all of a lift b, and items a gain of it
             gain *= 1 + (2.5 if "cold_gain" in meta else 5) * max(boost, 0.0)
             arrays["familiarity"] = np.ones(len(graph.users), np.float32)
+        half = meta.get("half_familiar", 0.0)
         vectors = [
             torch.from_numpy(arrays[name]).to(device)
             for name in ("user_vectors", "item_vectors", "newness", "familiarity")
@@ -127,6 +128,7 @@ def _read(
         newness,
         familiarity,
         boost,
+        half,
         gain,
         feature_edges,
         encoder,
@@ -149,6 +151,7 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
     meta: dict[str, Any] = {
         "config": asdict(engine.config),
         "cold_boost": engine.cold_boost,
+        "half_familiar": engine.half_familiar,
         "cold_gain": engine.cold_gain,
         "feature_edges": engine.feature_edges,
         "texts": list(engine.texts),

@@ -7,7 +7,7 @@ import torch
 from coldstart import calibration
 from coldstart.calibration import (
     COLD_GAIN,
-    HALF_FAMILIAR,
+    FAMILIAR_SHARE,
     HALF_NEW,
     _some_of_all_popularities,
     familiarity,
@@ -217,9 +217,10 @@ def test_a_user_is_known_by_positives(graph):
     rows = np.arange(graph.num_nodes("User"))
     counts = np.bincount(graph.positives()[0], minlength=len(rows))
     assert counts.min() == 0 < counts.sum() < len(graph.interactions)
-    known = familiarity(graph, rows).numpy()
-    np.testing.assert_allclose(known, counts**3 / (counts**3 + HALF_FAMILIAR**3), rtol=1e-6)
-    np.testing.assert_array_equal(familiarity(graph, rows[5:2:-1]), known[5:2:-1])
+    known = familiarity(graph, rows, 5.0).numpy()
+    np.testing.assert_allclose(known, counts**3 / (counts**3 + 5**3), rtol=1e-6)
+    np.testing.assert_array_equal(familiarity(graph, rows[5:2:-1], 5.0), known[5:2:-1])
+    np.testing.assert_array_equal(familiarity(graph, rows, 0.0), 1)
 
 
 def test_a_simulation_gives_users_the_share_of_what_is_left_of_them(trained, monkeypatch):
@@ -231,7 +232,8 @@ def test_a_simulation_gives_users_the_share_of_what_is_left_of_them(trained, mon
     (found, shares) = seen[0]
     for (_, task), share in zip(found, shares, strict=True):
         left = task.excluded.degrees  # what plays neither cold nor unknown
-        np.testing.assert_allclose(share, left**3 / (left**3 + HALF_FAMILIAR**3), rtol=1e-5)
+        half = FAMILIAR_SHARE * trained[0].rehearsal.links.degrees.mean()
+        np.testing.assert_allclose(share, left**3 / (left**3 + half**3), rtol=1e-5)
 
 
 def test_a_lift_tried_on_the_best_of_both_kinds_ranks_as_among_all_candidates():

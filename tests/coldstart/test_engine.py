@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coldstart import ColdStartEngine, EngineConfig, evaluate
-from coldstart.calibration import COLD_GAIN, HALF_FAMILIAR, HALF_NEW
+from coldstart.calibration import COLD_GAIN, FAMILIAR_SHARE, HALF_NEW
 from coldstart.feedback import FeedbackEvent
 from coldstart.report import Report
 from coldstart.scorer import cosine_plus_bias
@@ -193,6 +193,8 @@ def test_an_item_has_the_gain_of_a_new_one_as_far_as_it_is_new(graph):
 
 def test_a_user_gets_the_lift_of_new_items_as_far_as_the_user_is_known(graph):
     engine = fitted(graph, config=EngineConfig(cold_boost=100.0))
+    half = FAMILIAR_SHARE * graph.positives().shape[1] / 54
+    assert engine.half_familiar == pytest.approx(half)
     new, old = COLD_ITEMS[0], "m1"
     assert engine.familiarity[54:].eq(0).all()  # nobody knows them
 
@@ -207,7 +209,7 @@ def test_a_user_gets_the_lift_of_new_items_as_far_as_the_user_is_known(graph):
     for count in (1, 2, 5, 20):
         liked = ratings(*(("u54", f"m{n}") for n in range(2, 2 + count)))
         later = engine.update(GraphDelta(edges={RATED: liked}))
-        share = count**3 / (count**3 + HALF_FAMILIAR**3)
+        share = count**3 / (count**3 + half**3)
         np.testing.assert_allclose(apart(later, "u54")[0], 100 * share, rtol=1e-4)
         assert later.familiarity[54] > before
         before = float(later.familiarity[54])
