@@ -102,8 +102,7 @@ def ranked_lists(
 def calibrate_cold_boost(scorer: Scorer, task: Task, *, k: int = K) -> float:
     """The lift of cold items with the best NDCG@k on a (validation) task of mixed candidates.
 
-    Tried are 49 lifts from -8 to 8 standard deviations of the scores. A user gets all of a lift, or
-    the share that the scorer says; see :class:`coldstart.scorer.CosineBiasScorer`.
+    Tried are 49 lifts from -8 to 8 standard deviations of the scores.
 
     Args:
         scorer: what ranks.
