@@ -26,7 +26,13 @@ SUITED = {
     ),
     "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
     "cold_both": ("content popularity", "ridge x ridge"),
-    "cold_users_mixed": ("engine, own lift", "content popularity", "ridge x ridge"),
+    "cold_users_mixed": (
+        "engine, own lift",
+        "popularity",
+        "ridge on user attributes",
+        "content popularity",
+        "ridge x ridge",
+    ),
     "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
     "mixed": ("engine, own lift", "ridge to ALS factors", "ridge to EASE columns"),
 }

@@ -78,6 +78,13 @@ FAMILIES = {
     ),
     "warm": ("popularity", "item kNN", "EASE", "ridge to ALS factors"),
     "mixed": ("ridge to columns", "ridge to ALS factors", "ridge to EASE columns"),
+    "cold_users_mixed": (
+        "popularity",
+        "naive Bayes",
+        "ridge on user attributes",
+        "content popularity",
+        "ridge x ridge",
+    ),
     "cold_users": ("popularity", "naive Bayes", "ridge on user attributes"),
     "cold_both": ("content popularity", "ridge x ridge"),
 }
