@@ -161,9 +161,10 @@ def test_the_saved_adapter_encodes_as_the_trained_model(graph, config, tmp_path,
     learner.save(tmp_path)
     card = {"base_weights": learner.base_weights}
     (tmp_path / "card.json").write_text(json.dumps(card))
-    encoder = TransformerEncoder(config.model, adapter=tmp_path, normalize=True, device="cpu")
+    exact = {"normalize": True, "device": "cpu", "dtype": "float32"}
+    encoder = TransformerEncoder(config.model, adapter=tmp_path, **exact)
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
-    plain = TransformerEncoder(config.model, normalize=True, device="cpu").encode(texts)
+    plain = TransformerEncoder(config.model, **exact).encode(texts)
     assert np.abs(plain - expected).max() > 0.001
 
 

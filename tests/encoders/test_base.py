@@ -51,10 +51,10 @@ def test_names_come_without_torch():
     assert run.stdout.strip() == "[]"
 
 
-def test_vectors_from_the_cache_need_no_torch(tiny_encoder, tmp_path):
-    from encoders import VectorCache, embed_texts
+def test_vectors_from_the_cache_need_no_torch(tiny_bert, tmp_path):
+    from encoders import TransformerEncoder, VectorCache, embed_texts
 
-    expected = embed_texts(["a dark film"], tiny_encoder, VectorCache(tmp_path))
+    expected = embed_texts(["a dark film"], TransformerEncoder(tiny_bert), VectorCache(tmp_path))
     code = (
         "import sys\n"
         "from encoders import TransformerEncoder, VectorCache, embed_texts\n"
@@ -63,7 +63,7 @@ def test_vectors_from_the_cache_need_no_torch(tiny_encoder, tmp_path):
         "assert 'torch' not in sys.modules\n"
         "print(vectors.tobytes().hex())"
     )
-    arguments = [sys.executable, "-c", code, tiny_encoder.model, str(tmp_path)]
+    arguments = [sys.executable, "-c", code, str(tiny_bert), str(tmp_path)]
     run = subprocess.run(arguments, capture_output=True, text=True, check=True)
     found = np.frombuffer(bytes.fromhex(run.stdout.strip()), np.float32)
     np.testing.assert_array_equal(found, expected[0])

@@ -88,7 +88,7 @@ def test_minilm_has_the_settings_of_sentence_transformers(minilm):
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_each_pooling_agrees_with_plain_transformers(tiny_bert, pooling):
     texts = ["a dark space film", "one", "the story of one two"]
-    encoder = TransformerEncoder(tiny_bert, pooling=pooling, device="cpu")
+    encoder = TransformerEncoder(tiny_bert, pooling=pooling, device="cpu", dtype="float32")
     np.testing.assert_allclose(encoder.encode(texts), plain(tiny_bert, texts, pooling), atol=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_a_layer_after_pooling_is_refused(a_copy):
 class TestDecoder(EncoderContract):
     @pytest.fixture
     def encoder(self, tiny_llama):
-        return TransformerEncoder(tiny_llama, device="cpu")
+        return TransformerEncoder(tiny_llama, device="cpu", dtype="float32")
 
 
 def test_a_decoder_takes_the_last_token_as_with_padding_on_the_left(tiny_llama):
@@ -137,7 +137,7 @@ def test_a_decoder_takes_the_last_token_as_with_padding_on_the_left(tiny_llama):
     with torch.no_grad():
         positions = (tokens["attention_mask"].cumsum(1) - 1).clamp(min=0)
         padded = model.eval()(**_known(tokens), position_ids=positions).last_hidden_state[:, -1]
-    encoder = TransformerEncoder(tiny_llama, device="cpu")
+    encoder = TransformerEncoder(tiny_llama, device="cpu", dtype="float32")
     assert encoder.settings.pooling == "last"
     np.testing.assert_allclose(encoder.encode(texts), padded.numpy(), atol=1e-5)
     np.testing.assert_allclose(encoder.encode(texts), plain(tiny_llama, texts, "last"), atol=1e-5)
@@ -175,7 +175,8 @@ def test_prompts_in_a_models_files_agree_with_sentence_transformers(a_copy, pool
     write("config_sentence_transformers.json", said)
     texts = ["a dark space film", "one two one two one"]
     expected = theirs.SentenceTransformer(str(a_copy), device="cpu").encode(texts)
-    np.testing.assert_allclose(TransformerEncoder(a_copy).encode(texts), expected, atol=1e-5)
+    ours = TransformerEncoder(a_copy, device="cpu", dtype="float32").encode(texts)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(tiny_bert):
@@ -229,7 +230,7 @@ def test_batches_shrink_when_memory_runs_out(tiny_bert, tiny_encoder, monkeypatc
         return forward(self, tokens)
 
     monkeypatch.setattr(TransformerEncoder, "_forward", short_of_memory)
-    vectors = TransformerEncoder(tiny_bert, device="cpu").encode(texts)
+    vectors = TransformerEncoder(tiny_bert, device="cpu", dtype="float32").encode(texts)
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert sizes == [11, 5, 2, 2, 2, 2, 2, 1]
 
