@@ -121,12 +121,12 @@ def _simulated(
 
     relevant, excluded = positions(hidden), positions(~hidden)
     task = Task("mixed", "train", users, candidates, relevant, excluded, new)
-    visible = torch.from_numpy(np.bincount(user[~hidden], minlength=len(links))).to(vectors)
+    visible = np.bincount(user[~hidden], minlength=len(links))
     scorer = CosineBiasScorer(
         found.users.cpu().numpy(),
         vectors.cpu().numpy(),
         np.zeros(len(vectors), np.float32),
-        exposure_by_count(visible, half_familiar(links)).cpu().numpy(),
+        familiarity(visible, half_familiar(links)).numpy(),
     )
     return scorer, task
 
@@ -209,24 +209,17 @@ def half_familiar(links: Adjacency) -> float:
     return FAMILIAR_SHARE * float(links.degrees.mean())
 
 
-def familiarity(graph: KnowledgeGraph, rows: np.ndarray, half: float) -> torch.Tensor:
-    """How well some users are known, c_u, float32 ``[len(rows)]``: n^3 / (n^3 + h^3).
+def familiarity(counts: np.ndarray, half: float) -> torch.Tensor:
+    """How well users are known, c_u, float32 ``[num_users]``: n^3 / (n^3 + h^3).
 
     So far a lift of new items counts for them.
 
     Args:
-        graph: with all interactions.
-        rows: of the users; n counts the positives of each.
+        counts: n, distinct positives of every user.
         half: h, see :func:`half_familiar`; with 0 everybody is known.
     """
-    if not half:
-        return torch.ones(len(rows))
-    edges, least = graph.interactions, graph.schema.positive_weight
-    at, here = edges.touching(0, rows)
-    if least is not None and edges.weight is not None:
-        here = here[edges.weight[at] >= least]
-    counts = np.bincount(here, minlength=len(rows)).astype(np.float32)
-    return exposure_by_count(torch.from_numpy(counts), half)
+    numbers = torch.from_numpy(counts.astype(np.float32))
+    return exposure_by_count(numbers, half) if half else torch.ones_like(numbers)
 
 
 def newness_since_training(liked: Values, not_liked: Values) -> Values:

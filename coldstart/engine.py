@@ -279,6 +279,7 @@ class ColdStartEngine:
             boost = simulated_cold_boost(trained, item_inputs, rng)
         user_vectors[torch.from_numpy(trained.users.warm).to(where)] = trained.user_embeddings
         item_vectors[torch.from_numpy(trained.items.warm).to(where)] = trained.item_embeddings
+        counts = np.bincount(positives[0], minlength=len(graph.users))
         half = half_familiar(trained.rehearsal.links)
         return cls(
             graph,
@@ -289,7 +290,7 @@ class ColdStartEngine:
             user_vectors,
             item_vectors,
             newness(graph, trained.items, item_inputs.rows),
-            familiarity(graph, user_inputs.rows, half).to(where),
+            familiarity(counts, half).to(where),
             float(boost),
             half,
             COLD_GAIN,

@@ -27,7 +27,13 @@ from gnn.iterative import PROBES, RANK
 from gnn.popularity import MAX_ITEMS, MAX_JUDGES
 from gnn.precision import MAX_DIM
 from gnn.prominence import CENTRES, MEASURES
-from gnn.propagate import MAX_FAR_RELATIONS, MAX_RELATIONS, MOST_FAR_LINKS, MOST_ONWARD
+from gnn.propagate import (
+    MAX_FAR_RELATIONS,
+    MAX_RELATIONS,
+    MOST_FAR_LINKS,
+    MOST_ONWARD,
+    most_telling,
+)
 from gnn.ridge import MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
 from gnn.weighting import NUM_FOLDS
@@ -323,9 +329,8 @@ def _far_groups(
             if not roles & {edge_type[0], edge_type[2]} and 0 < onward <= MOST_ONWARD:
                 ends = [end for end in (0, 2) if edge_type[end] == entity]
                 far += [(onward, links * onward, edge_type[2 - end]) for end in ends]
-    far.sort()
-    totals = np.cumsum([links for _, links, _ in far])
-    far = [way[1:] for way in far[: int((totals <= MOST_FAR_LINKS).sum())]]
+    told = most_telling([way[1] for way in far], [way[0] for way in far], MOST_FAR_LINKS)
+    far = [far[at][1:] for at in told.tolist()]
     for links, there in sorted(far, reverse=True)[:MAX_FAR_RELATIONS]:
         yield links, outline.nodes[there]
     if len(far) > 1:

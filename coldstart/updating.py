@@ -127,7 +127,8 @@ def updated(
     if len(touched[user]):
         if touched[user][0] < fresh[user]:
             known = known.clone()
-        _put(known, touched[user], familiarity(graph, touched[user], moved.half_familiar).to(known))
+        counts = moved._links(user, touched[user]).degrees
+        _put(known, touched[user], familiarity(counts, moved.half_familiar).to(known))
     found = replace(
         moved,
         user_vectors=after[user],

@@ -341,7 +341,8 @@ class OneHot:
         if self.places and sources:
             source, column = np.concatenate(sources), np.concatenate(columns)
             has = column >= 0
-            sources, columns = ([x] for x in _distinct(source[has], column[has], len(self.idf)))
+            found = Adjacency.from_pairs(source[has], column[has], len(rows), len(self.idf))
+            sources, columns = [found.sources], [found.indices]
         return _weighted_rows(sources, columns, self.idf, len(rows), device)
 
     def columns_of_one(self, inputs: NodeInputs) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -595,13 +596,8 @@ def _frequency(links: list[Adjacency]) -> np.ndarray:
         return np.bincount(links[0].indices, minlength=links[0].num_targets)
     sources = np.concatenate([one.sources for one in links])
     targets = np.concatenate([one.indices for one in links])
-    num_targets = links[0].num_targets
-    return np.bincount(_distinct(sources, targets, num_targets)[1], minlength=num_targets)
-
-
-def _distinct(sources: np.ndarray, targets: np.ndarray, num_targets: int) -> list[np.ndarray]:
-    """The sources and targets of pairs without repetition, by source and then by target."""
-    return list(np.divmod(np.unique(sources * num_targets + targets), num_targets))
+    size = len(links[0]), links[0].num_targets
+    return np.bincount(Adjacency.from_pairs(sources, targets, *size).indices, minlength=size[1])
 
 
 def _numbered(keep: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:

@@ -257,16 +257,28 @@ def far_relations(inputs: NodeInputs, warm: np.ndarray) -> dict[str, int]:
         onward = far.onward(inputs.relations[far.near].take(warm))
         if 0 < onward.sum() <= MOST_ONWARD * len(onward):
             sizes[name], means[name] = int(onward.sum()), onward.mean()
-    ordered = sorted(sizes, key=lambda name: means[name])
-    totals = np.cumsum([sizes[name] for name in ordered])
-    kept = set(ordered[: int((totals <= MOST_FAR_LINKS * len(warm)).sum())])
+    names = list(sizes)
+    told = most_telling(list(sizes.values()), list(means.values()), MOST_FAR_LINKS * len(warm))
+    kept = {names[at] for at in told.tolist()}
     if len(kept) < len(sizes):
         log.info(
             "%d of %d ways to what entities are linked to are left out, those with the most links "
             "per entity: there are %.0f such links per node, and %d are looked at",
-            *(len(sizes) - len(kept), len(sizes), totals[-1] / len(warm), MOST_FAR_LINKS),
+            *(len(sizes) - len(kept), len(sizes), sum(sizes.values()) / len(warm), MOST_FAR_LINKS),
         )
     return {name: size for name, size in sizes.items() if name in kept}
+
+
+def most_telling(links: Sequence[float], means: Sequence[float], most: float) -> np.ndarray:
+    """Positions of far relations, those with the fewest links per entity first.
+
+    Args:
+        links: how many there are by each.
+        means: per entity.
+        most: so many links are looked at together.
+    """
+    order = np.argsort(means, kind="stable")
+    return order[np.cumsum(np.asarray(links, float)[order]) <= most]
 
 
 def _largest(sizes: Mapping[str, int], most: int) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coldstart import calibration
+from coldstart import ColdStartEngine, calibration
 from coldstart.calibration import (
     COLD_GAIN,
     FAMILIAR_SHARE,
@@ -213,14 +213,24 @@ def test_users_get_their_share_of_a_lift():
     assert every == calibrate_on_several(simulation)
 
 
-def test_a_user_is_known_by_positives(graph):
+def test_a_user_is_known_by_distinct_positives(graph, engine):
     rows = np.arange(graph.num_nodes("User"))
     counts = np.bincount(graph.positives()[0], minlength=len(rows))
     assert counts.min() == 0 < counts.sum() < len(graph.interactions)
-    known = familiarity(graph, rows, 5.0).numpy()
-    np.testing.assert_allclose(known, counts**3 / (counts**3 + 5**3), rtol=1e-6)
-    np.testing.assert_array_equal(familiarity(graph, rows[5:2:-1], 5.0), known[5:2:-1])
-    np.testing.assert_array_equal(familiarity(graph, rows, 0.0), 1)
+    half = FAMILIAR_SHARE * counts[counts > 0].mean()
+    known = counts**3 / (counts**3 + half**3)
+    np.testing.assert_allclose(engine.familiarity, known, rtol=1e-5)
+    np.testing.assert_array_equal(familiarity(counts, 0.0), 1)
+    index = graph.interactions.index
+    twice = graph.with_edges(
+        graph.schema.interaction, graph.interactions.select(np.repeat(np.arange(index.shape[1]), 2))
+    )
+    again = ColdStartEngine.fit(twice, texts=word_vectors(twice), device="cpu")
+    np.testing.assert_allclose(again.familiarity, known, rtol=1e-5)
+    liked = {RATED: ratings(("u1", "m78"))}
+    later = again.update(GraphDelta(edges=liked))
+    more = counts[1] + 1
+    assert float(later.familiarity[1]) == pytest.approx(more**3 / (more**3 + half**3), rel=1e-5)
 
 
 def test_a_simulation_gives_users_the_share_of_what_is_left_of_them(trained, monkeypatch):
