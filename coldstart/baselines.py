@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -58,16 +59,16 @@ def ridge_to_als(data: TrainingData) -> Settings:
     """Ridge from item content to implicit ALS factors; warm items keep their factors."""
     settings: dict[str, Callable[[], Scorer]] = {}
     kernels = _kernels(data, data.graph.schema.item)
-    for k, alpha, penalty in ALS:
-        factors = _als(data, k, alpha, penalty)
+    for (k, alpha, penalty), weighted in product(ALS, _weighted(data)):
+        factors = _als(data, k, alpha, penalty, weighted)
         for content, ridge in kernels.grid():
 
             def make(factors=factors, content: Content = content, ridge: float = ridge) -> Scorer:
                 users, items = factors()
                 return RidgeScorer(kernels, content, ridge, items, by_other=users.T)
 
-            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}, text={content} ridge={ridge}"
-            settings[name] = make
+            name = f"als k={k} alpha={alpha:g} penalty={penalty:g}{_by_weight(weighted)}, "
+            settings[f"{name}text={content} ridge={ridge}"] = make
     return settings
 
 
@@ -100,12 +101,15 @@ def ridge_to_columns(data: TrainingData) -> Settings:
 def ease(data: TrainingData) -> Settings:
     """EASE for warm items (Steck 2019, Embarrassingly shallow autoencoders, eq. 8)."""
 
-    def make(penalty: float) -> Scorer:
+    def make(penalty: float, weighted: bool) -> Scorer:
+        matrix = data.weighted if weighted and data.weighted is not None else data.matrix
+        known = matrix[:, data.warm_items]
         every = np.zeros((len(data.warm_items), len(data.graph.items)), np.float32)
-        every[:, data.warm_items] = _ease(data, penalty)
-        return HistoryScorer(data.matrix[:, data.warm_items], every)
+        every[:, data.warm_items] = _ease(known, penalty)
+        return HistoryScorer(known, every)
 
-    return {f"penalty={p:g}": partial(make, p) for p in EASE}
+    grid = product(EASE, _weighted(data))
+    return {f"penalty={p:g}{_by_weight(w)}": partial(make, p, w) for p, w in grid}
 
 
 def content_popularity(data: TrainingData) -> Settings:
@@ -194,12 +198,21 @@ BASELINES: dict[str, Callable[[TrainingData], Settings]] = {
 
 def ease_columns(data: TrainingData, penalty: float) -> np.ndarray:
     """Denoised interactions (X B)' of the warm items, float32 ``[num_warm, num_users]``."""
-    return np.asarray(data.matrix[:, data.warm_items] @ _ease(data, penalty)).T
-
-
-def _ease(data: TrainingData, penalty: float) -> np.ndarray:
-    """B over the warm items, float32 ``[num_warm, num_warm]``."""
     x = data.matrix[:, data.warm_items]
+    return np.asarray(x @ _ease(x, penalty)).T
+
+
+def _weighted(data: TrainingData) -> tuple[bool, ...]:
+    """Whether positives count by how strong they are: both are tried where they differ."""
+    return (False,) if data.weighted is None else (False, True)
+
+
+def _by_weight(weighted: bool) -> str:
+    return " by weight" if weighted else ""
+
+
+def _ease(x: sparse.csr_matrix, penalty: float) -> np.ndarray:
+    """B over the warm items, whose columns x has, float32 ``[num_warm, num_warm]``."""
     gram = np.asarray((x.T @ x).todense(), dtype=np.float64)
     gram[np.diag_indices_from(gram)] += penalty
     inverse = np.linalg.inv(gram)
@@ -438,18 +451,20 @@ def _cosine(raw: torch.Tensor | SparseRows, warm: np.ndarray) -> np.ndarray:
 
 
 def _als(
-    data: TrainingData, k: int, alpha: float, penalty: float
+    data: TrainingData, k: int, alpha: float, penalty: float, weighted: bool = False
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     def fit() -> tuple[np.ndarray, np.ndarray]:
-        warm = data.matrix[data.warm_users][:, data.warm_items].tocoo()
-        links = Adjacency.from_pairs(warm.row, warm.col, *warm.shape)
+        matrix = data.weighted if weighted and data.weighted is not None else data.matrix
+        warm = matrix[data.warm_users][:, data.warm_items].tocoo()
+        strengths = warm.data if weighted else None
+        links = Adjacency.from_pairs(warm.row, warm.col, *warm.shape, strengths)
         rng = np.random.default_rng(data.rng)
         u, v = implicit_als(links, k, penalty, rng, _CPU, alpha=alpha)
         users = np.zeros((len(data.graph.users), k), np.float32)
         users[data.warm_users] = u.numpy()
         return users, v.numpy()
 
-    return data.shared.setdefault(("als", k, alpha, penalty), _cached(fit))
+    return data.shared.setdefault(("als", k, alpha, penalty, weighted), _cached(fit))
 
 
 def _warm_users_every_item(

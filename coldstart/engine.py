@@ -53,10 +53,11 @@ from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
 from gnn.network import MODELS, NetworkConfig
 from gnn.parallel import own_device
 from gnn.ratings import RatingConfig
+from gnn.strength import Strengths
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError
-from kg.graph import KnowledgeGraph, require_graph, require_positives
+from kg.graph import KnowledgeGraph, require_graph, require_positives, weights_of_pairs
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
 
@@ -173,6 +174,7 @@ class ColdStartEngine:
         vectors: ready-made ones of users and items by type and name, in row order.
         ratings: what :meth:`rate` needs, trained when it is first asked for.
         heard: feedback since the engine was fitted.
+        strengths: what positives are taken for by their weights; ``None``: all are alike.
     """
 
     graph: KnowledgeGraph
@@ -194,6 +196,7 @@ class ColdStartEngine:
     vectors: Ready = field(default_factory=dict)
     ratings: RatingSource = field(default_factory=RatingSource)
     heard: Heard = field(default_factory=Heard)
+    strengths: Strengths | None = None
 
     @classmethod
     def fit(
@@ -266,6 +269,7 @@ class ColdStartEngine:
                 item_inputs,
                 positives,
                 config.propagation,
+                weights=graph.positive_weights(),
                 item_exposure=item_exposure(graph),
                 groups=groups,
                 rng=rng,
@@ -299,6 +303,7 @@ class ColdStartEngine:
             cache,
             tuple(graph_encoders),
             ready,
+            strengths=trained.strengths,
         )
 
     def __repr__(self) -> str:
@@ -578,7 +583,7 @@ class ColdStartEngine:
         self,
         node_type: str,
         *,
-        links: Mapping[EdgeType, Sequence[Key]] | None = None,
+        links: Mapping[EdgeType, Sequence[Key] | Mapping[Key, float]] | None = None,
         properties: Mapping[str, Any] | None = None,
         text: np.ndarray | None = None,
         vectors: Mapping[str, np.ndarray] | None = None,
@@ -588,7 +593,9 @@ class ColdStartEngine:
 
         Args:
             node_type: users or items.
-            links: keys at the far end, by edge type; the interaction type for its positives.
+            links: keys at the far end, by edge type; the interaction type for its positives, or
+                their weights by key, where interactions have weights. Without, a positive is taken
+                for one of middling weight.
             properties: texts, numbers, dates and categories by name of the property; texts count by
                 their words here, and as a whole by their vector, ``text``.
             text: text vector, ``[dim of the encoder]``; none is a node without text.
@@ -601,8 +608,8 @@ class ColdStartEngine:
 
         Raises:
             ValueError: the type is neither that of users nor that of items, a link does not touch
-                it, or a property is none that the schema names.
-            GraphError: the graph has no edges of the type of a link.
+                it, a property is none that the schema names, or weights come for edges without.
+            GraphError: the graph has no edges of the type of a link, or a weight is not finite.
             UnknownNodeError: a key at the far end is unknown, and ``on_unknown`` is ``"error"``.
         """
         from coldstart.updating import new_node
@@ -716,7 +723,12 @@ class ColdStartEngine:
             at, here = at[positive], here[positive]
         there = edges.index[1 - own][at]
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
-        return Adjacency.from_pairs(here, there, len(rows), other)
+        if self.strengths is None:
+            return Adjacency.from_pairs(here, there, len(rows), other)
+        pairs, place = np.unique(here * max(other, 1) + there, return_inverse=True)
+        weight = None if edges.weight is None else edges.weight[at]
+        values = self.strengths(weights_of_pairs(place, weight, graph.schema))
+        return Adjacency.from_pairs(*np.divmod(pairs, max(other, 1)), len(rows), other, values)
 
     @cached_property
     def user_history(self) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -774,7 +786,7 @@ class ColdStartEngine:
         is_user = node_type == self.graph.schema.user
         other_side, vectors = (self.items, item_vectors) if is_user else (self.users, user_vectors)
         needed, places = np.unique(links.indices, return_inverse=True)
-        links = Adjacency(links.indptr, places, len(needed))
+        links = replace(links, indices=places, num_targets=len(needed))
         return links, rotated_rows(other_side, vectors, needed)
 
     def _pool(

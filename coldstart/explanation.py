@@ -285,11 +285,13 @@ def taken_apart(engine: ColdStartEngine, node_type: str, key: Key) -> Side:
     side, vectors = engine._side(node_type)
     other = engine.items if is_user else engine.users
     against = engine.item_vectors if is_user else engine.user_vectors
-    partners = engine._links(node_type, rows).indices
+    links = engine._links(node_type, rows)
+    partners = links.indices
     atoms = embedding_atoms(
         side,
         engine._inputs_of(node_type, rows),
         partners,
+        links.values,
         rotated_rows(other, against, partners),
         other,
         vectors[row],

@@ -18,6 +18,7 @@ from gnn.encoding import by_kind, name_of
 from gnn.network import NetworkConfig
 from gnn.rating_head import RatingHead
 from gnn.ratings import RatingConfig
+from gnn.strength import Strengths
 from gnn.train import TrainConfig
 from kg.errors import SavedFileError
 from kg.files import read_folder, read_graph_files, write_folder, write_graph_files
@@ -107,6 +108,9 @@ def _read(
             for name in ("user_vectors", "item_vectors", "newness", "familiarity")
         ]
         feature_edges = tuple(tuple(e) for e in meta["feature_edges"])
+        strengths = None
+        if "strength.weights" in arrays:  # not before weights counted, nor where they do not
+            strengths = Strengths(arrays["strength.weights"], arrays["strength.values"])
     except (KeyError, TypeError) as error:
         raise SavedFileError(
             f"{folder}: engine.json lacks or misnames {error}; save again"
@@ -136,6 +140,7 @@ def _read(
         vectors=ready,
         ratings=ratings,
         heard=heard,
+        strengths=strengths,
     )
 
 
@@ -175,6 +180,9 @@ def _write(engine: ColdStartEngine, folder: Path) -> None:
     if (head := _rating_head(engine)) is not None:
         meta["ratings"], own = head_to_state(head)
         arrays |= {f"ratings/{key}": value for key, value in own.items()}
+    if engine.strengths is not None:
+        arrays["strength.weights"] = engine.strengths.weights
+        arrays["strength.values"] = engine.strengths.values
     if engine.encoder is not None:
         meta["encoder"] = engine.encoder.describe()
         (folder / "encoder").mkdir()

@@ -11,6 +11,8 @@ from scipy import sparse
 from coldstart.ready_vectors import Ready
 from coldstart.scorer import Scorer
 from gnn.data import NodeInputs, node_inputs
+from gnn.strength import SHARE as STRENGTH_SHARE
+from gnn.strength import Strengths
 from kg.graph import KnowledgeGraph
 from kg.schema import EdgeType
 from kg.vectors import NodeEmbeddings
@@ -30,6 +32,7 @@ class TrainingData:
         rng: seed of factor models.
         shared: what several families need, worked out once.
         matrix: training positives, sparse ``[num_users, num_items]``.
+        weighted: the same by how strong they are (:mod:`gnn.strength`); ``None``: all are alike.
         warm_users: rows of the users with a training positive.
         warm_items: rows of the items with one.
     """
@@ -40,6 +43,7 @@ class TrainingData:
     rng: int = 0
     shared: dict = field(default_factory=dict)
     matrix: sparse.csr_matrix = field(init=False)
+    weighted: sparse.csr_matrix | None = field(init=False, default=None)
     warm_users: np.ndarray = field(init=False)
     warm_items: np.ndarray = field(init=False)
 
@@ -49,6 +53,10 @@ class TrainingData:
         shape = len(self.graph.users), len(self.graph.items)
         ones = np.ones(positives.shape[1], np.float32)
         set_(self, "matrix", sparse.csr_matrix((ones, tuple(positives)), shape=shape))
+        weights = self.graph.positive_weights()
+        if weights is not None and len(weights) and (weights != weights[0]).any():
+            values = Strengths.of(weights, STRENGTH_SHARE)(weights)
+            set_(self, "weighted", sparse.csr_matrix((values, tuple(positives)), shape=shape))
         set_(self, "warm_users", np.unique(positives[0]))
         set_(self, "warm_items", np.unique(positives[1]))
 

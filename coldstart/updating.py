@@ -30,6 +30,7 @@ from kg.errors import AlignmentError, UnknownNodeError
 from kg.graph import KnowledgeGraph, as_edge_type
 from kg.growing import first_of_run, grown, taken
 from kg.schema import EdgeType
+from kg.tables import finite_array
 from kg.vectors import Key, NodeEmbeddings, Vocabulary
 
 if TYPE_CHECKING:
@@ -570,7 +571,7 @@ def _some(values: list[str], most: int = 5) -> str:
 def new_node(
     engine: ColdStartEngine,
     node_type: str,
-    links: Mapping[EdgeType, Sequence[Key]],
+    links: Mapping[EdgeType, Sequence[Key] | Mapping[Key, float]],
     properties: Mapping[str, Any],
     text: np.ndarray | None,
     vectors: Mapping[str, np.ndarray],
@@ -586,7 +587,9 @@ def new_node(
             f"properties {unknown} of a {node_type} are no features; "
             f"the schema names {sorted(named)}"
         )
-    inputs, positives = _inputs_of_new(engine, node_type, links, properties, text, on_unknown)
+    inputs, positives, strengths = _inputs_of_new(
+        engine, node_type, links, properties, text, on_unknown
+    )
     if engine.vectors or vectors:
         inputs = replace(inputs, vectors=of_one(engine.vectors.get(node_type, {}), vectors))
     is_user = node_type == schema.user
@@ -597,9 +600,10 @@ def new_node(
     if not is_user:
         gain = engine.gain_at(newness_since_training(float(len(positives)), 0.0))
     if others.device.type == "cpu":
-        return gain * embed_single(side, inputs, positives, other, others)
+        return gain * embed_single(side, inputs, positives, other, others, strengths)
     prior = priors(side, inputs, np.zeros(1, np.int64), others.device)
-    one = Adjacency(np.array([0, len(positives)]), np.arange(len(positives)), len(positives))
+    number = len(positives)
+    one = Adjacency(np.array([0, number]), np.arange(number), number, strengths)
     seen = rotated_rows(other, others, positives)
     found = posteriors(side, inputs.rows, prior, one, seen, other.spectrum)
     return gain * found[0].cpu().numpy()
@@ -608,16 +612,20 @@ def new_node(
 def _inputs_of_new(
     engine: ColdStartEngine,
     node_type: str,
-    links: Mapping[EdgeType, Sequence[Key]],
+    links: Mapping[EdgeType, Sequence[Key] | Mapping[Key, float]],
     properties: Mapping[str, Any],
     text: np.ndarray | None,
     on_unknown: Literal["error", "skip"],
-) -> tuple[NodeInputs, np.ndarray]:
-    """What a node that is not in the graph is embedded from: inputs, and rows of its positives."""
+) -> tuple[NodeInputs, np.ndarray, np.ndarray | None]:
+    """What a node that is not in the graph is embedded from.
+
+    Returns:
+        Inputs, rows of its positives, and how strong these are.
+    """
     graph, schema = engine.graph, engine.graph.schema
     relations: dict[str, Adjacency] = {}
     same_type: dict[str, Adjacency] = {}
-    positives = np.empty(0, np.int64)
+    positives, strengths = np.empty(0, np.int64), None
     for edge_type, keys in links.items():
         edge_type = as_edge_type(edge_type)
         if node_type not in (edge_type[0], edge_type[2]):
@@ -625,15 +633,20 @@ def _inputs_of_new(
         require_edge_type(graph, edge_type, "links")
         end = edge_type[2] if edge_type[0] == node_type else edge_type[0]
         nodes = graph.vocabularies.get(end, Vocabulary(end, []))
+        weights = None
+        if isinstance(keys, Mapping):
+            keys, weights = _positive_links(graph, edge_type, keys)
         listed = keys if isinstance(keys, str | bytes) else list(keys)  # a string is refused
         found = nodes.rows(
             listed,
             missing="error" if on_unknown == "error" else "mark",
             advice="check the key, add the node first, or pass on_unknown='skip'",
         )
-        rows = np.unique(found[found >= 0])
+        rows, first = np.unique(found[found >= 0], return_index=True)
         if edge_type == schema.interaction:
             positives = rows
+            if weights is not None and engine.strengths is not None:
+                strengths = engine.strengths(weights[found >= 0][first])
         elif name := engine.relation_names[node_type].get(edge_type):
             one = Adjacency(np.array([0, len(rows)]), rows, len(nodes))
             (same_type if end == node_type else relations)[name] = one
@@ -671,7 +684,22 @@ def _inputs_of_new(
         wording=lambda rows: [wording],
         far=engine.far_relations[node_type],
     )
-    return inputs, positives
+    return inputs, positives, strengths
+
+
+def _positive_links(
+    graph: KnowledgeGraph, edge_type: EdgeType, weights: Mapping[Key, float]
+) -> tuple[list[Key], np.ndarray]:
+    """The keys whose weights make a positive, and these, float64 ``[n]``."""
+    if edge_type != graph.schema.interaction or graph.interactions.weight is None:
+        raise ValueError(
+            f"links {edge_type}: weights came for its keys, and it has none; give a list of keys"
+        )
+    column = pa.chunked_array([pa.array(list(weights.values()))])
+    values = finite_array(column, f"links {edge_type}, weights")
+    least = graph.schema.positive_weight
+    positive = np.ones(len(values), bool) if least is None else values >= least
+    return [key for key, is_one in zip(weights, positive, strict=True) if is_one], values[positive]
 
 
 def _number(graph: KnowledgeGraph, node_type: str, name: str, value: Any) -> float:

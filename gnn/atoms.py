@@ -100,6 +100,7 @@ def embedding_atoms(
     side: TrainedSide,
     inputs: NodeInputs,
     partners: np.ndarray,
+    strengths: np.ndarray | None,
     rotated: torch.Tensor,
     other_side: TrainedSide,
     now: torch.Tensor,
@@ -110,6 +111,7 @@ def embedding_atoms(
         side: of the node.
         inputs: of this node alone.
         partners: rows of its positives on the other side.
+        strengths: of these, ``[num_partners]``; ``None``: all are 1.
         rotated: what it was embedded against: for each of them a vector in the eigenbasis of
             F'F, ``[num_partners, k]``.
         other_side: of the partners.
@@ -119,7 +121,8 @@ def embedding_atoms(
     prior = prior_atoms(side.propagation, side.tables, inputs)
     if not len(partners):
         return prior
-    links = Adjacency(np.array([0, len(partners)]), np.arange(len(partners)), len(partners))
+    number = len(partners)
+    links = Adjacency(np.array([0, number]), np.arange(number), number, strengths)
     by_feature, by_partner = split_posterior(
         side, inputs.rows, prior.vectors, links, rotated, other_side.spectrum
     )

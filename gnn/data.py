@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -28,20 +28,33 @@ class Adjacency:
         indptr: int64 ``[num_nodes + 1]``.
         indices: int64 ``[num_links]``.
         num_targets: how many nodes can be linked to.
+        values: how strong every link is, float32 ``[num_links]``; ``None``: all are 1.
     """
 
     indptr: np.ndarray
     indices: np.ndarray
     num_targets: int
+    values: np.ndarray | None = None
 
     @classmethod
     def from_pairs(
-        cls, sources: np.ndarray, targets: np.ndarray, num_nodes: int, num_targets: int
+        cls,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        num_nodes: int,
+        num_targets: int,
+        values: np.ndarray | None = None,
     ) -> Adjacency:
-        """The adjacency of pairs in any order; pairs that repeat count once."""
+        """The adjacency of pairs in any order; pairs that repeat count once, the strongest."""
         if not len(sources):
             empty = np.empty(0, np.int64)
             return cls(np.zeros(num_nodes + 1, np.int64), empty, num_targets)
+        if values is not None:
+            order = np.lexsort((values, targets, sources))
+            some = cls.from_pairs(sources, targets, num_nodes, num_targets)
+            last = np.ones(len(order), bool)  # of every pair, the strongest
+            last[:-1] = np.diff(sources[order]).astype(bool) | np.diff(targets[order]).astype(bool)
+            return replace(some, values=values[order[last]])
         if num_nodes == 1:
             targets = np.unique(targets)
             return cls(np.array([0, len(targets)]), targets, num_targets)
@@ -70,7 +83,7 @@ class Adjacency:
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(degrees, out=indptr[1:])
         at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], degrees)
-        return Adjacency(indptr, self.indices[at], self.num_targets)
+        return Adjacency(indptr, self.indices[at], self.num_targets, self._values(at))
 
     def only(self, allowed: np.ndarray) -> Adjacency:
         """The links to nodes where the mask ``[num_targets]`` is true."""
@@ -79,11 +92,15 @@ class Adjacency:
     def select(self, keep: np.ndarray) -> Adjacency:
         """The links where the mask ``[num_links]`` is true."""
         indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
-        return Adjacency(indptr, self.indices[keep], self.num_targets)
+        return Adjacency(indptr, self.indices[keep], self.num_targets, self._values(keep))
 
     def transpose(self) -> Adjacency:
         """The same links seen from the other end."""
-        return Adjacency.from_pairs(self.indices, self.sources, self.num_targets, len(self))
+        ends = self.indices, self.sources, self.num_targets, len(self)
+        return Adjacency.from_pairs(*ends, self.values)
+
+    def _values(self, which: np.ndarray) -> np.ndarray | None:
+        return None if self.values is None else self.values[which]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """Heads in closed form: implicit ALS half steps with a prior.
 
-The other side's matrix is F, a node's positives z, its prior p, precision rho, exposure omega, and
-its embedding
+The other side's matrix is F, a node's positives z, their strengths t (see :mod:`gnn.strength`), its
+prior p, precision rho, exposure omega, and its embedding
 
-    x = (omega F'F + rho I + alpha F_z'F_z)^-1 ((omega + alpha) sum_z F + rho p).
+    x = (omega F'F + rho I + alpha F_z'F_z)^-1 ((omega + alpha) sum_z t F + rho p).
 
 Source: Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets, eq.
 4, here with a prior in place of zero and an exposure in front of the unobserved pairs.
@@ -111,11 +111,17 @@ def _solve(
     diagonal = exposure[:, None] * values + precision[:, None]  # [n, k]
     if not width:
         return (right if right is not None else torch.zeros_like(diagonal)) / diagonal
-    place = np.arange(len(links.indices)) - np.repeat(links.indptr[:-1], links.degrees)
+    at = links.sources, np.arange(len(links.indices)) - np.repeat(links.indptr[:-1], links.degrees)
     index = np.full((n, width), len(rotated) - 1, np.int64)
-    index[links.sources, place] = links.indices
+    index[at] = links.indices
     z = rotated[torch.from_numpy(index).to(rotated.device)]  # [n, width, k]
-    b = (exposure + alpha)[:, None] * z.sum(dim=1)
+    if links.values is None:
+        total = z.sum(dim=1)
+    else:
+        strength = np.zeros((n, 1, width), np.float32)
+        strength[:, 0][at] = links.values
+        total = (torch.from_numpy(strength).to(z) @ z)[:, 0]
+    b = (exposure + alpha)[:, None] * total
     b = b if right is None else b + right
     if width > k:
         a = alpha * z.transpose(1, 2) @ z + torch.diag_embed(diagonal)

@@ -127,12 +127,15 @@ def embedding_parts(
     degrees = links.degrees
     busy = np.flatnonzero(degrees)
     rho, omega = precisions(side, rows[busy], degrees[busy])
+    strengths = _strengths(links, rotated)
     for place, row in enumerate(busy.tolist()):
         linked = links.indices[links.indptr[row] : links.indptr[row + 1]]
         z = rotated[torch.from_numpy(linked).to(rotated.device)]
         diagonal = omega[place] * spectrum.values + rho[place]
         priors_ = rho[place] * (prior_parts[row] @ spectrum.vectors)
-        right = torch.cat([priors_, (omega[place] + ALPHA) * z.sum(dim=0, keepdim=True)])
+        strength = strengths[links.indptr[row] : links.indptr[row + 1], None]
+        total = (strength * z).sum(dim=0, keepdim=True)
+        right = torch.cat([priors_, (omega[place] + ALPHA) * total])
         out[row] = _solved(z, diagonal, right) @ spectrum.vectors.T
     return out
 
@@ -161,9 +164,17 @@ def split_posterior(
     """
     rho, omega = precisions(side, rows, links.degrees)
     z = rotated[torch.from_numpy(links.indices).to(rotated.device)]
-    right = torch.cat([rho * (parts @ spectrum.vectors), (omega + ALPHA) * z])
+    pulls = (omega + ALPHA) * _strengths(links, rotated)[:, None] * z
+    right = torch.cat([rho * (parts @ spectrum.vectors), pulls])
     solved = _solved(z, omega * spectrum.values + rho, right) @ spectrum.vectors.T
     return solved[: len(parts)], solved[len(parts) :]
+
+
+def _strengths(links: Adjacency, like: torch.Tensor) -> torch.Tensor:
+    """How strong every link is, ``[num_links]``."""
+    if links.values is None:
+        return like.new_ones(len(links.indices))
+    return torch.from_numpy(links.values).to(like)
 
 
 def _solved(z: torch.Tensor, diagonal: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

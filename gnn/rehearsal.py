@@ -9,7 +9,7 @@ when they had truly not been there; a lift found so was half of what it should h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class Rehearsal:
         counts = np.bincount(links.indices, minlength=links.num_targets)
         kept, gone = np.flatnonzero(counts), np.flatnonzero(counts == 0)
         place = np.cumsum(counts > 0) - 1
-        links = Adjacency(links.indptr, place[links.indices], len(kept))
+        links = replace(links, indices=place[links.indices], num_targets=len(kept))
         back = links.transpose()
         ridge = self.items.without(gone)
         exposure = self.exposure[torch.from_numpy(kept).to(self.exposure.device)]

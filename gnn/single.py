@@ -48,6 +48,7 @@ def embed_single(
     positives: np.ndarray,
     other: TrainedSide,
     vectors: torch.Tensor,
+    strengths: np.ndarray | None = None,
 ) -> np.ndarray:
     """The embedding of one node that was not there at training, float32 ``[k]``.
 
@@ -57,11 +58,13 @@ def embed_single(
         positives: distinct rows of the other side; a node without any gets its prior.
         other: the other side.
         vectors: its current embeddings, for rows that were not warm at training.
+        strengths: of the positives, float32 ``[num_positives]``; ``None``: all are 1.
     """
     prior = single_prior(side, inputs)
     if not len(positives):
         return prior
-    return _posterior(prior, _rotated(other, vectors, positives), other, side.precision)
+    seen = _rotated(other, vectors, positives)
+    return _posterior(prior, seen, strengths, other, side.precision)
 
 
 def single_prior(side: TrainedSide, inputs: NodeInputs) -> np.ndarray:
@@ -176,14 +179,19 @@ def _rotated(other: TrainedSide, vectors: torch.Tensor, rows: np.ndarray) -> np.
 
 
 def _posterior(
-    prior: np.ndarray, z: np.ndarray, other: TrainedSide, precision: float
+    prior: np.ndarray,
+    z: np.ndarray,
+    strengths: np.ndarray | None,
+    other: TrainedSide,
+    precision: float,
 ) -> np.ndarray:
     """The half step of :mod:`gnn.heads` for one node with exposure n / (n + rho)."""
     basis, values = other.spectrum.vectors.numpy(), other.spectrum.values.numpy()
     rho, alpha = np.float32(precision), np.float32(ALPHA)
     omega = np.float32(len(z) / (len(z) + precision))
     diagonal = omega * values + rho
-    right = rho * (prior @ basis) + (omega + alpha) * z.sum(axis=0)
+    total = z.sum(axis=0) if strengths is None else strengths @ z
+    right = rho * (prior @ basis) + (omega + alpha) * total
     if len(z) > len(values):
         return basis @ np.linalg.solve(alpha * (z.T @ z) + np.diag(diagonal), right)
     scaled = z / diagonal

@@ -20,6 +20,8 @@ from gnn.propagate import Propagation, fit_propagation
 from gnn.raws import apply, gram, select_rows
 from gnn.rehearsal import Rehearsal
 from gnn.ridge import Ridge, Shrunk, ridge
+from gnn.strength import SHARE as STRENGTH_SHARE
+from gnn.strength import Strengths, worth_it
 from gnn.weighting import cold_folds, learn_weights
 from kg.settings import check_above, check_at_least, check_share
 
@@ -49,6 +51,9 @@ class TrainConfig:
             :mod:`gnn.popularity`.
         item_few_share: with so many interactions, as a share of what an item has on average, a
             known item is half exposed; ``None``: found by :mod:`gnn.precision`.
+        strength_share: how far the positives of the highest and of the lowest weights are from 1,
+            which others are taken for, 0 to 1; ``None``: :data:`gnn.strength.SHARE`, or 0 where
+            hidden interactions are not found better with it.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.
@@ -68,6 +73,7 @@ class TrainConfig:
     item_prior_scale: float | None = None
     item_popularity_scale: float | None = None
     item_few_share: float | None = None
+    strength_share: float | None = None
     item_weight_steps: int = 24
     user_weight_steps: int = 24
     weight_rate: float = 0.3
@@ -90,6 +96,7 @@ class TrainConfig:
         check_share(
             item_prior_scale=self.item_prior_scale,
             item_popularity_scale=self.item_popularity_scale,
+            strength_share=self.strength_share,
         )
         check_at_least(
             1,
@@ -172,6 +179,7 @@ class Trained:
         user_embeddings: of the warm users, float32 ``[num_users, k]``.
         item_embeddings: of the warm items, float32 ``[num_items, k]``.
         rehearsal: for doing it again with something left out.
+        strengths: what positives were taken for by their weights; ``None``: 1.
     """
 
     users: TrainedSide
@@ -179,6 +187,7 @@ class Trained:
     user_embeddings: torch.Tensor
     item_embeddings: torch.Tensor
     rehearsal: Rehearsal
+    strengths: Strengths | None = None
 
 
 def train(
@@ -187,6 +196,7 @@ def train(
     positives: np.ndarray,
     config: TrainConfig,
     *,
+    weights: np.ndarray | None = None,
     item_exposure: np.ndarray | None = None,
     groups: tuple[Sequence[FeatureGroup], Sequence[FeatureGroup]] | None = None,
     rng: np.random.Generator,
@@ -200,6 +210,7 @@ def train(
         item_inputs: inputs of all items.
         positives: distinct ``[2, num_pairs]`` rows of user and item.
         config: settings.
+        weights: of the positives, ``[num_pairs]``, or ``None``: all are alike.
         item_exposure: omega of all items, 0 to 1, ``[num_items]``; ``None``: 1. An item that came
             when most interactions had been made is charged with less of those that it does not
             have.
@@ -219,11 +230,14 @@ def train(
         )
     warm_users, user = np.unique(positives[0], return_inverse=True)
     warm_items, item = np.unique(positives[1], return_inverse=True)
-    links = Adjacency.from_pairs(user, item, len(warm_users), len(warm_items))
-    back = links.transpose()
     mean_degree = len(user) / len(warm_items)
     als_precision = min(mean_degree, MOST_ALS_PRECISION)
     k = max(1, min(config.max_dim, len(warm_items) // 4))
+    links, strengths = _links(
+        (user, item, len(warm_users), len(warm_items)),
+        *(weights, config.strength_share, k, als_precision, rng, device),
+    )
+    back = links.transpose()
     exposure = torch.ones(len(warm_items), device=device)
     if item_exposure is not None:
         exposure = torch.from_numpy(item_exposure[warm_items]).to(exposure)
@@ -339,7 +353,27 @@ def train(
         few_share,
         popularity_scale,
     )
-    return Trained(user_side, item_side, u, v, rehearsal)
+    return Trained(user_side, item_side, u, v, rehearsal, strengths)
+
+
+def _links(
+    pairs: tuple[np.ndarray, np.ndarray, int, int],
+    weights: np.ndarray | None,
+    share: float | None,
+    k: int,
+    precision: float,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> tuple[Adjacency, Strengths | None]:
+    """Each user's positives, and how strong they are by their weights, where that is worth it."""
+    plain = Adjacency.from_pairs(*pairs)
+    if weights is None or share == 0 or (weights == weights[0]).all():
+        return plain, None
+    strengths = Strengths.of(weights, STRENGTH_SHARE if share is None else share)
+    links = Adjacency.from_pairs(*pairs, strengths(weights))
+    if share is None and not worth_it(links, k, precision, rng, device):
+        return plain, None
+    return links, strengths
 
 
 def _side(fitted: Ridge, exposure: torch.Tensor, given: float | None, start: float) -> Side:

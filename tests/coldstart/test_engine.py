@@ -229,13 +229,15 @@ def test_an_item_that_came_just_before_training_is_hardly_charged_with_what_it_l
     item = int(np.bincount(graph.positives()[1], minlength=72)[:72].argmin())
     times[edges.index[1] == item] = len(edges) + 1
     late = replace(edges, time=times)
-    engine = fitted(replace(graph, edges=graph.edges | {graph.schema.interaction: late}))
+    alike = EngineConfig(propagation=TrainConfig(strength_share=0))
+    dated = replace(graph, edges=graph.edges | {graph.schema.interaction: late})
+    engine = fitted(dated, config=alike)
     count = int((edges.index[1] == item).sum())
     place = int(np.flatnonzero(engine.items.warm == item)[0])
     assert float(engine.items.exposure[place]) == pytest.approx(
         min(1, 2 * count / len(edges) * 0.05 ** (-1 / count)), rel=1e-3
     )
-    same = fitted(replace(graph, edges=graph.edges | {graph.schema.interaction: edges}))
+    same = fitted(graph, config=alike)
     assert engine.item_vectors[item].norm() > 1.02 * same.item_vectors[item].norm()
 
 

@@ -118,7 +118,7 @@ def test_embedding_a_draft_is_what_adding_it_would_give(engine):
     }
     draft = engine.embed_new(
         "Movie",
-        links={GENRE: ["space"], SIMILAR: ["m0", "m4"], RATED: ["u0", "u4"]},
+        links={GENRE: ["space"], SIMILAR: ["m0", "m4"], RATED: {"u0": 5.0, "u4": 5.0}},
         properties={name: NEW[name][0] for name in ("title", "plot", "year")},
         text=NEW_TEXT["Movie"].matrix[0],
     )
@@ -128,7 +128,7 @@ def test_embedding_a_draft_is_what_adding_it_would_give(engine):
     edges = {FRIEND: {"source": ["v"], "target": ["u3"]}, RATED: ratings(("v", "m1"))}
     added = engine.update(GraphDelta(nodes={"User": visitor}, edges=edges))
     draft = engine.embed_new(
-        "User", links={FRIEND: ["u3"], RATED: ["m1"]}, properties={"age": 25, "gender": "x"}
+        "User", links={FRIEND: ["u3"], RATED: {"m1": 5.0}}, properties={"age": 25, "gender": "x"}
     )
     np.testing.assert_allclose(draft, added.embed("User", ["v"]).matrix[0], atol=1e-5)
 
@@ -148,7 +148,9 @@ def draft_and_added(engine, node_type, rng, links, properties, text=None):
         one, other = ("source", "target") if edge_type[0] == node_type else ("target", "source")
         edges[edge_type] = {one: [new] * len(ends), other: ends}
         if edge_type == engine.graph.schema.interaction:
-            edges[edge_type] |= {"weight": [5.0] * len(ends), "time": [0] * len(ends)}
+            weights = rng.choice([4.0, 5.0], len(ends)).tolist()
+            chosen[edge_type] = dict(zip(ends, weights, strict=True))
+            edges[edge_type] |= {"weight": weights, "time": [0] * len(ends)}
     named = {p: [v] for p, v in properties.items() if v is not None}
     delta = GraphDelta(nodes={node_type: {"id": [new], **named}}, edges=edges)
     given = text is not None and {

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,9 +16,11 @@ def naive(links, other, prior, rho, omega, alpha=ALPHA):
     f, p, rho, omega = (np.asarray(x, np.float64) for x in (other, prior, rho, omega))
     out = []
     for row in range(len(links)):
-        z = f[links.indices[links.indptr[row] : links.indptr[row + 1]]]
+        own = slice(links.indptr[row], links.indptr[row + 1])
+        z = f[links.indices[own]]
+        t = np.ones(len(z)) if links.values is None else links.values[own].astype(np.float64)
         a = omega[row] * f.T @ f + rho[row] * np.eye(f.shape[1]) + alpha * z.T @ z
-        out.append(np.linalg.solve(a, (omega[row] + alpha) * z.sum(axis=0) + rho[row] * p[row]))
+        out.append(np.linalg.solve(a, (omega[row] + alpha) * t @ z + rho[row] * p[row]))
     return np.array(out)
 
 
@@ -44,6 +48,17 @@ def test_a_half_step_of_many_nodes_of_all_degrees_is_the_formula(monkeypatch):
     monkeypatch.setattr(heads, "_CPU_BATCH_FLOATS", 600)
     problem = made(np.random.default_rng(3).integers(0, OTHERS, 60).tolist())
     np.testing.assert_allclose(solved(*problem), naive(*problem), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("degrees", [[0, 1, 3], [30, 0, 7, 40], [DIM, DIM + 1, DIM - 1], [0, 0]])
+def test_strong_positives_are_taken_for_more(degrees):
+    links, *others = made(degrees)
+    strong = np.random.default_rng(1).uniform(0.5, 1.5, len(links.indices)).astype(np.float32)
+    links = replace(links, values=strong)
+    found = solved(links, *others)
+    np.testing.assert_allclose(found, naive(links, *others), rtol=1e-6, atol=1e-8)
+    alike = solved(replace(links, values=np.ones_like(strong)), *others)
+    np.testing.assert_allclose(alike, solved(replace(links, values=None), *others), rtol=1e-9)
 
 
 @pytest.mark.parametrize("degree", [0, 2, 30])

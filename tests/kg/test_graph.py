@@ -81,6 +81,30 @@ def test_edges_in_order_are_not_copied():
     assert in_row_order(edges) is edges
 
 
+def test_ratings_of_a_pair_count_by_the_highest_and_amounts_add_up():
+    ends = {"source": ["u1", "u1", "u1", "u2"], "target": ["m1", "m2", "m1", "m1"]}
+    nodes = {"User": {"id": ["u1", "u2"]}, "Movie": {"id": ["m1", "m2"]}}
+
+    def weights(weight, least):
+        schema = Schema(
+            user="User", item="Movie", interaction=("User", "SAW", "Movie"), positive_weight=least
+        )
+        table = ends if weight is None else ends | {"weight": weight}
+        made = KnowledgeGraph.from_tables(nodes, {("User", "SAW", "Movie"): table}, schema)
+        found = made.positive_weights()
+        assert found is None or len(found) == made.positives().shape[1]
+        return None if found is None else found.tolist()
+
+    assert weights([4, 5, 5, 1], 4) == [5, 5]
+    assert weights([3, 5, 4, 1], 4) == [4, 5]
+    assert weights([4, 5, 5, 1], None) == [9, 5, 1]
+    assert weights(None, None) == [2, 1, 1]
+    for name, column in ends.items():
+        ends[name] = column[:2]
+    assert weights(None, None) is None
+    assert weights([1, 1], 4) == []
+
+
 def test_positives_are_distinct_pairs_from_the_positive_weight_on():
     assert graph().positives().tolist() == [[0, 1], [1, 0]]
     all_count = Schema(user="User", item="Movie", interaction=RATED)
