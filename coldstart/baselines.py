@@ -457,7 +457,7 @@ def _als(
         matrix = data.weighted if weighted and data.weighted is not None else data.matrix
         warm = matrix[data.warm_users][:, data.warm_items].tocoo()
         strengths = warm.data if weighted else None
-        links = Adjacency.from_pairs(warm.row, warm.col, *warm.shape, strengths)
+        links = Adjacency.from_pairs(warm.row, warm.col, *warm.shape, values=strengths)
         rng = np.random.default_rng(data.rng)
         u, v = implicit_als(links, k, penalty, rng, _CPU, alpha=alpha)
         users = np.zeros((len(data.graph.users), k), np.float32)

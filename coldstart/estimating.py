@@ -57,8 +57,8 @@ _HALF_STEPS = 11
 """Of each side: five of plain ALS, three sweeps, the last one, and two for the weights of the other
 side's groups: a quarter is left out four times, in few dimensions."""
 _SMALL_HALF_STEPS = 2 * 3 + 3 + 3 * 7 + 2 * 5
-"""Of each side in few dimensions: to tell whether weights count, twice; to find precisions, of plain
-ALS and about so many tries; and two rehearsals to find the lift of new items."""
+"""Of each side in few dimensions: to tell whether weights count, twice; for precisions, plain ALS
+and about so many tries; and two rehearsals to find the lift of new items."""
 _STEPS = 8
 _SOLVED = 4
 _SMALL_SOLVED = 2 * 7 + 2 * 3
