@@ -22,9 +22,10 @@ SHARE = 0.25
 """The strongest positives are taken for so much more than 1, the weakest for so much less.
 
 NDCG@20 of known items, plain ALS and validation parts: films +.006, +.003 and +.005 (three splits),
-artists +.009 and +.012 (two; by the rank among a user's own). Half gave artists no more; the engine
-finds films and artists less well with .4. Ranks among the user's own positives are better for
-artists by .002 and level for films, but with each rating a user adds all others would change.
+artists +.009 and +.012 (two; by the rank among a user's own). With .125 films gain less, with .5
+artists no more; the engine finds both less well with .4. Ranks among the user's own positives are
+better for artists by .002 and level for films, but with each rating a user adds all others would
+change.
 """
 
 MOST_KNOTS = 1024
