@@ -69,6 +69,8 @@ class Split:
         pair_part: ``train``, ``val`` or ``test`` for pairs of warm nodes, empty for others.
         user_part: part of every user: ``warm``, ``val``, ``test``, or empty for those left out.
         item_part: part of every item.
+        before: what comes at this time or later is not trained on, in a split by time: neither are
+            later interactions of a pair that is.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Split:
     pair_part: np.ndarray
     user_part: np.ndarray
     item_part: np.ndarray
+    before: int | None = None
 
     def __post_init__(self) -> None:
         user, item = self.pairs
@@ -103,6 +106,8 @@ class Split:
         width = graph.num_nodes(graph.schema.item)
         known = self.train[0] * width + self.train[1]
         keep = np.isin(edges.index[0] * width + edges.index[1], known)
+        if self.before is not None and edges.time is not None:
+            keep &= edges.time < self.before
         return graph.with_edges(graph.schema.interaction, edges.select(keep))
 
     def task(self, segment: str, part: str = TEST) -> Task:

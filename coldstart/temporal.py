@@ -80,7 +80,7 @@ def temporal_split(
     both_warm = (user_part == WARM) & (item_part == WARM)
     pair_part = np.where(both_warm, np.array(["train", VAL, TEST])[span], "").astype("<U5")
     late = ((user_part == VAL) | (item_part == VAL)) & (span == 2)
-    return Split(name, pairs[:, ~late], pair_part[~late], *parts)
+    return Split(name, pairs[:, ~late], pair_part[~late], *parts, before=validation_from)
 
 
 def temporal_splits(

@@ -63,6 +63,16 @@ def test_a_pair_that_repeats_counts_from_its_first_time():
     assert split.train.tolist() == [[0], [0]]
 
 
+def test_what_a_known_pair_does_later_is_not_trained_on():
+    often = (("u0", "a", 2), ("u0", "a", 5), ("u0", "a", 9), ("u1", "a", 9))
+    graph = graph_of(*ROWS, *often)
+    split = temporal_split(graph, validation_from=5, test_from=8)
+    training = split.training_graph(graph)
+    assert sorted(training.interactions.time.tolist()) == [1, 2, 2]
+    assert training.positives().tolist() == split.train.tolist()
+    assert training.positive_weights().tolist() == [2, 1]
+
+
 def test_a_rating_that_is_no_positive_does_not_make_a_node_known():
     graph = toy_graph()
     split = temporal_split(graph)
