@@ -31,8 +31,16 @@ change.
 MOST_KNOTS = 1024
 """So many different weights are told apart; between them strength is interpolated."""
 
+ERRORS = 3
+"""Strengths are not used where hidden interactions are found worse by so many standard errors.
+
+Plain ALS tells weights that mislead from others, but not how much these help in the engine: on
+articles and FilmTrust it finds -.002 +- .003 and -.004 +- .004 (four and three splits), where the
+engine's known items gain .008 and .005.
+"""
+
 MAX_DIM, SWEEPS = 128, 3
-"""Of the plain ALS that tells whether weights are worth it."""
+"""Of the plain ALS that tells it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +76,12 @@ class Strengths:
         return np.interp(weights, self.weights, self.values).astype(np.float32)
 
 
-def worth_it(
+def may_count(
     links: Adjacency, k: int, precision: float, rng: np.random.Generator, device: torch.device
 ) -> bool:
-    """Whether plain ALS finds hidden interactions better, by a standard error, with strengths.
+    """Whether plain ALS finds hidden interactions no worse, by :data:`ERRORS`, with strengths.
 
-    Weights may mean anything: on the scale of some ratings 0 is "not said".
+    Weights may mean anything: where they are places on a list, the lowest is the best.
 
     Args:
         links: each user's positives among the items, with strengths.
@@ -84,7 +92,7 @@ def worth_it(
     """
     hidden = Hidden.draw(links, rng)
     if hidden is None:
-        return False
+        return True
     start = int(rng.integers(2**63))
     found = []
     for visible in (hidden.visible, replace(hidden.visible, values=None)):
@@ -94,4 +102,4 @@ def worth_it(
     more = found[0] - found[1]
     error = float(more.std() / len(more) ** 0.5)
     log.info("strengths of positives: NDCG of hidden ones %+.4f +- %.4f", more.mean(), error)
-    return bool(more.mean() > error)
+    return bool(more.mean() >= -ERRORS * error)

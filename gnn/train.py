@@ -21,7 +21,7 @@ from gnn.raws import apply, gram, select_rows
 from gnn.rehearsal import Rehearsal
 from gnn.ridge import Ridge, Shrunk, ridge
 from gnn.strength import SHARE as STRENGTH_SHARE
-from gnn.strength import Strengths, worth_it
+from gnn.strength import Strengths, may_count
 from gnn.weighting import cold_folds, learn_weights
 from kg.settings import check_above, check_at_least, check_share
 
@@ -53,7 +53,7 @@ class TrainConfig:
             known item is half exposed; ``None``: found by :mod:`gnn.precision`.
         strength_share: how far the positives of the highest and of the lowest weights are from 1,
             which others are taken for, 0 to 1; ``None``: :data:`gnn.strength.SHARE`, or 0 where
-            hidden interactions are not found better with it.
+            hidden interactions are clearly found worse with it.
         item_weight_steps: Adam steps on the weights of item groups, of which the best is kept.
         user_weight_steps: likewise on those of user groups.
         weight_rate: their learning rate.
@@ -365,13 +365,13 @@ def _links(
     rng: np.random.Generator,
     device: torch.device,
 ) -> tuple[Adjacency, Strengths | None]:
-    """Each user's positives, and how strong they are by their weights, where that is worth it."""
+    """Each user's positives, and how strong they are by their weights, where these may count."""
     plain = Adjacency.from_pairs(*pairs)
     if weights is None or share == 0 or (weights == weights[0]).all():
         return plain, None
     strengths = Strengths.of(weights, STRENGTH_SHARE if share is None else share)
     links = Adjacency.from_pairs(*pairs, strengths(weights))
-    if share is None and not worth_it(links, k, precision, rng, device):
+    if share is None and not may_count(links, k, precision, rng, device):
         return plain, None
     return links, strengths
 
