@@ -57,7 +57,7 @@ from gnn.strength import Strengths
 from gnn.train import TrainConfig, TrainedSide, train
 from kg.delta import GraphDelta
 from kg.errors import GraphError
-from kg.graph import KnowledgeGraph, require_graph, require_positives, weights_of_pairs
+from kg.graph import KnowledgeGraph, require_graph, require_positives
 from kg.schema import EdgeType
 from kg.vectors import Key, NodeEmbeddings
 
@@ -723,12 +723,10 @@ class ColdStartEngine:
             at, here = at[positive], here[positive]
         there = edges.index[1 - own][at]
         other = graph.num_nodes(graph.schema.item if own == 0 else graph.schema.user)
-        if self.strengths is None:
-            return Adjacency.from_pairs(here, there, len(rows), other)
-        pairs, place = np.unique(here * max(other, 1) + there, return_inverse=True)
-        weight = None if edges.weight is None else edges.weight[at]
-        values = self.strengths(weights_of_pairs(place, weight, graph.schema))
-        return Adjacency.from_pairs(*np.divmod(pairs, max(other, 1)), len(rows), other, values)
+        values = None
+        if self.strengths is not None and edges.weight is not None:
+            values = self.strengths(edges.weight[at])
+        return Adjacency.from_pairs(here, there, len(rows), other, values)
 
     @cached_property
     def user_history(self) -> Callable[[np.ndarray], np.ndarray] | None:

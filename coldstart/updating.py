@@ -635,18 +635,21 @@ def _inputs_of_new(
         nodes = graph.vocabularies.get(end, Vocabulary(end, []))
         weights = None
         if isinstance(keys, Mapping):
-            keys, weights = _positive_links(graph, edge_type, keys)
+            weights = _weights_of_new(graph, edge_type, keys)
         listed = keys if isinstance(keys, str | bytes) else list(keys)  # a string is refused
         found = nodes.rows(
             listed,
             missing="error" if on_unknown == "error" else "mark",
             advice="check the key, add the node first, or pass on_unknown='skip'",
         )
-        rows, first = np.unique(found[found >= 0], return_index=True)
+        kept = found >= 0
+        if weights is not None and schema.positive_weight is not None:
+            kept &= weights >= schema.positive_weight
+        rows, first = np.unique(found[kept], return_index=True)
         if edge_type == schema.interaction:
             positives = rows
             if weights is not None and engine.strengths is not None:
-                strengths = engine.strengths(weights[found >= 0][first])
+                strengths = engine.strengths(weights[kept][first])
         elif name := engine.relation_names[node_type].get(edge_type):
             one = Adjacency(np.array([0, len(rows)]), rows, len(nodes))
             (same_type if end == node_type else relations)[name] = one
@@ -687,19 +690,16 @@ def _inputs_of_new(
     return inputs, positives, strengths
 
 
-def _positive_links(
+def _weights_of_new(
     graph: KnowledgeGraph, edge_type: EdgeType, weights: Mapping[Key, float]
-) -> tuple[list[Key], np.ndarray]:
-    """The keys whose weights make a positive, and these, float64 ``[n]``."""
+) -> np.ndarray:
+    """Weights of interactions, float64 ``[n]``."""
     if edge_type != graph.schema.interaction or graph.interactions.weight is None:
         raise ValueError(
             f"links {edge_type}: weights came for its keys, and it has none; give a list of keys"
         )
-    column = pa.chunked_array([pa.array(list(weights.values()))])
-    values = finite_array(column, f"links {edge_type}, weights")
-    least = graph.schema.positive_weight
-    positive = np.ones(len(values), bool) if least is None else values >= least
-    return [key for key, is_one in zip(weights, positive, strict=True) if is_one], values[positive]
+    column = pa.chunked_array([pa.array(list(weights.values()), pa.float64())])
+    return finite_array(column, f"links {edge_type}, weights")
 
 
 def _number(graph: KnowledgeGraph, node_type: str, name: str, value: Any) -> float:

@@ -313,18 +313,19 @@ class KnowledgeGraph:
         return self._positive_pairs()[0]
 
     def positive_weights(self) -> np.ndarray | None:
-        """The weight of every pair of :meth:`positives`, float64 ``[num_pairs]``.
+        """The highest weight of every pair of :meth:`positives`, float64 ``[num_pairs]``.
 
-        Of several interactions of a pair as :func:`weights_of_pairs` says. ``None`` where there are
-        neither weights nor pairs with several.
+        ``None`` where interactions have no weights.
 
         Raises:
             GraphError: as :meth:`positives`.
         """
         pairs, place, weight = self._positive_pairs()
-        if weight is None and pairs.shape[1] == len(place):
+        if weight is None:
             return None
-        return weights_of_pairs(place, weight, self.schema)
+        out = np.full(pairs.shape[1], -np.inf)
+        np.maximum.at(out, place, weight)
+        return out
 
     def _positive_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Distinct pairs, and of every positive edge its place among them and its weight."""
@@ -420,24 +421,6 @@ def require_positives(graph: KnowledgeGraph) -> np.ndarray:
         f"the graph has no {schema.interaction} edges, which the schema names as interaction, only "
         f"{', '.join(there) or 'nodes'}; add some"
     )
-
-
-def weights_of_pairs(place: np.ndarray, weight: np.ndarray | None, schema: Schema) -> np.ndarray:
-    """Weights of pairs from those of positive interactions, float64 ``[num_pairs]``.
-
-    With a ``positive_weight`` weights are ratings, of which the highest counts. Without, they are
-    amounts, such as plays, and add up; where there are none, every interaction is one.
-
-    Args:
-        place: position of every interaction's pair, from 0 without gaps, ``[num_interactions]``.
-        weight: of every interaction, or ``None``.
-        schema: of the graph.
-    """
-    if weight is None or schema.positive_weight is None:
-        return np.bincount(place, weight).astype(np.float64)
-    out = np.full(place.max(initial=-1) + 1, -np.inf)
-    np.maximum.at(out, place, weight)
-    return out
 
 
 def split_key(table: pa.Table, node_type: str, schema: Schema) -> tuple[Vocabulary, pa.Table]:

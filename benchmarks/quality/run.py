@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +99,9 @@ def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
     graph = SETS[arguments.set]()
+    if arguments.kind == "temporal" and arguments.set == "shop":  # weights count later purchases
+        edges = replace(graph.interactions, weight=None)
+        graph = graph.with_edges(graph.schema.interaction, edges)
     texts = sets.texts_of(graph)
     if arguments.kind == "study":
         study(graph, texts)

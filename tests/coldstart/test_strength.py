@@ -10,7 +10,7 @@ from coldstart.baselines import BASELINES
 from coldstart.training_data import TrainingData
 from gnn.train import TrainConfig
 from kg import GraphDelta
-from kg.errors import GraphError
+from kg.errors import GraphError, UnknownNodeError
 from tests.coldstart.toys import RATED, ratings, word_vectors
 
 COUNTED = EngineConfig(propagation=TrainConfig(strength_share=0.25))
@@ -63,18 +63,20 @@ def test_without_different_weights_nothing_is_stronger(graph, engine):
     assert not np.array_equal(off.item_vectors, engine.item_vectors)
 
 
-def test_where_there_are_no_weights_it_counts_how_often(graph):
-    once = without_weights(graph)
-    edges = once.interactions
-    twice = np.concatenate([np.arange(len(edges)), np.arange(0, len(edges), 3)])
-    often = replace(once, edges=once.edges | {RATED: edges.select(twice)})
-    engine = fit(often)
-    some, many = engine.strengths(np.array([1.0, 2.0]))
-    assert 0.75 < some < 1 < many < 1.25
-    keys = list(often.users)[:50]
-    np.testing.assert_allclose(
-        engine.recomputed("User", keys).matrix, engine.embed("User", keys).matrix, atol=1e-5
+def test_of_several_ratings_of_a_pair_the_highest_counts(graph, engine):
+    user, item = graph.users[0], graph.items[int(graph.interactions.index[1, 0])]
+    pair = {"source": [user] * 2, "target": [item] * 2, "weight": [4.0, 5.0], "time": [1, 2]}
+    row = np.array([graph.users.row(user)])
+    edges = graph.interactions
+    both = replace(
+        edges,
+        index=np.concatenate([edges.index, [[row[0]] * 2, [graph.items.row(item)] * 2]], axis=1),
+        weight=np.concatenate([edges.weight, pair["weight"]]),
+        time=np.concatenate([edges.time, pair["time"]]),
     )
+    links = replace(engine, graph=graph.with_edges(RATED, both))._links("User", row)
+    place = links.indices.tolist().index(graph.items.row(item))
+    assert links.values[place] == engine.strengths(np.array([5.0]))[0]
 
 
 @pytest.mark.parametrize("node_type", ["User", "Movie"])
@@ -114,6 +116,8 @@ def test_a_draft_with_weights_is_what_adding_it_would_give(engine):
 def test_weights_of_what_has_none_are_refused(graph, engine):
     with pytest.raises(ValueError, match="weights came for its keys, and it has none"):
         engine.embed_new("User", links={("User", "FRIEND_OF", "User"): {"u1": 2.0}})
+    with pytest.raises(UnknownNodeError):  # also where it would be no positive
+        engine.embed_new("User", links={RATED: {"no": 1.0}})
     with pytest.raises(GraphError, match=r"links .*RATED.*, weights: 1 values are null, NaN"):
         engine.embed_new("User", links={RATED: {"m1": float("nan")}})
     with pytest.raises(ValueError, match="weights came for its keys, and it has none"):

@@ -70,7 +70,6 @@ def test_what_a_known_pair_does_later_is_not_trained_on():
     training = split.training_graph(graph)
     assert sorted(training.interactions.time.tolist()) == [1, 2, 2]
     assert training.positives().tolist() == split.train.tolist()
-    assert training.positive_weights().tolist() == [2, 1]
 
 
 def test_a_rating_that_is_no_positive_does_not_make_a_node_known():
