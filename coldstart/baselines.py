@@ -102,8 +102,7 @@ def ease(data: TrainingData) -> Settings:
     """EASE for warm items (Steck 2019, Embarrassingly shallow autoencoders, eq. 8)."""
 
     def make(penalty: float, weighted: bool) -> Scorer:
-        matrix = data.weighted if weighted and data.weighted is not None else data.matrix
-        known = matrix[:, data.warm_items]
+        known = _matrix(data, weighted)[:, data.warm_items]
         every = np.zeros((len(data.warm_items), len(data.graph.items)), np.float32)
         every[:, data.warm_items] = _ease(known, penalty)
         return HistoryScorer(known, every)
@@ -205,6 +204,10 @@ def ease_columns(data: TrainingData, penalty: float) -> np.ndarray:
 def _weighted(data: TrainingData) -> tuple[bool, ...]:
     """Whether positives count by how strong they are: both are tried where they differ."""
     return (False,) if data.weighted is None else (False, True)
+
+
+def _matrix(data: TrainingData, weighted: bool) -> sparse.csr_matrix:
+    return data.weighted if weighted and data.weighted is not None else data.matrix
 
 
 def _by_weight(weighted: bool) -> str:
@@ -454,8 +457,7 @@ def _als(
     data: TrainingData, k: int, alpha: float, penalty: float, weighted: bool = False
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     def fit() -> tuple[np.ndarray, np.ndarray]:
-        matrix = data.weighted if weighted and data.weighted is not None else data.matrix
-        warm = matrix[data.warm_users][:, data.warm_items].tocoo()
+        warm = _matrix(data, weighted)[data.warm_users][:, data.warm_items].tocoo()
         strengths = warm.data if weighted else None
         links = Adjacency.from_pairs(warm.row, warm.col, *warm.shape, values=strengths)
         rng = np.random.default_rng(data.rng)
