@@ -126,7 +126,7 @@ def test_half_steps_are_told_from_a_few_rows_within_a_factor_of_three():
         MACHINE.half_step_seconds(links.degrees, 3000, 2000, k)
         + MACHINE.half_step_seconds(back.degrees, 2000, 3000, k)
     )
-    took = fastest(1, lambda: implicit_als(links, k, 10.0, rng, torch.device("cpu")))
+    took = fastest(5, lambda: implicit_als(links, k, 10.0, rng, torch.device("cpu")))
     assert 1 / 3 < told / took < 3
 
 
@@ -139,9 +139,10 @@ def test_what_networks_take_is_told_within_a_factor_of_three(outline):
         rng=np.random.default_rng(0),
         device=MACHINE.device,
     )
-    told = network_cost(outline, encoder, {}, {}, MACHINE.device)
+    costs = [network_cost(outline, encoder, {}, {}, MACHINE.device) for _ in range(3)]
+    told = min(costs, key=lambda cost: cost.seconds - cost.loading)
     importlib.import_module("gnn.layers")  # for the first to train
-    took = fastest(1, work)
+    took = fastest(5, work)  # tenths of a second: another process would slow one of them much
     assert 1 / 3 < (told.seconds - told.loading) / took < 3
     assert told.memory > 4 * 16 * 2 * 3 * GRAPH.num_nodes()  # states of three networks
 
