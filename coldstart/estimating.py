@@ -435,7 +435,8 @@ def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
     if n <= MAX_DUAL:
         tables = 2 * n * sum(side.dense) * k / machine.flops32
         tables += side.entries * n * k * machine.sparse_product
-        predicted = (_LEFT_OUT + 1) * 2 * n**2 * k / machine.flops64
+        solved = (_LEFT_OUT + 1) * k + _SMALL_SOLVED * min(k, MAX_DIM)
+        predicted = 2 * n**2 * solved / machine.flops64
         return _gram_seconds(side, n, machine) + n**3 * machine.inversion + predicted + tables
     if width <= MAX_WIDTH:
         system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
@@ -453,7 +454,7 @@ def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:
 
 def _ridge_bytes(side: _Side, k: int) -> int:
     if side.warm <= MAX_DUAL:
-        return 20 * side.warm**2  # kept: the inverse; while made: the system and its factor, too
+        return 16 * side.warm**2  # kept: the inverse; while made: its factor, too
     if side.width <= MAX_WIDTH:
         return 16 * side.width**2 + 24 * _BLOCK * side.width
     # Kept: axes, transposed rows, what was solved last. While made: four times as much for axes, or

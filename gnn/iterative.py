@@ -20,7 +20,15 @@ import numpy as np
 import torch
 
 from gnn.groups import Raw
-from gnn.raws import product, select_rows, square_norms, transposed, width_of
+from gnn.raws import (
+    Block,
+    product,
+    select_rows,
+    side_by_side,
+    square_norms,
+    transposed,
+    width_of,
+)
 
 RANK = 512
 """Directions of K that M has; with half of them it takes a third more steps."""
@@ -51,7 +59,7 @@ the targets, which is less than what the diagonal's errors make.
 
 MAX_STEPS = 200
 
-_BLOCK_FLOATS, _BLOCK_ROWS = 2**24, 8192
+_BLOCK_FLOATS, _BLOCK_ROWS, _BLOCK_COLUMNS = 2**24, 8192, (32, 64)
 
 
 class IterativeRidge:
@@ -70,9 +78,10 @@ class IterativeRidge:
     def __init__(
         self, raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray, seed: int = 0
     ) -> None:
-        self.factors = [w / s**2 for w, s in zip(weights.tolist(), scales, strict=True)]
+        factors = [w / s**2 for w, s in zip(weights.tolist(), scales, strict=True)]
         self.seed = seed
-        self._read(raws)
+        self.widths = [width_of(raw) for raw in raws]
+        self._read(side_by_side(raws, factors))
         rank = min(RANK, len(self.squares))
         drawn = np.random.default_rng(seed).standard_normal((len(self.squares), rank), np.float32)
         directions = torch.linalg.qr(self._sketch(torch.from_numpy(drawn).to(self.squares))).Q
@@ -99,22 +108,27 @@ class IterativeRidge:
         Scales and weights are in them.
         """
         dual = self._solved(targets)
-        return [f * product(back, dual) for f, back in zip(self.factors, self.backs, strict=True)]
+        out: dict[int, torch.Tensor] = {}
+        for block, back in zip(self.blocks, self.backs, strict=True):
+            tables = product(back, dual).split([self.widths[group] for group in block.groups])
+            for group, part, table in zip(block.groups, block.parts, tables, strict=True):
+                out[group] = part * table
+        return [out[group] for group in range(len(self.widths))]
 
     def without(self, rows: np.ndarray) -> IterativeRidge:
         """Of the other rows alone, as if some distinct ones, ``[m]``, had never been there."""
         others = np.setdiff1d(np.arange(len(self.squares)), rows)
         at = torch.from_numpy(others).to(self.squares.device)
         out = copy(self)
-        out._read([select_rows(raw, others) for raw in self.raws])
+        out._read([block._replace(raw=select_rows(block.raw, others)) for block in self.blocks])
         out._prepare(self.axes[at] * self.sizes.sqrt() / self.shrink[at])
         return out
 
-    def _read(self, raws: list[Raw]) -> None:
-        self.raws = raws
-        self.backs = [transposed(raw) for raw in raws]
+    def _read(self, blocks: list[Block]) -> None:
+        self.blocks = blocks
+        self.backs = [transposed(block.raw) for block in blocks]
         self.last: torch.Tensor | None = None
-        squares = [f * square_norms(raw) for f, raw in zip(self.factors, raws, strict=True)]
+        squares = [block.factor * square_norms(block.raw) for block in blocks]
         self.squares = torch.stack(squares).sum(dim=0)  # the diagonal of K
 
     def _prepare(self, leading: torch.Tensor) -> None:
@@ -165,8 +179,8 @@ class IterativeRidge:
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         """K x."""
         out = torch.zeros_like(x)
-        for factor, raw, back in zip(self.factors, self.raws, self.backs, strict=True):
-            out.add_(product(raw, product(back, x)), alpha=factor)
+        for block, back in zip(self.blocks, self.backs, strict=True):
+            out.add_(product(block.raw, product(back, x)), alpha=block.factor)
         return out
 
     def _sketch(self, x: torch.Tensor) -> torch.Tensor:
@@ -176,9 +190,10 @@ class IterativeRidge:
         return out
 
     def _columns(self, matrix: torch.Tensor) -> Iterator[slice]:
-        """Some columns at a time, so few that a product with the widest group stays small."""
-        longest = max(len(matrix), *(width_of(raw) for raw in self.raws))
-        step = max(16, _BLOCK_FLOATS // max(1, longest))
+        """Some columns at a time, so few that a product with the widest block stays small."""
+        longest = max(len(matrix), *(width_of(block.raw) for block in self.blocks))
+        fewest, most = _BLOCK_COLUMNS
+        step = min(most, max(fewest, _BLOCK_FLOATS // longest))
         yield from (slice(at, at + step) for at in range(0, matrix.shape[1], step))
 
     def _solved(self, targets: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -43,12 +45,15 @@ def gram(raw: Raw) -> torch.Tensor:
     if not isinstance(raw, SparseRows):
         return raw @ raw.T
     raw = _narrowed(raw)
-    out = raw.values.new_zeros(len(raw), len(raw))
+    n = len(raw)
+    out = raw.values.new_zeros(n, n)
     if len(raw.columns):
-        rows = max(1, min(_BLOCK_ROWS, _BLOCK_FLOATS // raw.width))
-        for start in range(0, len(raw), rows):
-            block = rows_of(raw, slice(start, min(start + rows, len(raw))))
-            out[:, start : start + len(block)] = raw.matmul(block.to_dense().T.contiguous())
+        step = max(1, min(_BLOCK_ROWS, _BLOCK_FLOATS // raw.width))
+        for start in range(0, n, step):
+            some = slice(start, min(start + step, n))
+            later = rows_of(raw, slice(start, n))
+            part = later.matmul(rows_of(raw, some).to_dense().T.contiguous())
+            out[start:, some], out[some, start:] = part, part.T
     return out
 
 
@@ -56,6 +61,58 @@ def _narrowed(raw: SparseRows) -> SparseRows:
     """Without the columns that no row has an entry in."""
     used, columns = raw.columns.unique(return_inverse=True)
     return SparseRows(raw.indptr, columns, raw.values, len(used))
+
+
+class Block(NamedTuple):
+    """Groups whose columns stand side by side.
+
+    Args:
+        raw: their features.
+        factor: what its inner products count.
+        groups: whose columns these are, in that order.
+        parts: of every group, what columns times duals count in its table.
+    """
+
+    raw: Raw
+    factor: float
+    groups: tuple[int, ...]
+    parts: tuple[float, ...]
+
+
+def side_by_side(raws: list[Raw], factors: list[float]) -> list[Block]:
+    """Fewer blocks with the same weighted sum of inner products: sparse ones have become one.
+
+    A product with one wide block takes half as long as with dozens of narrow ones.
+
+    Args:
+        raws: a block per group.
+        factors: what its inner products count, at least 0.
+    """
+    numbered = list(enumerate(zip(raws, factors, strict=True)))
+    out = [Block(raw, f, (g,), (f,)) for g, (raw, f) in numbered if isinstance(raw, torch.Tensor)]
+    some = [(g, raw, f**0.5) for g, (raw, f) in numbered if isinstance(raw, SparseRows)]
+    if some:
+        groups, sparse, roots = zip(*some, strict=True)
+        out.append(Block(_joined(sparse, roots), 1.0, groups, roots))
+    return out
+
+
+def _joined(raws: tuple[SparseRows, ...], factors: tuple[float, ...]) -> SparseRows:
+    """The columns of all, one block's after the other's, entries times the factors."""
+    counts = torch.stack([raw.indptr.diff() for raw in raws])  # [num_blocks, n]
+    indptr = raws[0].indptr.new_zeros(counts.shape[1] + 1)
+    torch.cumsum(counts.sum(dim=0), 0, out=indptr[1:])
+    starts = indptr[:-1] + counts.cumsum(dim=0) - counts
+    columns = raws[0].columns.new_empty(int(indptr[-1]))
+    values = raws[0].values.new_empty(len(columns))
+    width = 0
+    for raw, factor, count, start in zip(raws, factors, counts, starts, strict=True):
+        shift = torch.repeat_interleave(start - raw.indptr[:-1], count)
+        at = torch.arange(len(shift), device=shift.device) + shift
+        columns[at] = raw.columns + width
+        values[at] = factor * raw.values
+        width += raw.width
+    return SparseRows(indptr, columns, values, width)
 
 
 def select_rows(raw: Raw, rows: np.ndarray) -> Raw:

@@ -16,10 +16,19 @@ import torch
 
 from gnn.groups import Raw, SparseRows
 from gnn.iterative import IterativeRidge
-from gnn.raws import device_of, gram, product, rows_of, select_rows, transposed, width_of
+from gnn.raws import (
+    device_of,
+    gram,
+    product,
+    rows_of,
+    select_rows,
+    side_by_side,
+    transposed,
+    width_of,
+)
 
-MAX_DUAL = 4096
-"""Up to so many rows ridge is solved in the rows, which takes some 9 s on one core then."""
+MAX_DUAL = 8192
+"""Up to so many rows ridge is solved in the rows, which takes some 20 s on one core then."""
 
 MAX_WIDTH = 1024
 """Beyond that, up to so many columns, in the columns."""
@@ -106,10 +115,12 @@ class DualRidge:
     def __init__(self, raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray) -> None:
         self.raws = raws
         self.factors = [w / s**2 for w, s in zip(weights.tolist(), scales, strict=True)]
-        system = sum(f * gram(raw).double() for f, raw in zip(self.factors, raws, strict=True))
-        assert isinstance(system, torch.Tensor)
-        system.diagonal().add_(1.0)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+        system = torch.eye(len(raws[0]), dtype=torch.float64, device=device_of(raws))
+        for block in side_by_side(raws, self.factors):
+            system.add_(gram(block.raw), alpha=block.factor)
+        lower = torch.linalg.cholesky(system)
+        del system
+        self.inverse = torch.cholesky_inverse(lower)
         self.leverage = (1 - self.inverse.diagonal()).clamp(0, 1)
 
     def left_out(self, targets: torch.Tensor) -> torch.Tensor:

@@ -9,12 +9,12 @@ from gnn.iterative import IterativeRidge
 from gnn.raws import select_rows
 from gnn.ridge import DualRidge
 
-SCALES, WEIGHTS = (1.0, 1.0, 1.0), np.array([2.0, 0.3, 0.5])
+SCALES, WEIGHTS = (1.0, 1.0, 1.0, 2.0), np.array([2.0, 0.3, 0.5, 0.7])
 
 
 @pytest.fixture
 def raws():
-    """A constant, vectors, and more words than rows, which no few directions stand for."""
+    """A constant, vectors, more words than rows, which no few directions stand for, and kinds."""
     rng = np.random.default_rng(0)
     rows, columns = np.repeat(np.arange(900), 12), rng.zipf(1.3, 900 * 12) % 2000
     words = csr_matrix((np.full(len(rows), 1 / 3, np.float32), (rows, columns)), (900, 2000))
@@ -25,6 +25,9 @@ def raws():
         torch.ones(900, 1),
         torch.from_numpy(vectors.astype(np.float32)),
         SparseRows(indptr, indices, torch.from_numpy(words.data), 2000),
+        SparseRows(
+            torch.arange(901).clamp(max=850), torch.arange(850) % 9, torch.full((850,), 1.5), 9
+        ),
     ]
 
 
@@ -101,8 +104,8 @@ def test_it_is_the_same_by_a_few_columns_at_a_time_and_by_seed(raws, targets, mo
     same = IterativeRidge(raws, SCALES, WEIGHTS, seed=3)
     assert torch.equal(whole.left_out(targets), same.left_out(targets))
     assert not torch.equal(whole.leverage, IterativeRidge(raws, SCALES, WEIGHTS).leverage)
-    many = targets.repeat(1, 5)
-    monkeypatch.setattr(module, "_BLOCK_FLOATS", 1)  # 16 columns at a time
+    many = targets.repeat(1, 12)
+    monkeypatch.setattr(module, "_BLOCK_FLOATS", 1)  # 32 columns at a time
     by_columns = IterativeRidge(raws, SCALES, WEIGHTS, seed=3)
     torch.testing.assert_close(by_columns.leverage, whole.leverage, atol=2e-3, rtol=0)
     assert apart(by_columns.left_out(many), whole.left_out(many)) < 2e-3
@@ -121,7 +124,7 @@ def test_columns_of_zeros_and_features_of_zeros_are_no_harm(raws, targets):
 
 
 @pytest.mark.parametrize(
-    ("weights", "bound"), [((60.0, 1e-3, 60.0), 5e-3), ((0.05, 60.0, 0.05), 2e-2)]
+    ("weights", "bound"), [((60.0, 1e-3, 60.0, 1.0), 5e-3), ((0.05, 60.0, 0.05, 10.0), 2e-2)]
 )
 def test_weights_of_very_different_size_converge(raws, targets, weights, bound):
     """Such as learning them can come to; where leverage is high, more signs are drawn."""
@@ -131,7 +134,7 @@ def test_weights_of_very_different_size_converge(raws, targets, weights, bound):
     assert ((kept - wanted) / wanted).square().mean().sqrt() < 0.1
     left_out = exact.left_out(targets)
     assert apart(found.left_out(targets), left_out, targets - left_out) < 0.1
-    dense = [raws[0], raws[1], raws[2].to_dense()]
+    dense = [*raws[:2], *(raw.to_dense() for raw in raws[2:])]
     predicted, wanted = (
         sum(x @ t for x, t in zip(dense, one.tables(targets), strict=True))
         for one in (found, exact)
@@ -142,7 +145,7 @@ def test_weights_of_very_different_size_converge(raws, targets, weights, bound):
 @pytest.mark.parametrize("weight", [1e3, 1e5, 1e7])
 def test_a_direction_as_large_as_on_millions_of_rows_hides_no_other(raws, targets, weight):
     """Near K's top direction M^-1 takes away nearly all of a column."""
-    weights = np.array([weight, 0.3, 0.5])
+    weights = np.array([weight, 0.3, 0.5, 0.7])
     exact, found = (kind(raws, SCALES, weights) for kind in (DualRidge, IterativeRidge))
     left_out = exact.left_out(targets)
     assert apart(found.left_out(targets), left_out, targets - left_out) < 0.05
