@@ -34,7 +34,7 @@ from gnn.propagate import (
     MOST_ONWARD,
     most_telling,
 )
-from gnn.ridge import MAX_DUAL, MAX_WIDTH
+from gnn.ridge import FEW_ROWS, MAX_DUAL, MAX_WIDTH
 from gnn.train import TrainConfig
 from gnn.weighting import NUM_FOLDS
 from gnn.words import MAX_WORDS, pieces_of, words_of
@@ -430,17 +430,21 @@ def _gram_seconds(side: _Side, rows: int, machine: Machine) -> float:
     return dense + rows**2 * side.entries * machine.sparse_gram
 
 
+def _in_columns(side: _Side) -> bool:
+    return side.warm > FEW_ROWS and side.width <= MAX_WIDTH
+
+
 def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
     n, width = side.warm, side.width
+    solved = (_LEFT_OUT + 1) * k + _SMALL_SOLVED * min(k, MAX_DIM)
+    if _in_columns(side):
+        system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
+        return system + 4 * n * width * solved / machine.flops64
     if n <= MAX_DUAL:
         tables = 2 * n * sum(side.dense) * k / machine.flops32
         tables += side.entries * n * k * machine.sparse_product
-        solved = (_LEFT_OUT + 1) * k + _SMALL_SOLVED * min(k, MAX_DIM)
         predicted = 2 * n**2 * solved / machine.flops64
         return _gram_seconds(side, n, machine) + n**3 * machine.inversion + predicted + tables
-    if width <= MAX_WIDTH:
-        system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
-        return system + (_LEFT_OUT + 1) * 2 * n * width * k * 2 / machine.flops64
     columns = _STEPS * (_SOLVED * k + _SMALL_SOLVED * min(k, MAX_DIM) + 3 * PROBES) + 2 * RANK
     product = (4 * sum(side.dense) + 6 * RANK) / machine.flops32 + 60 / machine.bytes_copied
     product += 2 * side.entries * machine.sparse_product
@@ -453,13 +457,13 @@ def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:
 
 
 def _ridge_bytes(side: _Side, k: int) -> int:
+    if _in_columns(side):
+        return 16 * side.width**2 + 24 * _BLOCK * side.width
     if side.warm <= MAX_DUAL:
         return 16 * side.warm**2  # kept: the inverse; while made: its factor, too
-    if side.width <= MAX_WIDTH:
-        return 16 * side.width**2 + 24 * _BLOCK * side.width
-    # Kept: axes, transposed rows, what was solved last. While made: four times as much for axes, or
-    # while solving, seven blocks.
-    kept = side.warm * (4 * RANK + 20 * side.entries + 4 * k)
+    # Kept: axes, rows side by side and transposed, what was solved last. While made: four times as
+    # much for axes, or while solving, seven blocks.
+    kept = side.warm * (4 * RANK + 36 * side.entries + 4 * k)
     return int(kept + max(12 * side.warm * RANK, 28 * min(side.warm * k, _BLOCK_FLOATS)))
 
 

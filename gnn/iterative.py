@@ -59,7 +59,10 @@ the targets, which is less than what the diagonal's errors make.
 
 MAX_STEPS = 200
 
-_BLOCK_FLOATS, _BLOCK_ROWS, _BLOCK_COLUMNS = 2**24, 8192, (32, 64)
+_BLOCK_FLOATS, _BLOCK_ROWS, _FEWEST_COLUMNS = 2**24, 8192, 32
+
+_CPU_COLUMNS = 64
+"""At most so many at a time on a CPU, where rows of 64 are read from the cache."""
 
 
 class IterativeRidge:
@@ -192,8 +195,9 @@ class IterativeRidge:
     def _columns(self, matrix: torch.Tensor) -> Iterator[slice]:
         """Some columns at a time, so few that a product with the widest block stays small."""
         longest = max(len(matrix), *(width_of(block.raw) for block in self.blocks))
-        fewest, most = _BLOCK_COLUMNS
-        step = min(most, max(fewest, _BLOCK_FLOATS // longest))
+        step = max(_FEWEST_COLUMNS, _BLOCK_FLOATS // longest)
+        if matrix.device.type == "cpu":
+            step = min(step, _CPU_COLUMNS)
         yield from (slice(at, at + step) for at in range(0, matrix.shape[1], step))
 
     def _solved(self, targets: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Ridge from weighted feature groups to embeddings, with leave-one-out predictions.
 
 With Phi = [sqrt(w_g) Phi_g] and K = Phi Phi', H = (K + I)^-1: the prediction of every row as if it
-had not been there is V - (H V) / diag(H). Up to MAX_DUAL rows, K + I is inverted; beyond, where
-there are few columns, Phi'Phi + I is, and where there are many, :mod:`gnn.iterative` solves for V.
+had not been there is V - (H V) / diag(H). Up to MAX_DUAL rows, K + I is inverted, or Phi'Phi + I
+where there are few columns for the rows; beyond, where there are many, :mod:`gnn.iterative` solves
+for V.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from gnn.raws import (
 MAX_DUAL = 8192
 """Up to so many rows ridge is solved in the rows, which takes some 20 s on one core then."""
 
-MAX_WIDTH = 1024
-"""Beyond that, up to so many columns, in the columns."""
+FEW_ROWS, MAX_WIDTH = 4096, 1024
+"""Beyond so many rows, and up to so many columns, in the columns."""
 
 _BLOCK_ROWS = 8192
 
@@ -248,7 +249,7 @@ class PrimalRidge:
 
 def ridge(raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray) -> Ridge:
     """The cheapest way for this number of rows and columns."""
-    if len(raws[0]) <= MAX_DUAL:
-        return DualRidge(raws, scales, weights)
-    narrow = sum(width_of(raw) for raw in raws) <= MAX_WIDTH
-    return (PrimalRidge if narrow else IterativeRidge)(raws, scales, weights)
+    rows, width = len(raws[0]), sum(width_of(raw) for raw in raws)
+    if rows > FEW_ROWS and width <= MAX_WIDTH:
+        return PrimalRidge(raws, scales, weights)
+    return (DualRidge if rows <= MAX_DUAL else IterativeRidge)(raws, scales, weights)

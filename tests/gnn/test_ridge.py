@@ -98,9 +98,11 @@ def test_both_ways_agree_also_in_small_blocks(monkeypatch):
 def test_the_way_is_chosen_by_the_number_of_rows_and_columns(monkeypatch):
     raws, _, _ = made()
     assert isinstance(ridge(raws, SCALES, WEIGHTS), DualRidge)
-    monkeypatch.setattr(module, "MAX_DUAL", 29)
+    monkeypatch.setattr(module, "FEW_ROWS", 29)
     assert isinstance(ridge(raws, SCALES, WEIGHTS), PrimalRidge)
     monkeypatch.setattr(module, "MAX_WIDTH", 15)
+    assert isinstance(ridge(raws, SCALES, WEIGHTS), DualRidge)
+    monkeypatch.setattr(module, "MAX_DUAL", 29)
     assert isinstance(ridge(raws, SCALES, WEIGHTS), IterativeRidge)
 
 
