@@ -34,7 +34,7 @@ from gnn.propagate import (
     MOST_ONWARD,
     most_telling,
 )
-from gnn.ridge import FEW_ROWS, MAX_DUAL, MAX_WIDTH
+from gnn.ridge import MAX_DUAL, in_columns
 from gnn.train import TrainConfig
 from gnn.weighting import NUM_FOLDS
 from gnn.words import MAX_WORDS, pieces_of, words_of
@@ -430,14 +430,10 @@ def _gram_seconds(side: _Side, rows: int, machine: Machine) -> float:
     return dense + rows**2 * side.entries * machine.sparse_gram
 
 
-def _in_columns(side: _Side) -> bool:
-    return side.warm > FEW_ROWS and side.width <= MAX_WIDTH
-
-
 def _ridge_seconds(side: _Side, k: int, machine: Machine) -> float:
     n, width = side.warm, side.width
     solved = (_LEFT_OUT + 1) * k + _SMALL_SOLVED * min(k, MAX_DIM)
-    if _in_columns(side):
+    if in_columns(n, width):
         system = 4 * n * width**2 / machine.flops64 + width**3 * machine.inversion
         return system + 4 * n * width * solved / machine.flops64
     if n <= MAX_DUAL:
@@ -457,7 +453,7 @@ def _prior_seconds(side: _Side, k: int, machine: Machine) -> float:
 
 
 def _ridge_bytes(side: _Side, k: int) -> int:
-    if _in_columns(side):
+    if in_columns(side.warm, side.width):
         return 16 * side.width**2 + 24 * _BLOCK * side.width
     if side.warm <= MAX_DUAL:
         return 16 * side.warm**2  # kept: the inverse; while made: its factor, too

@@ -249,7 +249,12 @@ class PrimalRidge:
 
 def ridge(raws: list[Raw], scales: tuple[float, ...], weights: np.ndarray) -> Ridge:
     """The cheapest way for this number of rows and columns."""
-    rows, width = len(raws[0]), sum(width_of(raw) for raw in raws)
-    if rows > FEW_ROWS and width <= MAX_WIDTH:
+    rows = len(raws[0])
+    if in_columns(rows, sum(width_of(raw) for raw in raws)):
         return PrimalRidge(raws, scales, weights)
     return (DualRidge if rows <= MAX_DUAL else IterativeRidge)(raws, scales, weights)
+
+
+def in_columns(rows: int, width: int) -> bool:
+    """Whether so many rows and columns are solved in the columns."""
+    return rows > FEW_ROWS and width <= MAX_WIDTH
