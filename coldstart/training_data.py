@@ -54,7 +54,7 @@ class TrainingData:
         ones = np.ones(positives.shape[1], np.float32)
         set_(self, "matrix", sparse.csr_matrix((ones, tuple(positives)), shape=shape))
         weights = self.graph.positive_weights()
-        if weights is not None and len(weights) and (weights != weights[0]).any():
+        if weights is not None:
             values = Strengths.of(weights, STRENGTH_SHARE)(weights)
             set_(self, "weighted", sparse.csr_matrix((values, tuple(positives)), shape=shape))
         set_(self, "warm_users", np.unique(positives[0]))

@@ -367,7 +367,7 @@ def _links(
 ) -> tuple[Adjacency, Strengths | None]:
     """Each user's positives, and how strong they are by their weights, where these may count."""
     plain = Adjacency.from_pairs(*pairs)
-    if weights is None or share == 0 or (weights == weights[0]).all():
+    if weights is None or share == 0:
         return plain, None
     strengths = Strengths.of(weights, STRENGTH_SHARE if share is None else share)
     links = Adjacency.from_pairs(*pairs, strengths(weights))

@@ -310,37 +310,38 @@ class KnowledgeGraph:
         Raises:
             GraphError: the schema has a ``positive_weight`` and the interactions no weights.
         """
-        return self._positive_pairs()[0]
+        index, _ = self._positive_edges()
+        width = max(len(self.items), 1)
+        return np.stack(np.divmod(np.unique(index[0] * width + index[1]), width))
 
     def positive_weights(self) -> np.ndarray | None:
         """The highest weight of every pair of :meth:`positives`, float64 ``[num_pairs]``.
 
-        ``None`` where interactions have no weights.
+        ``None`` where interactions have no weights, or those of all pairs are alike.
 
         Raises:
             GraphError: as :meth:`positives`.
         """
-        pairs, place, weight = self._positive_pairs()
+        index, weight = self._positive_edges()
         if weight is None:
             return None
-        out = np.full(pairs.shape[1], -np.inf)
+        ids, place = np.unique(index[0] * len(self.items) + index[1], return_inverse=True)
+        out = np.full(len(ids), -np.inf)
         np.maximum.at(out, place, weight)
-        return out
+        return out if (out != out[:1]).any() else None
 
-    def _positive_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Distinct pairs, and of every positive edge its place among them and its weight."""
+    def _positive_edges(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Ends, ``[2, num_edges]``, and weights of the interactions that are positive."""
         edges, least = self.interactions, self.schema.positive_weight
-        index, weight = edges.index, edges.weight
-        if least is not None and len(edges):
-            if edges.weight is None:
-                raise GraphError(
-                    f"positive_weight is {least}, and the interactions have no weights; "
-                    f"give the column {self.schema.weight!r} or set positive_weight=None"
-                )
-            index, weight = index[:, edges.weight >= least], edges.weight[edges.weight >= least]
-        width = max(len(self.items), 1)
-        ids, place = np.unique(index[0] * width + index[1], return_inverse=True)
-        return np.stack(np.divmod(ids, width)), place, weight
+        if least is None or not len(edges):
+            return edges.index, edges.weight
+        if edges.weight is None:
+            raise GraphError(
+                f"positive_weight is {least}, and the interactions have no weights; "
+                f"give the column {self.schema.weight!r} or set positive_weight=None"
+            )
+        positive = edges.weight >= least
+        return edges.index[:, positive], edges.weight[positive]
 
     def node_table(self, node_type: str) -> pa.Table:
         """The key column, named as in the schema, followed by the properties."""

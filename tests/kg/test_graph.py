@@ -95,11 +95,12 @@ def test_of_several_positives_of_a_pair_the_highest_weight_counts():
         assert found is None or len(found) == made.positives().shape[1]
         return None if found is None else found.tolist()
 
-    assert weights([4, 5, 5, 1], 4) == [5, 5]
+    assert weights([4, 5, 6, 1], 4) == [6, 5]
     assert weights([3, 5, 4, 1], 4) == [4, 5]
     assert weights([5, 5, 4, 1], None) == [5, 5, 1]
     assert weights(None, None) is None
-    assert weights([1, 1, 1, 1], 4) == []
+    assert weights([4, 5, 5, 1], 4) is None  # all pairs are alike
+    assert weights([1, 1, 1, 1], 4) is None  # there is none
 
 
 def test_positives_are_distinct_pairs_from_the_positive_weight_on():
