@@ -48,7 +48,7 @@ from gnn.data import (
     node_inputs,
 )
 from gnn.encoding import GraphEncoder, NetworkEncoder, PropagationEncoder, fitted_groups
-from gnn.exposure import exposure_by_time, settled
+from gnn.exposure import exposure_by_time
 from gnn.infer import embedding_parts, posteriors, priors, rotated_rows
 from gnn.network import MODELS, NetworkConfig
 from gnn.parallel import own_device
@@ -912,12 +912,10 @@ def _require_property(table: pa.Table, node_type: str, name: Any) -> None:
 
 def item_exposure(graph: KnowledgeGraph) -> np.ndarray | None:
     """Exposure of all items at training by the times of interactions; ``None`` without times."""
-    edges, number = graph.interactions, len(graph.items)
+    edges = graph.interactions
     if edges.time is None:
         return None
-    items = edges.index[1]
-    late = exposure_by_time(items, edges.time, number)
-    return settled(late, np.bincount(items, minlength=number))
+    return exposure_by_time(edges.index[1], edges.time, len(graph.items))
 
 
 def inputs_of_graph(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +101,22 @@ class Split:
         return self.pairs[:, self.pair_part == "train"]
 
     def training_graph(self, graph: KnowledgeGraph) -> KnowledgeGraph:
-        """The graph whose only interactions are the training pairs."""
+        """The graph whose only interactions are the training pairs.
+
+        Those of a split by time have their times; of another one they have none. There pairs are
+        held out at all times alike, and what came late, which counts for more where what comes next
+        is wanted, would have counted for too much.
+        """
         edges = graph.interactions
         width = graph.num_nodes(graph.schema.item)
         known = self.train[0] * width + self.train[1]
         keep = np.isin(edges.index[0] * width + edges.index[1], known)
         if self.before is not None and edges.time is not None:
             keep &= edges.time < self.before
-        return graph.with_edges(graph.schema.interaction, edges.select(keep))
+        kept = edges.select(keep)
+        if self.before is None:
+            kept = replace(kept, time=None)
+        return graph.with_edges(graph.schema.interaction, kept)
 
     def task(self, segment: str, part: str = TEST) -> Task:
         """One segment of this split.

@@ -39,22 +39,6 @@ def exposure_by_time(nodes: np.ndarray, times: np.ndarray, num_nodes: int) -> np
     return np.where(counts > 0, np.minimum(share * wider / ENOUGH, 1.0), 0.0)
 
 
-def settled(exposure: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Exposure of items that came late, which is made up for by what they have got all the same.
-
-    1 - (1 - omega) (1 - n^3 / (n^3 + m^3)), for m interactions that an item has on average. An item
-    that has as many as others is no stranger: how often it was chosen says how popular it is, and
-    charged with less than all that it lacks it would stand before everything else.
-
-    Args:
-        exposure: omega by time, ``[num_items]``.
-        counts: n of every item, ``[num_items]``.
-    """
-    usual = counts[counts > 0].mean() if counts.any() else 1.0
-    got = exposure_by_count(torch.from_numpy(counts.astype(np.float64)), float(usual)).numpy()
-    return 1 - (1 - exposure) * (1 - got)
-
-
 def exposure_by_count(counts: torch.Tensor, few: float) -> torch.Tensor:
     """Exposure omega of nodes by their number of interactions n, n^3 / (n^3 + few^3).
 

@@ -178,7 +178,7 @@ def measure(
             ndcg = evaluate_task(Transposed(plain), cohort.turned).mean()["ndcg"]
             note(f"{way}: NDCG@20 of users for an item", n, ndcg)
 
-    base = ColdStartEngine.fit(split.training_graph(graph), texts=texts)
+    base = _fitted(graph, texts, split, cohort.known(0))
     others = _untouched(split, cohort)
     before: np.ndarray | None = None
     for n in steps:
@@ -194,7 +194,7 @@ def measure(
         if cohort.of_items:
             note("update: lift b_i", n, float(engine.item_bias[cohort.nodes].mean()))
         if refit:
-            anew = base if not n else _refitted(graph, texts, split, cohort.known(n))
+            anew = base if not n else _fitted(graph, texts, split, cohort.known(n))
             turned, same_kind = _turned(anew, base, others, cohort.of_items)
             judge("refit", n, anew)
             note("refit: length", n, np.linalg.norm(turned[cohort.nodes], axis=1).mean())
@@ -207,9 +207,8 @@ def measure(
     print(f"{split.name}, {nodes}: {_line(found, split.name, steps)}", flush=True)
 
 
-def _refitted(
-    graph: KnowledgeGraph, texts: dict, split: Split, known: np.ndarray
-) -> ColdStartEngine:
+def _fitted(graph: KnowledgeGraph, texts: dict, split: Split, known: np.ndarray) -> ColdStartEngine:
+    """With the times that interactions have, and the pairs of the cohort that are known."""
     edges, width = graph.interactions, len(graph.items)
     pairs = np.hstack([split.train, known])
     keep = np.isin(edges.index[0] * width + edges.index[1], pairs[0] * width + pairs[1])

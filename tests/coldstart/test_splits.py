@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from coldstart.splits import MIXED, SEGMENTS, Split, random_split, read_splits
+from coldstart.temporal import temporal_split
 from kg import KnowledgeGraph, Schema
 from kg.errors import MissingColumnError, UnknownNodeError
 from kg.toy import toy_graph
@@ -61,6 +62,13 @@ def test_the_training_graph_has_the_training_pairs_as_its_only_interactions(spli
     np.testing.assert_array_equal(training.positives(), split.train)
     assert len(training.interactions) == split.train.shape[1]
     assert training.vocabularies["Movie"] == graph.vocabularies["Movie"]
+
+
+def test_the_training_graph_of_a_split_by_chance_tells_no_times(split):
+    graph = toy_graph()
+    assert graph.interactions.time is not None
+    assert split.training_graph(graph).interactions.time is None
+    assert temporal_split(graph).training_graph(graph).interactions.time is not None
 
 
 def test_the_same_seed_splits_alike_and_another_does_not():

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from gnn.exposure import CONFIDENCE, ENOUGH, FEW, exposure_by_count, exposure_by_time, settled
+from gnn.exposure import CONFIDENCE, ENOUGH, FEW, exposure_by_count, exposure_by_time
 
 
 def test_an_item_that_was_there_all_along_has_exposure_one():
@@ -37,22 +37,6 @@ def test_the_limit_holds_as_often_as_it_says():
         nodes = np.concatenate([np.zeros(1000, np.int64), np.ones(3, np.int64)])
         held += exposure_by_time(nodes, (times * 1e9).astype(np.int64), 2)[1] >= 0.2 / ENOUGH
     assert abs(held / 400 - CONFIDENCE) < 0.03
-
-
-def test_a_late_item_with_as_many_interactions_as_others_is_charged_like_them():
-    exposure, counts = np.array([0.2, 0.2, 0.2, 1.0, 0.0]), np.array([1, 40, 400, 159, 0])
-    found = settled(exposure, counts)
-    few, usual, many, old, none = found
-    assert 0.2 < few < 0.2001
-    assert 0.2 < usual < 0.25
-    assert 0.95 < many < 1
-    assert (old, none) == (1, 0)
-    at_the_mean = settled(np.array([0.2, 0.2]), np.array([30, 30]))
-    np.testing.assert_allclose(at_the_mean, [0.6, 0.6])
-
-
-def test_without_interactions_nothing_is_settled():
-    np.testing.assert_array_equal(settled(np.zeros(2), np.zeros(2, np.int64)), [0, 0])
 
 
 def test_a_user_with_a_first_interaction_is_hardly_exposed_and_an_active_one_in_full():
