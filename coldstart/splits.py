@@ -103,9 +103,8 @@ class Split:
     def training_graph(self, graph: KnowledgeGraph) -> KnowledgeGraph:
         """The graph whose only interactions are the training pairs.
 
-        Those of a split by time have their times; of another one they have none. There pairs are
-        held out at all times alike, and what came late, which counts for more where what comes next
-        is wanted, would have counted for too much.
+        In a split by time they have their times, in another one none: there pairs are held out at
+        all times alike, whereas a scorer that is told times asks what comes next.
         """
         edges = graph.interactions
         width = graph.num_nodes(graph.schema.item)
