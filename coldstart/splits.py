@@ -70,7 +70,8 @@ class Split:
         user_part: part of every user: ``warm``, ``val``, ``test``, or empty for those left out.
         item_part: part of every item.
         before: what comes at this time or later is not trained on, in a split by time: neither are
-            later interactions of a pair that is.
+            later interactions of a pair that is. ``None``: the split is not by time, and what is
+            trained on has no times.
     """
 
     name: str

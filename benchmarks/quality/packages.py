@@ -94,8 +94,7 @@ def shop() -> KnowledgeGraph:
         homes = pd.read_parquet(file)[["household_id", "age", "income"]]
     products = products[products["product_type"].notna()].set_index("product_id")
     bought = bought.rename(columns={"household_id": "user", "product_id": "item"})
-    time = pd.to_datetime(bought["transaction_timestamp"]).dt.tz_localize(None)
-    bought = bought.assign(time=time.astype("datetime64[s]").astype("int64"))
+    bought = bought.assign(time=_seconds(bought["transaction_timestamp"]))
     bought = _counted(bought[bought["item"].isin(list(products.index))])
     bought = _core(bought, users=5, items=120)
     products = products.loc[sorted(bought["item"].unique())]
@@ -130,15 +129,15 @@ def filmtrust() -> KnowledgeGraph:
 def machines() -> KnowledgeGraph:
     """Players and machines with five partners or more; texts, difficulty, system; and times.
 
-    New machines come all the time. The weight of a pair is 2 where a machine was owned in full.
+    New machines come all the time. The weight of a pair is how often it is listed, for each of the
+    two flags that a machine has.
     """
     wheel = _wheel("recommendation-lib==2.1")
     with wheel.open("app/data/content_owns.csv") as file:
         owned = pd.read_csv(file)
     with wheel.open("app/data/machines.csv") as file:
         about = pd.read_csv(file).drop_duplicates("CONTENT_ID").set_index("CONTENT_ID")
-    time = pd.to_datetime(owned["CREATED_AT"]).dt.tz_localize(None)
-    owned = owned.assign(time=time.astype("datetime64[s]").astype("int64")).sort_values("time")
+    owned = owned.assign(time=_seconds(owned["CREATED_AT"])).sort_values("time")
     owned = owned.rename(columns={"USER_UUID": "user", "CONTENT_ID": "item"})
     owned = _core(_counted(owned[["user", "item", "time"]]), users=5, items=5)
     about = about.loc[sorted(owned["item"].unique())]
@@ -175,12 +174,11 @@ def dresses() -> KnowledgeGraph:
     wheel = _wheel("rating-model==0.1.0")
     with wheel.open("rating_model/data/data.csv") as file:
         rated = pd.read_csv(file, index_col=0).dropna(subset=["rating"])
-    time = pd.to_datetime(rated["review_date"]).astype("datetime64[s]").astype("int64")
     feet = rated["height"].str.extract(r"(\d+)' (\d+)").astype(float)
     rated = rated.assign(
         user=rated["user_id"],
         item=rated["item_id"],
-        time=time,
+        time=_seconds(rated["review_date"]),
         inches=feet[0] * 12 + feet[1],
         pounds=rated["weight"].str.removesuffix("lbs").astype(float),
         shape=rated["body type"],
@@ -388,6 +386,12 @@ def _graph(
     )
     nodes = {"User": users, "Item": items[["id", "text"]]}
     return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def _seconds(times: Any) -> Any:
+    """Since 1970."""
+    found = pd.to_datetime(times).dt.tz_localize(None)
+    return found.astype("datetime64[s]").astype("int64")
 
 
 def _counted(pairs: Any) -> Any:
