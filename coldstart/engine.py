@@ -72,6 +72,9 @@ log = logging.getLogger(__name__)
 FEW_POSITIVES = 100
 """Training on fewer is warned of."""
 
+MANY_REPEATS = 0.05
+"""Where so large a share of interactions without weights repeats a pair, the log tells of it."""
+
 ENCODERS = {"propagation", *MODELS}
 """What can make features of a graph."""
 
@@ -248,6 +251,15 @@ class ColdStartEngine:
                 "chance: see what it is worth with coldstart.evaluate before it is relied upon",
                 *(positives.shape[1], FEW_POSITIVES),
             )
+        weights = graph.positive_weights()
+        repeats = len(graph.interactions) - positives.shape[1]
+        if graph.interactions.weight is None and repeats >= MANY_REPEATS * positives.shape[1]:
+            log.warning(
+                "%d of %d interactions repeat a pair, and without weights a pair counts once; "
+                "fit graph.with_interactions_counted() (count = true in a TOML file) to have how "
+                "often as weight",
+                *(repeats, len(graph.interactions)),
+            )
         if texts is None:
             from encoders.embed import embed_nodes
 
@@ -269,7 +281,7 @@ class ColdStartEngine:
                 item_inputs,
                 positives,
                 config.propagation,
-                weights=graph.positive_weights(),
+                weights=weights,
                 item_exposure=item_exposure(graph),
                 groups=groups,
                 rng=rng,

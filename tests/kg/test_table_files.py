@@ -160,6 +160,27 @@ def test_a_row_without_a_target_is_a_fault_unless_optional(folder):
     assert len(read_tables(path).edges[GENRE]) == 2
 
 
+def test_events_are_counted_over_all_files_of_the_interaction(folder):
+    events = "user,song,date\n007,1,18.06.2024\n7,2,01.07.2024\n007,1,19.06.2024\n"
+    for name in ("ratings.csv", "more.csv"):
+        (folder / name).write_text(events)
+    entry = TOML[TOML.index("[[edges]]") : TOML.rindex("[[edges]]")]
+    more = entry.replace("ratings.csv", "more.csv")
+
+    def counted(of_one, of_other):
+        text = TOML.replace('weight = "stars"\n', "").replace("positive_weight = 4\n", "")
+        both = entry.rstrip() + f"\n{of_one}\n\n" + more.rstrip() + f"\n{of_other}\n\n"
+        (folder / "events.toml").write_text(text.replace(entry, both))
+        return read_tables(folder / "events.toml").edges[RATED]
+
+    edges = counted("count = true", "count = true")
+    assert (edges.index.tolist(), edges.weight.tolist()) == ([[0, 1], [0, 1]], [4, 2])
+    assert edges.time.tolist() == [1_718_755_200_000_000, 1_719_792_000_000_000]
+    assert len(counted("", "")) == 6
+    with pytest.raises(SchemaError, match=r"some entries of .* say count = true and some do not"):
+        counted("count = true", "")
+
+
 @pytest.mark.parametrize(
     ("edits", "error", "told"),
     [
@@ -171,6 +192,12 @@ def test_a_row_without_a_target_is_a_fault_unless_optional(folder):
         ({"separator": 'seperator = "|"'}, SchemaError, "unknown entry 'seperator'; known"),
         ({"separator": 'separator = ""'}, SchemaError, "separator must be a text"),
         ({"separator": "optional = 1"}, SchemaError, "optional must be true or false, got 1"),
+        ({"separator": "count = true"}, SchemaError, r"\[\[edges\]\] 2: count is for interactions"),
+        (
+            {"date_format": 'date_format = "%d.%m.%Y"\ncount = true'},
+            GraphError,
+            "weights, from 3 to 5, which counts would",
+        ),
         (
             {"date_format": 'date_format = "%Y"'},
             GraphError,
