@@ -77,6 +77,7 @@ def _update(arguments: argparse.Namespace) -> None:
     engine = engine.update(delta, progress=sys.stderr.isatty())
     engine.save(arguments.model)
     print(f"{engine.graph}\nwritten to {arguments.model}")
+    print("a server that runs on it takes it by POST /reload or SIGHUP")
 
 
 def _changes_since(arguments: argparse.Namespace, engine: ColdStartEngine) -> Changes:
