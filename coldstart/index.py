@@ -234,7 +234,10 @@ def _largest(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tens
 def grown_tensor(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """A tensor on a CPU followed by further rows; see :func:`kg.growing.grown`."""
     array = getattr(tensor, _MADE_OF, None)  # of which it is a view, and which can be continued
-    array = grown(tensor.numpy() if array is None else array, rows.numpy())
+    if array is None:
+        array = tensor.detach().numpy()  # which holds its memory, and not the tensor itself
+        setattr(tensor, _MADE_OF, array)
+    array = grown(array, rows.numpy())
     out = torch.from_numpy(array)
     setattr(out, _MADE_OF, array)
     return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,69 @@ import numpy as np
 import pyarrow as pa
 
 
-@dataclass
-class _Room:
+class Holders:
+    """Who holds something of which each has a beginning; what is behind the longest is free.
+
+    The longest is the longest that is left: one whose rows were only asked for, and that is gone,
+    is in nobody's way. A holder is let go of at any moment, also while others are counted, so that
+    this only notes it.
+    """
+
+    def __init__(self) -> None:
+        self._lengths: Counter[int] = Counter()
+        self._gone: deque[int] = deque()
+
+    def add(self, holder: Any, length: int) -> None:
+        """Count one more, as long as it lives."""
+        if (others := self.of(holder)) is not None:
+            others._gone.append(length)
+        key = id(holder)
+
+        def let_go(_: Any) -> None:
+            _held.pop(key, None)
+            self._gone.append(length)
+
+        self._lengths[length] += 1
+        _held[key] = weakref.ref(holder, let_go), self
+
+    def longest(self) -> int:
+        """How much is in use."""
+        while self._gone:
+            self._lengths[self._gone.popleft()] -= 1
+        self._lengths = +self._lengths
+        return max(self._lengths, default=0)
+
+    @staticmethod
+    def of(holder: Any) -> Holders | None:
+        """Those that it was counted among at last."""
+        known = _held.get(id(holder))
+        return known[1] if known is not None and known[0]() is holder else None
+
+
+class _Room(Holders):
     """Memory for more rows than are used."""
 
-    memory: Any
-    used: int
+    def __init__(self, memory: np.ndarray) -> None:
+        super().__init__()
+        self.memory = memory
 
 
-_rooms: dict[int, tuple[weakref.ref, _Room]] = {}
-_growing = threading.Lock()
+class _Beginning:
+    """The beginning of some memory, as an array that stays as long as any part of it does.
+
+    Parts of an array refer to the first one behind it that has memory of its own; behind what is no
+    array they do not look.
+    """
+
+    def __init__(self, memory: np.ndarray, shape: tuple[int, ...]) -> None:
+        self.memory = memory
+        here = {"shape": shape, "strides": memory.strides}
+        self.__array_interface__ = {**memory.__array_interface__, **here}
+
+
+_held: dict[int, tuple[weakref.ref, Holders]] = {}
+growing = threading.Lock()
+"""Held by who continues what others may continue, too."""
 _SPARE_ROWS = 64
 _MOST_CHUNKS = 16
 
@@ -34,7 +88,8 @@ def grown(matrix: np.ndarray, rows: np.ndarray, axis: int = 0) -> np.ndarray:
     """An array followed by further rows; what is there is shared, not copied.
 
     Args:
-        matrix: ``n`` rows along the axis; it does not change.
+        matrix: ``n`` rows along the axis; it does not change. As long as it is there, the memory of
+            the first that continued it is kept for others.
         rows: ``m`` further ones of the same type.
         axis: 0 for rows, 1 for columns; an array with columns behind is contiguous by row only.
 
@@ -44,19 +99,22 @@ def grown(matrix: np.ndarray, rows: np.ndarray, axis: int = 0) -> np.ndarray:
     before = matrix.shape[axis]
     total = before + rows.shape[axis]
     whole = (slice(None),) * axis
-    with _growing:
-        known = _rooms.get(id(matrix))
-        room = known[1] if known is not None and known[0]() is matrix else None
-        if room is None or room.used != before or room.memory.shape[axis] < total:
+    with growing:
+        room = Holders.of(matrix)
+        if (
+            not isinstance(room, _Room)
+            or room.longest() != before
+            or room.memory.shape[axis] < total
+        ):
             shape = list(matrix.shape)
             shape[axis] = total + total // 8 + _SPARE_ROWS
-            room = _Room(np.empty(shape, matrix.dtype), before)
+            room = _Room(np.empty(shape, matrix.dtype))
             room.memory[(*whole, slice(before))] = matrix
+            room.add(matrix, before)
         room.memory[(*whole, slice(before, total))] = rows
-        room.used = total
-        view = room.memory[(*whole, slice(total))]
-        key = id(view)
-        _rooms[key] = weakref.ref(view, lambda _: _rooms.pop(key, None)), room
+        shape = *matrix.shape[:axis], total, *matrix.shape[axis + 1 :]
+        view = np.asarray(_Beginning(room.memory, shape))
+        room.add(view, total)
     return view
 
 

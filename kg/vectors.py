@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kg.errors import AlignmentError, DuplicateKeyError, UnknownNodeError
-from kg.growing import followed_by, taken
+from kg.growing import Holders, followed_by, growing, taken
 from kg.tables import key_array, require_columns, require_list
 
 Key = int | str
 """A business key: the user's own, never a database's internal id."""
 
-_growing = threading.Lock()
 _CHECK_OR_ADD = "check the key, or add the node first"
+
+
+class _Rows(dict[Key, int]):
+    """Row of every key, shared by vocabularies that grew out of each other."""
+
+    def __init__(self, rows: Mapping[Key, int] | None = None) -> None:
+        super().__init__(rows or {})
+        self.holders = Holders()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +45,7 @@ class Vocabulary:
 
     node_type: str
     keys: pa.ChunkedArray
-    _rows: dict[Key, int] = field(default_factory=dict, repr=False)
+    _rows: _Rows = field(default_factory=_Rows, repr=False)
 
     def __post_init__(self) -> None:
         if self._rows:
@@ -146,19 +152,26 @@ class Vocabulary:
         if known:
             raise DuplicateKeyError(f"{self.node_type}: {known[0]!r} is there already")
         # The index is shared by everyone who grew out of the same keys; a row beyond a
-        # vocabulary's own length is not its own. Only the longest may grow it in place.
-        with _growing:
+        # vocabulary's own length is not its own. Only the longest left may grow it in place.
+        with growing:
             rows = self._index()
-            if len(rows) != len(self):
-                rows = {k: r for k, r in rows.items() if r < len(self)}
+            if Holders.of(self) is None:
+                rows.holders.add(self, len(self))
+            if rows.holders.longest() == len(self):
+                while len(rows) > len(self):  # of vocabularies that are gone
+                    rows.popitem()
+            else:
+                rows = _Rows({k: r for k, r in rows.items() if r < len(self)})
             rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
-        return Vocabulary(self.node_type, followed_by(self.keys, more.keys), rows)
+            longer = Vocabulary(self.node_type, followed_by(self.keys, more.keys), rows)
+            rows.holders.add(longer, len(longer))
+        return longer
 
     @property
     def _kind(self) -> str:
         return "int" if self.is_int else "str"
 
-    def _index(self) -> dict[Key, int]:
+    def _index(self) -> _Rows:
         if not self._rows and len(self):
             self._rows.update(zip(self.keys.to_pylist(), range(len(self)), strict=True))
         return self._rows

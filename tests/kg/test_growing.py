@@ -1,9 +1,12 @@
 import gc
+import weakref
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from coldstart.index import grown_tensor
 from kg import growing
 from kg.growing import Lookup, followed_by, grown, taken
 
@@ -30,10 +33,57 @@ def test_it_grows_past_any_room_and_forgets_what_nobody_holds():
     for n in range(1000):
         matrix = grown(matrix, np.array([n]))
     assert matrix.tolist() == list(range(1000))
-    before = len(growing._rooms)
+    before = len(growing._held)
     del matrix
     gc.collect()
-    assert len(growing._rooms) == before - 1
+    assert len(growing._held) == before - 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_nobody_holds_any_more_is_in_nobodys_way(axis):
+    first = FIRST.copy()
+    row = np.ones_like(np.take(first, [0], axis))
+    address = None
+    for number in range(50):
+        tried = grown(first, number * row, axis)
+        assert np.take(tried, [-1], axis).tolist() == (number * row).tolist()
+        assert address in (None, tried.ctypes.data)  # nothing was copied again
+        address = tried.ctypes.data
+        del tried
+    longer = grown(grown(first, row, axis), 2 * row, axis)
+    assert longer.ctypes.data == address
+    other = grown(first, 3 * row, axis)  # the longer one is still there
+    assert not np.shares_memory(other, longer)
+    assert np.take(longer, [-2, -1], axis).tolist() == np.concatenate([row, 2 * row], axis).tolist()
+
+
+def part_of(matrix):
+    return matrix[3:]
+
+
+def torch_part_of(matrix):
+    return torch.from_numpy(matrix)[3:].numpy()
+
+
+@pytest.mark.parametrize("part", [part_of, torch_part_of, lambda matrix: matrix.T[:, 3:].T])
+def test_a_part_of_an_array_stays_as_it_is_when_the_array_is_gone(part):
+    first = FIRST.copy()
+    kept = part(grown(first, np.full((2, 2), 7.0)))
+    gc.collect()
+    other = grown(first, np.full((2, 2), 8.0))
+    assert kept.tolist() == [[7, 7], [7, 7]]
+    assert other[3:].tolist() == [[8, 8], [8, 8]]
+
+
+def test_a_tensor_is_continued_in_the_memory_of_one_that_is_gone():
+    first = torch.arange(6.0).reshape(3, 2)
+    address = grown_tensor(first, torch.ones(1, 2)).data_ptr()
+    tried = grown_tensor(first, torch.full((2, 2), 5.0))
+    assert tried.data_ptr() == address
+    assert tried.tolist() == [[0, 1], [2, 3], [4, 5], [5, 5], [5, 5]]
+    gone = weakref.ref(first)
+    del first, tried
+    assert gone() is None
 
 
 def test_columns_are_added_behind_and_share_memory():

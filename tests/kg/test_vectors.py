@@ -122,6 +122,24 @@ def test_two_that_grow_out_of_one_do_not_see_each_other(words):
     assert left.extend(["f"]).row("f") == 5
 
 
+def test_keys_of_a_vocabulary_that_is_gone_are_forgotten(words):
+    for number in range(5):
+        tried = words.extend([f"x{number}", f"y{number}"])
+        index = tried._rows
+        assert index is words._rows  # which was not made anew
+        assert dict(index) == {"a": 0, "b": 1, "c": 2, f"x{number}": 3, f"y{number}": 4}
+        del tried
+    kept = words.extend(["d"])
+    longer = kept.extend(["e"])
+    other = words.extend(["e"])
+    assert (kept.row("d"), longer.row("e"), other.row("e")) == (3, 4, 3)
+    assert "d" not in other
+    assert "e" not in kept
+    del longer
+    assert kept.extend(["f"]).row("f") == 4
+    assert "e" not in kept
+
+
 def test_threads_that_extend_one_vocabulary_do_not_mix_their_rows(words):
     with ThreadPoolExecutor(8) as threads:
         grown = list(threads.map(lambda n: words.extend([f"x{n}", f"y{n}"]), range(200)))
