@@ -62,7 +62,8 @@ class Content:
             item_inputs: of all items.
             positives: distinct rows of user and item, ``[2, num_pairs]``.
             like: what the same graph held when a network was trained; statistics and who gives
-                messages are as they were, and nodes that came behind the others give none.
+                messages over relations are as they were, and nodes that came behind the others give
+                none. (Their interactions a network that hears of these hears of, too.)
         """
         schema = graph.schema
         sides = {schema.user: user_inputs, schema.item: item_inputs}

@@ -2,8 +2,9 @@
 
 Where nodes are held out for that, a first training finds how many epochs are right. Then one uses
 all interactions, and each of the others leaves out those of a fold of the users and of the items.
-To these networks the fold's nodes are as cold ones are: they give no messages, or entities would
-look like what gave them theirs.
+While these are trained, the fold's nodes are as cold ones are: they give no messages, or entities
+would look like what gave them theirs. Embedded afterwards, a node hears all warm ones of its type
+that it is linked to, as a new one will, those of its fold among them.
 """
 
 from __future__ import annotations

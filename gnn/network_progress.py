@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gnn.parallel import place
 from kg.errors import DependencyError, how_to_install
 
 Told = Callable[[str, dict[str, float]], None]
@@ -13,10 +14,13 @@ Told = Callable[[str, dict[str, float]], None]
 
 
 def progress_bar() -> Told:
-    """A live bar: the epoch, the loss of the last step, the last NDCG@20 on held-out nodes."""
+    """A live bar: the epoch, the loss of the last step, the last NDCG@20 on held-out nodes.
+
+    Of several processes the first shows it.
+    """
     from tqdm.auto import tqdm
 
-    bar = tqdm(desc="graph network", unit="step")
+    bar = tqdm(desc="graph network", unit="step", total=0, disable=place()[0] != 0)
     shown: dict[str, str] = {}
 
     def tell(kind: str, numbers: dict[str, float]) -> None:
@@ -24,15 +28,18 @@ def progress_bar() -> Told:
         shown["loss"] = f"{numbers['loss']:.4f}"
         if "ndcg" in numbers:
             shown["ndcg"] = f"{numbers['ndcg']:.4f}"
-        bar.set_postfix(shown, refresh=kind == "epoch")
         if kind == "step":
-            bar.update()
+            bar.total = int(numbers["of"])
+            bar.update(int(numbers["number"]) + 1 - bar.n)
+        bar.set_postfix(shown, refresh=kind == "epoch")
 
     return tell
 
 
 def tensorboard(folder: str | Path) -> Told:
     """Scalars for TensorBoard: ``step/loss`` by step; ``epoch/loss``, ``/ndcg``, ``/seconds``.
+
+    A training that goes on goes on counting. Of several processes the first writes.
 
     Args:
         folder: for the files of events; ``tensorboard --logdir`` shows it.
@@ -46,14 +53,13 @@ def tensorboard(folder: str | Path) -> Told:
         raise DependencyError(
             f"logs for TensorBoard need it: {how_to_install('tensorboard')}"
         ) from error
+    if place()[0] != 0:
+        return lambda _, __: None
     writer: Any = SummaryWriter(str(folder))
-    steps = 0
 
     def tell(kind: str, numbers: dict[str, float]) -> None:
-        nonlocal steps
         if kind == "step":
-            writer.add_scalar("step/loss", numbers["loss"], steps)
-            steps += 1
+            writer.add_scalar("step/loss", numbers["loss"], int(numbers["number"]))
             return
         for name in sorted(numbers.keys() - {"epoch"}):
             writer.add_scalar(f"epoch/{name}", numbers[name], int(numbers["epoch"]))

@@ -16,7 +16,10 @@ LEAST_HELD_OUT = 5
 """With fewer held-out nodes on a side than this, training runs all epochs."""
 
 _BLOCK_USERS = 1024
-"""So many users rank all items at once."""
+"""So many users at most rank all items at once."""
+
+_BLOCK_SCORES = 2**23
+"""So many scores at most are there at once, or those of one user."""
 
 HARD_POOL = 100
 """Hard negatives are drawn from so many items, those ranked highest for a user."""
@@ -95,13 +98,18 @@ def ranked_ndcg(vectors: Vectors, pairs: np.ndarray, candidates: np.ndarray) -> 
     nodes = torch.from_numpy(candidates)
     node = torch.from_numpy(np.searchsorted(candidates, pairs[1]))
     ends = np.append(starts, pairs.shape[1])
-    folds = []
-    for first in range(0, len(who), _BLOCK_USERS):
-        last = min(first + _BLOCK_USERS, len(who))
+    folds, block = [], _block_of(len(candidates))
+    for first in range(0, len(who), block):
+        last = min(first + block, len(who))
         some = slice(ends[first], ends[last])
         rows = torch.from_numpy(context[some] - first)
         folds.append(Fold(nodes, users[first:last], rows, node[some]))
     return left_out_ndcg(items, folds)
+
+
+def _block_of(num_items: int) -> int:
+    """How many users rank so many items at once."""
+    return min(_BLOCK_USERS, max(1, _BLOCK_SCORES // max(num_items, 1)))
 
 
 def hard_items(vectors: Vectors, links: Adjacency) -> np.ndarray:
@@ -115,7 +123,7 @@ def hard_items(vectors: Vectors, links: Adjacency) -> np.ndarray:
     pool = min(HARD_POOL, len(warm))
     out = np.zeros((len(links), pool), np.int64)
     at = torch.from_numpy(warm)
-    for rows in torch.arange(len(links)).split(_BLOCK_USERS):
+    for rows in torch.arange(len(links)).split(_block_of(len(warm))):
         scores = vectors.users[rows] @ vectors.items[at].T + vectors.biases[at]
         of = links.take(rows.numpy())
         chosen = torch.from_numpy(np.searchsorted(warm, of.indices))

@@ -79,13 +79,15 @@ def train_network(
             data, settings and seed, training goes on from there. Of several processes the first
             one writes and reads it, the others need not have it.
         progress: called with ``"step"`` or ``"epoch"`` and the numbers so far; the epochs of a
-            refit are counted on, and have no NDCG.
+            refit are counted on, and have no NDCG. ``step`` counts in an epoch, ``number`` from the
+            start, ``of`` says how many there are at most.
 
     Raises:
         ValueError: there are no positives, users or items have no features, or ``stop_after`` is
             below 1.
-        TrainingError: the loss is no number; the message names the batch, and the checkpoint of the
-            last epoch stays.
+        TrainingError: the loss is no number, before a step or after the last one of an epoch; the
+            message names the batch, and the checkpoint of the last epoch stays. Or the vector of a
+            node is none, where all are made to judge or to find hard negatives.
         SavedFileError: the checkpoint is of other data or settings.
     """
     most = config.epochs if stop_after is None else min(stop_after, config.epochs)
@@ -114,7 +116,8 @@ def train_network(
         saved = None
         del run  # its graph and its optimizer
     history, best_epoch = search
-    run = _Run(data, config, seed, device, progress, HeldOut.none(data.positives), len(history))
+    before = len(history), len(history) * _steps(held_out.taught, config)
+    run = _Run(data, config, seed, device, progress, HeldOut.none(data.positives), *before)
     begun = Progress(fingerprint, 0, [], -1, {}, search)
     state = run.train(begun, saved, folder, best_epoch + 1)
     refit = [{k: v for k, v in h.items() if k != "ndcg"} for h in state.history]
@@ -133,9 +136,11 @@ class _Run:
         progress: Callable[[str, dict[str, float]], None],
         held_out: HeldOut,
         epochs_before: int = 0,
+        steps_before: int = 0,
     ) -> None:
         self.data, self.config, self.seed, self.device = data, config, seed, device
-        self.progress, self.held_out, self.epochs_before = progress, held_out, epochs_before
+        self.progress, self.held_out = progress, held_out
+        self.epochs_before, self.steps_before = epochs_before, steps_before
         self.pairs = held_out.taught
         self.network = build_network(data, config, seed).to(device)
         links = LinkTask(data.graph, config, seed, device) if config.triple_loss else None
@@ -147,7 +152,7 @@ class _Run:
         if links is not None:
             named = links.triples.named_parameters()
             self.parameters |= {f"triples.{name}": p for name, p in named}
-        self.steps = max(1, math.ceil(self.pairs.shape[1] / config.batch_size))
+        self.steps = _steps(self.pairs, config)
 
     def train(
         self, state: Progress, saved: Saved | None, folder: Path | None, epochs: int
@@ -170,7 +175,7 @@ class _Run:
             state.best = _copied(parameters)
         while state.epoch < epochs and not self._enough(state):
             began = time.perf_counter()
-            losses = self._epoch(state.epoch, optimizer, folder)
+            losses = self._epoch(state.epoch, epochs, optimizer, folder)
             entry = {"loss": float(np.mean(losses)), "ndcg": self._ndcg()}
             entry["seconds"] = time.perf_counter() - began
             best = max((h["ndcg"] for h in state.history), default=-math.inf)
@@ -188,11 +193,12 @@ class _Run:
         return state
 
     def _epoch(
-        self, epoch: int, optimizer: torch.optim.Optimizer, folder: Path | None
+        self, epoch: int, epochs: int, optimizer: torch.optim.Optimizer, folder: Path | None
     ) -> list[float]:
         """A step for every batch; their losses."""
         hard = self._hard_items(epoch)
         losses = []
+        pairs, step = self.pairs, 0
         for step, pairs in enumerate(self._batches(epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = self._rate(epoch * self.steps + step)
@@ -206,8 +212,17 @@ class _Run:
             self._check(loss, float(norm), pairs, epoch, step, folder)
             optimizer.step()
             losses.append(loss)
-            numbers = {"epoch": self.epochs_before + epoch, "step": step, "loss": loss}
+            numbers: dict[str, float] = {
+                "epoch": self.epochs_before + epoch,
+                "step": step,
+                "loss": loss,
+                "number": self.steps_before + epoch * self.steps + step,
+                "of": self.steps_before + epochs * self.steps,
+            }
             self.progress("step", numbers)
+        with torch.no_grad():  # the last step may have led to weights that are no good
+            again = self.task.loss(pairs, np.random.default_rng([self.seed, epoch, step, 1]), hard)
+            self._check(float(summed(again)), 0.0, pairs, epoch, step, folder)
         return losses
 
     def _batches(self, epoch: int) -> Iterator[np.ndarray]:
@@ -261,6 +276,11 @@ class _Run:
 
     def _vectors(self, graph: TypedGraph) -> Vectors:
         return all_vectors(self.network, graph, self.data.features, self.device)
+
+
+def _steps(pairs: np.ndarray, config: NetworkConfig) -> int:
+    """Of an epoch."""
+    return max(1, math.ceil(pairs.shape[1] / config.batch_size))
 
 
 def _copied(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:

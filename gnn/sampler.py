@@ -7,6 +7,7 @@ processes that share a batch draw what one process would.
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,11 +80,15 @@ def sample(
         times: of the seeds, by type. No edge later than its seed is then followed at any depth, and
             a node reached from seeds of two times is there twice.
         exclude: rows of source and target, ``[2, n]`` by edge type, of edges that are not there;
-            all edges between the two.
+            all edges of that type between the two. Where the graph has their reverses, these are
+            a type of their own.
 
     Raises:
-        ValueError: seeds are no rows of the graph, repeat without times, or lack times.
+        ValueError: seeds are no rows of the graph, repeat without times, or lack times; a fan-out
+            is below -1, or for edges that the graph does not have, as edges to exclude may not be.
     """
+    seed = operator.index(seed)
+    _check_edge_types(graph, fanouts, exclude or {})
     now = {t: at.to(torch.int64) for t, at in seeds.items() if len(at)}
     for node_type, at in now.items():
         _check_rows(graph, node_type, at)
@@ -100,7 +105,7 @@ def sample(
     for layer, fanout in enumerate(fanouts):
         drawn: dict[EdgeType, tuple[torch.Tensor, torch.Tensor]] = {}
         for edge_type, edges in graph.edges.items():
-            wanted = fanout if isinstance(fanout, int) else fanout.get(edge_type, 0)
+            wanted = fanout.get(edge_type, 0) if isinstance(fanout, Mapping) else fanout
             if edge_type[2] not in now or not wanted or not len(edges):
                 continue
             key = zlib.crc32(repr((seed, layer, edge_type)).encode()) + (seed << 32)
@@ -114,6 +119,23 @@ def sample(
         now, when, block = _renumbered(graph, before, when, drawn)
         blocks.append(block)
     return Sampled(now, tuple(reversed(blocks)), when)
+
+
+def _check_edge_types(
+    graph: TypedGraph, fanouts: Sequence[Fanout], exclude: Mapping[EdgeType, torch.Tensor]
+) -> None:
+    named = set(exclude)
+    for fanout in fanouts:
+        by_type = fanout if isinstance(fanout, Mapping) else {"all": fanout}
+        named |= by_type.keys() - {"all"}
+        for wanted in by_type.values():
+            if operator.index(wanted) < -1:
+                raise ValueError(f"a fan-out must be -1 (all) or more, got {wanted}")
+    if unknown := named - graph.edges.keys():
+        raise ValueError(
+            f"the graph has no edges {min(unknown)}, to draw or to exclude; it has "
+            f"{list(graph.edge_types)}"
+        )
 
 
 def _check_rows(graph: TypedGraph, node_type: str, rows: torch.Tensor) -> None:
@@ -205,6 +227,7 @@ def _without(
     num_sources: int,
 ) -> tuple[torch.Tensor, torch.Tensor, _Joined]:
     """The same neighbour lists, those with an excluded edge written anew behind the others."""
+    excluded = excluded.to(torch.int64)  # or the products overflow
     hit = _true(torch.isin(rows, excluded[1]))
     places, at = _every(_taken(starts, hit), _taken(counts, hit))
     found = _taken(indices, at)

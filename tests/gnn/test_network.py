@@ -9,7 +9,7 @@ import torch
 from gnn.groups import SparseRows
 from gnn.network import MASKS, MODELS, NetworkConfig, TypedNetwork, features_of
 from gnn.network_data import NetworkData, build_network
-from gnn.network_infer import all_states, some_states
+from gnn.network_infer import all_states, all_vectors, some_states
 from gnn.sampler import sample
 from gnn.typed import Incoming, TypedGraph
 
@@ -60,6 +60,32 @@ def test_a_few_nodes_from_their_neighbourhood_equal_the_full_pass(model, data):
         at = torch.tensor(rows)
         some = some_states(network, graph, data.features, {node_type: at}, CPU)[node_type]
         np.testing.assert_allclose(some, whole[node_type][at], atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_all_nodes_are_computed_block_by_block(model, data, monkeypatch):
+    network = with_words(build_network(data, config(model), 0))
+    graph = data.with_interactions(data.positives)
+    whole = all_states(network, graph, data.features, CPU)[-1]
+    drawn: list[int] = []
+
+    def watched(*arguments, **options):
+        found = sample(*arguments, **options)
+        drawn.append(sum(e.shape[1] for e in found.blocks[0].edge_index.values()))
+        return found
+
+    monkeypatch.setattr("gnn.network_infer.sample", watched)
+    monkeypatch.setattr("gnn.network_infer._BLOCK_EDGES", 5)
+    in_blocks = all_states(network, graph, data.features, CPU)[-1]
+    for node_type, states in whole.items():
+        np.testing.assert_allclose(in_blocks[node_type], states, atol=1e-5)
+    degrees = [torch.diff(e.indptr) for e in graph.edges.values()]
+    most = sum(int(d.max()) for d in degrees if len(d))
+    assert len(drawn) > 12
+    assert max(drawn) <= max(5, most)
+    assert sum(drawn) == len(network.layers) * sum(
+        len(graph.edges[e]) for e in network.edge_types if e in graph.edges
+    )
 
 
 def with_words(network: TypedNetwork) -> TypedNetwork:
@@ -154,6 +180,9 @@ def test_a_type_may_be_absent_when_nodes_are_embedded(model, data):
     edges = {e: i for e, i in data.graph.edges.items() if "genre" not in e}
     states = all_states(network, TypedGraph(num, edges), data.features, CPU)[-1]
     assert set(states) == {"user", "item"}
+    nobody = TypedGraph({"item": num["item"]}, {})
+    users, items, biases = all_vectors(network, nobody, data.features, CPU)
+    assert (len(users), len(items), len(biases)) == (0, num["item"], num["item"])
 
 
 def test_an_entity_that_came_after_training_adds_nothing(data):

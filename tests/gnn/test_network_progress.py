@@ -18,6 +18,7 @@ def test_the_bar_shows_epoch_loss_and_quality(capsys):
     assert "epoch=0" in shown
     assert "loss=" in shown
     assert "ndcg=0." in shown
+    assert "100%" in shown
 
 
 def test_tensorboard_reads_what_was_logged(tmp_path):

@@ -31,8 +31,11 @@ def test_ndcg_of_many_users_is_taken_block_by_block(monkeypatch):
     vectors = Vectors(*parts)
     pairs = np.unique(rng.integers(0, [[9], [12]], (2, 30)), axis=1)[:, ::-1]
     whole = ranked_ndcg(vectors, pairs, np.arange(2, 12))
-    monkeypatch.setattr("gnn.network_ranking._BLOCK_USERS", 4)
-    assert ranked_ndcg(vectors, pairs, np.arange(2, 12)) == pytest.approx(whole, abs=1e-6)
+    hard = hard_items(vectors, Adjacency.from_pairs(*pairs, 9, 12))
+    for name, most in (("_BLOCK_USERS", 4), ("_BLOCK_SCORES", 25), ("_BLOCK_SCORES", 1)):
+        monkeypatch.setattr(f"gnn.network_ranking.{name}", most)
+        assert ranked_ndcg(vectors, pairs, np.arange(2, 12)) == pytest.approx(whole, abs=1e-6)
+        assert hard_items(vectors, Adjacency.from_pairs(*pairs, 9, 12)).tolist() == hard.tolist()
 
 
 def test_hard_negatives_are_ranked_high_and_no_positives():

@@ -53,7 +53,9 @@ def test_items_that_nobody_has_chosen_go_to_those_who_share_their_taste(model, d
     assert len(cold) == 12
     pairs = np.array([(u, i) for u in range(80) for i in cold if u % 4 == i % 4]).T
     # By chance it would be .5; a few seeds of the attention models end at .8.
-    assert ranked_ndcg(vectors(found.network, data), pairs, cold) > 0.75
+    made = vectors(found.network, data)
+    assert ranked_ndcg(made, pairs, cold) > 0.75
+    have_spread(made)
     rated = found.history[found.best_epoch]["ndcg"]
     assert rated == max(h["ndcg"] for h in found.history)
 
@@ -82,19 +84,24 @@ def test_what_words_alone_tell_is_learnt(data):
 )
 def test_every_option_learns_the_tastes_and_embeddings_keep_their_spread(options, data):
     found = train_network(data, replace(LONGER, **options))
-    users, items, _ = vectors(found.network, data)
     assert found.history[found.best_epoch]["ndcg"] > 0.8
-    for x in (users, items):  # no collapse: the tastes span several directions
+    have_spread(vectors(found.network, data))
+
+
+def have_spread(made: Vectors) -> None:
+    """No collapse: the tastes span several directions."""
+    for x in (made.users, made.items):
         unit = torch.nn.functional.normalize(x, dim=1)
         shares = torch.linalg.svdvals(unit - unit.mean(dim=0)) ** 2
         assert shares.sum() / len(x) > 0.2
         assert shares[0] / shares.sum() < 0.9
 
 
-def test_the_same_seed_gives_the_same_network(data):
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_seed_gives_the_same_network(model, data):
+    config = replace(SMALL, model=model, epochs=2, refit=False)
     first, again, other = (
-        train_network(data, replace(SMALL, epochs=2), seed=s).network.state_dict()
-        for s in (1, 1, 2)
+        train_network(data, config, seed=s).network.state_dict() for s in (1, 1, 2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["bias_head.weight"], other["bias_head.weight"])
@@ -174,6 +181,48 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_and_the_checkpoint_stays(
     rest = train_network(data, SMALL, checkpoint=tmp_path / "c")
     assert len(rest.history) == 4
     assert np.isfinite([h["loss"] for h in rest.history]).all()
+
+
+def test_weights_that_are_no_good_after_the_last_step_are_not_kept(data, tmp_path):
+    steep = replace(SMALL, learning_rate=1e30, batch_size=10**6, held_out=0.0, epochs=2)
+    with pytest.raises(TrainingError, match=r"epoch 0, step 0 of 1 .* or lower learning_rate"):
+        train_network(data, steep, checkpoint=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_features_of_held_out_nodes_that_are_no_numbers_are_told(data):
+    config = replace(SMALL, held_out=0.2)
+    gone = HeldOut.draw(data.positives, 0.2, 0).users
+    features = {t: f.copy() for t, f in data.features.items()}
+    features["user"][gone] = np.nan
+    told = rf"of {len(gone)} of 80 user nodes is no number, of those in rows \[{gone[0]}, "
+    with pytest.raises(TrainingError, match=told):
+        train_network(replace(data, features=features), config)
+
+
+def test_steps_are_counted_through_a_refit_and_a_stop(data, tmp_path):
+    config = replace(SMALL, epochs=2, held_out=0.2)
+    told: list[dict[str, float]] = []
+
+    class Stop(Exception):
+        pass
+
+    def tell(kind: str, numbers: dict[str, float]) -> None:
+        if kind == "step":
+            told.append(numbers)
+        elif numbers["epoch"] == 1 and not stopped:
+            stopped.append(True)
+            raise Stop
+
+    stopped: list[bool] = []
+    with pytest.raises(Stop):
+        train_network(data, config, checkpoint=tmp_path / "c", progress=tell)
+    told = [n for n in told if n["epoch"] == 0]
+    train_network(data, config, checkpoint=tmp_path / "c", progress=tell)
+    assert [n["number"] for n in told] == list(range(len(told)))
+    searched = [n for n in told if n["epoch"] < 2]
+    assert {n["of"] for n in searched} == {len(searched)}
+    assert {n["of"] for n in told[len(searched) :]} == {len(told)}
 
 
 SHARED = replace(SMALL, epochs=3, triple_loss="distmult", num_triples=1, num_hard=2)

@@ -352,6 +352,34 @@ def test_seeds_that_cannot_be_are_refused(rows, times, text):
         sample(random_graph(0), {"user": torch.tensor(rows)}, [2], seed=0, times=times)
 
 
+@pytest.mark.parametrize(
+    ("fanout", "exclude", "text"),
+    [
+        (-2, None, "a fan-out must be -1 .all. or more, got -2"),
+        ({LIKED: -7}, None, "got -7"),
+        ({("user", "hated", "item"): 2}, None, "no edges .'user', 'hated', 'item'., to draw or to"),
+        (2, {("user", "hated", "item"): torch.zeros(2, 1)}, "no edges .'user', 'hated', 'item'."),
+    ],
+)
+def test_fan_outs_and_exclusions_that_cannot_be_are_refused(fanout, exclude, text):
+    with pytest.raises(ValueError, match=text):
+        sample(random_graph(0), {"item": torch.tensor([0])}, [fanout], seed=0, exclude=exclude)
+
+
+def test_numbers_of_any_width_are_taken():
+    count = 70_000  # whose square is more than 32 bits hold
+    last = np.array([count - 1])
+    graph = TypedGraph(
+        {"user": count, "item": count}, {LIKED: Incoming.from_edges(last, last, count)}
+    )
+    gone = torch.from_numpy(np.stack([last, last]).astype(np.int32))
+    seeds = {"item": torch.from_numpy(last)}
+    fanouts = [np.int64(3)]
+    assert drawn_by(sample(graph, seeds, fanouts, seed=np.int64(5))) == [[count - 1]]
+    out = sample(graph, seeds, fanouts, seed=np.int64(5), exclude={LIKED: gone})
+    assert not out.blocks[0].edge_index[LIKED].numel()
+
+
 def test_seeds_of_a_type_that_the_graph_lacks_are_refused():
     with pytest.raises(ValueError, match=r"no nodes of type 'actor'; it has \['genre', 'item'"):
         sample(random_graph(0), {"actor": torch.tensor([0])}, [2], seed=0)
