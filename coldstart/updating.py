@@ -286,8 +286,9 @@ def touched_rows(
             touched[node_type] |= _linked_to(new, node_type, entity, rows)
     for node_type, rows in speakers.items():
         if rows:
-            rows = set(np.intersect1d(list(rows), heard[node_type]).tolist())
-            touched[node_type] |= touch_peers(new, node_type, rows)
+            some = np.array(sorted(rows), np.int64)
+            some = some[np.isin(some, heard[node_type])]
+            touched[node_type] |= touch_peers(new, node_type, set(some.tolist()))
     return {t: np.array(sorted(rows), np.int64) for t, rows in touched.items()}
 
 
