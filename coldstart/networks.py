@@ -31,7 +31,7 @@ def network_data(data: TrainingData, *, like: TrainingData | None = None) -> Net
         data: the graph and the vectors of its texts.
         like: what the network was trained on, where the graph has got nodes and edges since. What
             was learnt of features then (words, scales) counts now as well, and new nodes give no
-            messages.
+            messages over relations. (Over interactions they do, in a network that passes these.)
 
     Raises:
         ValueError: nodes of then are gone, or stand in other rows.

@@ -10,6 +10,7 @@ that it is linked to, as a new one will, those of its fold among them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -75,7 +76,10 @@ def cross_fitted(
     ) -> tuple[TypedNetwork, int]:
         def tell(kind: str, numbers: dict[str, float]) -> None:
             if kind == "epoch":
-                progress(f"{config.model} {what}, epoch {numbers['epoch'] + 1}")
+                loss = f"loss {numbers['loss']:.4f}"
+                if "ndcg" in numbers and not math.isnan(numbers["ndcg"]):
+                    loss += f", NDCG {numbers['ndcg']:.4f}"
+                progress(f"{config.model} {what}, epoch {numbers['epoch'] + 1}, {loss}")
 
         found = train_network(
             replace(data, graph=passed, positives=pairs),
