@@ -73,7 +73,7 @@ FEW_POSITIVES = 100
 """Training on fewer is warned of."""
 
 MANY_REPEATS = 0.05
-"""Where so large a share of interactions without weights repeats a pair, the log tells of it."""
+"""Where so many interactions without weights repeat a pair, per pair, the log tells of it."""
 
 ENCODERS = {"propagation", *MODELS}
 """What can make features of a graph."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Holders:
     """
 
     def __init__(self) -> None:
-        self._lengths: Counter[int] = Counter()
+        self._lengths: dict[int, int] = {}
         self._gone: deque[int] = deque()
 
     def add(self, holder: Any, length: int) -> None:
@@ -39,14 +39,16 @@ class Holders:
             _held.pop(key, None)
             self._gone.append(length)
 
-        self._lengths[length] += 1
+        self._lengths[length] = self._lengths.get(length, 0) + 1
         _held[key] = weakref.ref(holder, let_go), self
 
     def longest(self) -> int:
         """How much is in use."""
         while self._gone:
-            self._lengths[self._gone.popleft()] -= 1
-        self._lengths = +self._lengths
+            length = self._gone.popleft()
+            self._lengths[length] -= 1
+            if not self._lengths[length]:
+                del self._lengths[length]
         return max(self._lengths, default=0)
 
     @staticmethod
@@ -62,19 +64,19 @@ class _Room(Holders):
     def __init__(self, memory: np.ndarray) -> None:
         super().__init__()
         self.memory = memory
+        self.interface = {**memory.__array_interface__, "strides": memory.strides}
 
 
 class _Beginning:
-    """The beginning of some memory, as an array that stays as long as any part of it does.
+    """The beginning of a room's memory, as an array that stays as long as any part of it does.
 
     Parts of an array refer to the first one behind it that has memory of its own; behind what is no
     array they do not look.
     """
 
-    def __init__(self, memory: np.ndarray, shape: tuple[int, ...]) -> None:
-        self.memory = memory
-        here = {"shape": shape, "strides": memory.strides}
-        self.__array_interface__ = {**memory.__array_interface__, **here}
+    def __init__(self, room: _Room, shape: tuple[int, ...]) -> None:
+        self.memory = room.memory
+        self.__array_interface__ = {**room.interface, "shape": shape}
 
 
 _held: dict[int, tuple[weakref.ref, Holders]] = {}
@@ -113,7 +115,7 @@ def grown(matrix: np.ndarray, rows: np.ndarray, axis: int = 0) -> np.ndarray:
             room.add(matrix, before)
         room.memory[(*whole, slice(before, total))] = rows
         shape = *matrix.shape[:axis], total, *matrix.shape[axis + 1 :]
-        view = np.asarray(_Beginning(room.memory, shape))
+        view = np.asarray(_Beginning(room, shape))
         room.add(view, total)
     return view
 
