@@ -222,7 +222,7 @@ class _Run:
             self.progress("step", numbers)
         with torch.no_grad():  # the last step may have led to weights that are no good
             again = self.task.loss(pairs, np.random.default_rng([self.seed, epoch, step, 1]), hard)
-            self._check(float(summed(again)), 0.0, pairs, epoch, step, folder)
+            self._check(float(summed(again)), None, pairs, epoch, step, folder)
         return losses
 
     def _batches(self, epoch: int) -> Iterator[np.ndarray]:
@@ -243,20 +243,22 @@ class _Run:
     def _check(
         self,
         loss: float,
-        norm: float,
+        norm: float | None,
         pairs: np.ndarray,
         epoch: int,
         step: int,
         folder: Path | None,
     ) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
+        """Raise unless the loss, and before a step the norm of its gradient, are numbers."""
+        if math.isfinite(loss) and (norm is None or math.isfinite(norm)):
             return
+        where = "after the step, in" if norm is None else f"and its gradient {norm} in"
         epoch += self.epochs_before
         kept = (
             f"; the checkpoint of epoch {epoch - 1} stays in {folder}" if folder and epoch else ""
         )
         raise TrainingError(
-            f"the loss is {loss} and its gradient {norm} in epoch {epoch}, step {step} of "
+            f"the loss is {loss} {where} epoch {epoch}, step {step} of "
             f"{self.steps} (the pairs from user row {pairs[0, 0]}, item row {pairs[1, 0]} to user "
             f"row {pairs[0, -1]}, item row {pairs[1, -1]}); look at the features of these nodes, "
             f"or lower learning_rate (it is {self.config.learning_rate}){kept}"
